@@ -3,9 +3,9 @@
 
     python3 package.py component                 called by `gdk component build`: the primary component, and a
                                                  GDK project below build/gdk/ for each of the others
-    python3 package.py component NAME            called by `gdk component build` in such a project: its
-    component python3 package.py lambda                    the functions without dependencies, for the
-    embedded cloud python3 package.py lambda --dependencies     with dependencies such as numpy, for AWS
+    python3 package.py component NAME            called by `gdk component build` in such a project
+    python3 package.py lambda                    the functions without dependencies, for the embedded cloud
+    python3 package.py lambda --dependencies     with dependencies such as numpy, for AWS
     python3 package.py lambda --dependencies --folder F     as a folder, for `sam build`
 
 Builds are reproducible: entries are sorted, and their times and permissions are fixed. Only the standard
@@ -60,7 +60,14 @@ COMPONENTS = {
 }
 FUNCTIONS = ("cloud_functions", *FEDERATION)
 # What the functions import beyond boto3, which Lambda's own runtime has.
-FUNCTION_DEPENDENCIES = ("aws-lambda-powertools", "msgspec", "numpy", "safetensors", "xxhash")
+FUNCTION_DEPENDENCIES = (
+    "aws-lambda-powertools",
+    "datasketches",
+    "msgspec",
+    "numpy",
+    "safetensors",
+    "xxhash",
+)
 LAMBDA_PYTHON = "3.12"
 LAMBDA_MACHINES = {"x86_64": "x86_64", "arm64": "aarch64"}
 LAMBDA_LIBRARIES = ("manylinux_2_28", "manylinux_2_17", "manylinux2014")  # what Lambda's Python 3.12 can load
@@ -81,10 +88,18 @@ def build_component(name: str, version: str, author: str, output: Path, recipe_f
     target.write_text(recipe)
 
 
-def build_functions(output: Path, architecture: str | None = None) -> None:
-    """Build the zip of the functions; with an ``architecture``, including dependencies for Lambda."""
+def build_functions(
+    output: Path, architecture: str | None = None, *, extra: Iterable[tuple[str, Path]] = ()
+) -> None:
+    """Build the zip of the functions.
+
+    Args:
+        output: file to write.
+        architecture: of Lambda, to include dependencies for it; None: without dependencies.
+        extra: further (name in the zip, file) entries, such as custom strategies.
+    """
     with _function_entries(architecture) as entries:
-        write_zip(output, entries)
+        write_zip(output, [*entries, *extra])
 
 
 def build_function_folder(output: Path, architecture: str | None = None) -> None:

@@ -20,6 +20,8 @@ DIRECT = {
     "requirements.txt": ("awsiotsdk", "cbor2", "stream-manager", *COMMON),
     "requirements-mqtt.txt": ("paho-mqtt", *COMMON),
 }
+# Optional on a device, and without a wheel for newer versions of Python: name -> first version without one.
+OPTIONAL = {"datasketches": "3.14"}
 MACHINES = ("x86_64-unknown-linux-gnu", "aarch64-unknown-linux-gnu")
 PYTHONS = ("3.11", "3.12", "3.13", "3.14")
 # The GPU build of PyTorch and its dependencies: in a separate file, since most devices use the CPU build.
@@ -44,7 +46,7 @@ def main() -> None:
             sys.exit(
                 f"{name}: the packages differ between machines or Python versions: write a file for each"
             )
-        pins = _pins(lists.pop())
+        pins = sorted([*_pins(lists.pop()), *map(_optional_pin, OPTIONAL)])
         _write(name, [pin for pin in pins if not OF_TORCH.match(pin)])
         _write("requirements-torch.txt", [pin for pin in pins if OF_TORCH.match(pin)])
 
@@ -65,6 +67,25 @@ def _compiled(direct: tuple[str, ...], machine: str, python: str) -> str:
         command += ["--python-platform", machine, "--python-version", python, wanted.name]
         done = subprocess.run(command, check=True, capture_output=True, text=True)  # noqa: S603 - no shell
     return done.stdout
+
+
+def _optional_pin(package: str) -> str:
+    """Return the pin of an optional package, with the marker of the versions of Python that have a wheel."""
+    first = OPTIONAL[package]
+    pythons = [python for python in PYTHONS if _version(python) < _version(first)]
+    pins = {
+        pin
+        for machine in MACHINES
+        for python in pythons
+        for pin in _pins(_compiled((package,), machine, python))
+        if pin.startswith(f"{package}==")
+    }
+    (pin,) = pins
+    return pin.replace(" \\\n", f" ; python_version < '{first}' \\\n", 1)
+
+
+def _version(python: str) -> tuple[int, ...]:
+    return tuple(map(int, python.split(".")))
 
 
 def _pins(text: str) -> list[str]:

@@ -26,6 +26,8 @@ class Metric(StrEnum):
     UPDATES_REFUSED = "UpdatesRefused"  # because the update or its completion was bad
     MESSAGES_IGNORED = "MessagesIgnored"  # from devices that sent too many useless ones: device_limits.py
     UPDATES_LATE = "UpdatesLate"  # received after their round had ended
+    UPDATES_STALE = "UpdatesStale"  # of buffered runs: given up or refused, since their model was too old
+    STALENESS = "Staleness"  # of buffered runs: how many models older than the newest the counted ones were
     DEVICES_ASKED = "DevicesAsked"
     DEVICES_FAILED = "DevicesFailed"  # of those asked: declined, failed or silent
     DEVICES_SEEN = "DevicesSeen"  # recently enough to be asked: see selection/candidate_search.py
@@ -44,7 +46,7 @@ UNITS = MappingProxyType(
     dict.fromkeys(Metric, "Count")
     | dict.fromkeys(_SECONDS, "Seconds")
     | dict.fromkeys(_BYTES, "Bytes")
-    | dict.fromkeys((Metric.ACCURACY, Metric.LOSS), "None")
+    | dict.fromkeys((Metric.ACCURACY, Metric.LOSS, Metric.STALENESS), "None")
 )
 
 
@@ -62,6 +64,8 @@ def metrics_of_ended(ended: Round) -> Iterator[tuple[Metric, float]]:
     yield Metric.AVERAGING_SECONDS, max(0.0, ended.averaging_seconds)
     if ended.work is Work.TRAIN:
         yield Metric.UPDATES_ACCEPTED, ended.good
+    if ended.in_flight:
+        yield Metric.STALENESS, ended.staleness_mean
     if ended.collapse:
         yield Metric.MODELS_COLLAPSED, 1
     for metric, name in ((Metric.ACCURACY, "accuracy"), (Metric.LOSS, "loss")):

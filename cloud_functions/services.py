@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
+import msgspec
 from msgspec import UNSET
 
 from cloud_functions.device_limits import DeviceLimits
@@ -77,17 +78,22 @@ class Services:
         supported = found.speaks if found else message_types.FIRST
         return message_types.newest_common(supported) or message_types.SPOKEN[-1]
 
-    def send_verdict(self, round_: Round, device: str, refused: str = "") -> None:
+    def send_verdict(
+        self, round_: Round, device: str, refused: str = "", *, answers: tuple[int, int] | None = None
+    ) -> None:
         """Send a device the verdict on its reply to a round: counted, or refused with a reason.
+
+        ``answers`` is the round and the attempt of the announcement that it answers, if not of this round.
 
         The device repeats its reply until it has the first verdict. A later refusal makes it roll back what
         it has kept of the update.
         """
+        number, attempt = answers or (round_.number, round_.attempt)
         verdict = Verdict(
             version=self.version_for(device),
             run=round_.run,
-            round=round_.number,
-            attempt=round_.attempt,
+            round=number,
+            attempt=attempt,
             counted=not refused,
             reason=message_fields.shorten(refused),
         )
@@ -131,7 +137,7 @@ class Services:
 def _figures(round_: Round) -> RoundFigures:
     # The message of one device has at most 24 metrics, but all devices together may report more names.
     metrics = dict(sorted(round_.metrics.items())[: message_fields.MOST_METRICS])
-    return RoundFigures(
+    figures = RoundFigures(
         asked=round_.asked,
         accepted=round_.accepted,
         declined=round_.declined,
@@ -148,4 +154,15 @@ def _figures(round_: Round) -> RoundFigures:
         metrics=metrics,
         metrics_left_out=round_.metrics_left_out + len(round_.metrics) - len(metrics),
         capped=round_.capped or UNSET,
+    )
+    if not round_.in_flight:
+        return figures
+    return msgspec.structs.replace(
+        figures,
+        in_flight_before=round_.in_flight_before,
+        overdue=round_.overdue,
+        stale=round_.stale,
+        wasted=round_.wasted,
+        staleness_mean=round_.staleness_mean,
+        staleness_max=round_.staleness_max,
     )

@@ -245,6 +245,11 @@ class CarriesTwo(Strategy, frozen=True):
     carried: ClassVar[tuple[str, ...]] = ("one", "two")
 
 
+class CarriesOne(Strategy, frozen=True):
+    state: ClassVar[tuple[str, ...]] = ("one",)
+    carried: ClassVar[tuple[str, ...]] = ("one",)
+
+
 class ReadsRows(Strategy, frozen=True):
     reads: ClassVar[Any] = "rows"
 

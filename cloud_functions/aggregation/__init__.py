@@ -8,6 +8,7 @@ Read the modules in this order:
 - aggregation_context: what the steps share; the weight of each update, refusal and clipping by norm
 - guarded_strategy: the run's strategy, and the checks around a custom one
 - update_reader: the file of an update, opened and checked, read slice by slice
+- start_models: the older models from which devices of a buffered run started
 - combiner: all updates of a slice become one change, as a weighted sum or by columns
 - weighted_sum: the sum in a fixed order, and the search for the updates that spoil it
 - reader_threads: many updates read at once, as rows of a sum or as columns; norms and products

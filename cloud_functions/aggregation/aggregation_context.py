@@ -3,7 +3,8 @@
 ``begin`` loads what every step needs: the layout of the base model, the format of the updates, the strategy.
 ``changes`` then asks the strategy for the weight of each update and starts to combine them. Where the run's
 settings ask for it, a first pass measures the norms of all changes: changes longer than ``largest_norm`` are
-refused, those longer than ``clip_norm`` are clipped.
+refused, those longer than ``clip_norm`` are clipped. In a buffered run, each change is also multiplied by the
+weight of its staleness, whatever the strategy.
 """
 
 from collections.abc import Callable, Generator, Mapping, Sequence
@@ -20,14 +21,16 @@ from cloud_functions.aggregation.guarded_strategy import GuardedStrategy
 from cloud_functions.aggregation.model_files import ModelReader, readable
 from cloud_functions.aggregation.reader_threads import ModelSlices
 from cloud_functions.aggregation.server_step import Change, ServerStep
+from cloud_functions.aggregation.start_models import StartModels
 from cloud_functions.aggregation.update_reader import BadUpdates, UpdateFile, UpdateFormat
 from cloud_functions.services import Services
 from fedgrass.federation import object_keys
 from fedgrass.federation.aggregation import Contribution, Survey
 from fedgrass.federation.aggregation.aggregation_strategy import Floats
 from fedgrass.federation.aggregation.means import example_cap_of_round
+from fedgrass.federation.aggregation.staleness import staleness_weight
 from fedgrass.federation.errors import AggregationFailed, LostRace, SettingsError
-from fedgrass.federation.rounds import Participant, Round, State
+from fedgrass.federation.rounds import Participant, Round, State, staleness_of, started_from
 from fedgrass.federation.runs import Run
 from fedgrass.federation.settings import RunSettings
 from fedgrass.federation.weights import Layout, in_file_order
@@ -93,9 +96,12 @@ def begin(services: Services, run: Run, round_: Round) -> AggregationContext:
 
 
 def combiner(
-    context: AggregationContext, updates: Sequence[UpdateFile], shard: Slice | None = None
+    context: AggregationContext,
+    updates: Sequence[UpdateFile],
+    replies: Sequence[Participant],
+    shard: Slice | None = None,
 ) -> Combiner:
-    """Return the combiner of updates, for a shard of the model or, if None, for the whole model."""
+    """Return the combiner of the updates of replies, for a shard of the model or, if None, for all of it."""
     key = object_keys.model(context.run.name, context.round.base)
     model = ModelSlices(
         ModelReader(context.services.bucket, key, context.layout),
@@ -105,7 +111,12 @@ def combiner(
         part=shard,
         carried=auxiliary_layout(context.layout, context.guarded.strategy.carried),
     )
-    return Combiner(updates, model, count_votes(context.arrays, [update.declaration for update in updates]))
+    votes = count_votes(context.arrays, [update.declaration for update in updates])
+    numbers = [started_from(context.round, reply) for reply in replies]
+    starts = StartModels(
+        context.services.bucket, context.run.name, context.round.base, context.layout, numbers
+    )
+    return Combiner(updates, model, votes, starts)
 
 
 def _lease_check(services: Services, round_: Round) -> Callable[[], None]:
@@ -138,20 +149,21 @@ def changes(
     guarded = context.guarded
     if guarded.strategy.separable:
         shares, factors = shares_of(context, combined, replies)
-        return combined.mean_change(shares, factors, groups)
+        return combined.mean_change(shares, factors, groups, averaged=step.mask)
     contributions = usable(context, replies)
     measured = _measured(context, combined, replies)
-    factors = clip_factors(measured, context.run.settings.clip_norm, len(replies))
-    weights = guarded.weigh(contributions, _clipped(measured, factors))
+    clipped = clip_factors(measured, context.run.settings.clip_norm, len(replies))
+    weights = guarded.weigh(contributions, _clipped(measured, clipped))
+    factors = _stale(context, replies, clipped)
     if guarded.strategy.reads == "columns":
-        return combined.columns(_combine_of(context, step), weights, factors)
-    return combined.weighted_change(weights, factors)
+        return combined.columns(_combine_of(context, step), weights, factors, averaged=step.mask)
+    return combined.weighted_change(weights, factors, averaged=step.mask)
 
 
 def shares_of(
     context: AggregationContext, combined: Combiner, replies: Sequence[Participant]
 ) -> tuple[Floats, Factors]:
-    """Return the share of each of N updates, float64 array of shape (N,), and their clip factors.
+    """Return the share of each of N updates, float64 array of shape (N,), and the factors of their changes.
 
     Raises:
         BadUpdates: some updates must not enter the average.
@@ -165,7 +177,16 @@ def shares_of(
     shares, refused = context.guarded.shares(contributions)
     if refused:
         raise BadUpdates(refused)
-    return shares, factors
+    return shares, _stale(context, replies, factors)
+
+
+def _stale(context: AggregationContext, replies: Sequence[Participant], factors: Factors) -> Factors:
+    """Return the factors times the weight of each update's staleness; in a synchronous run, the factors."""
+    settings = context.run.settings
+    if settings.mode != "buffered":
+        return factors
+    weights = np.array([staleness_weight(settings, staleness_of(context.round, reply)) for reply in replies])
+    return Factors(factors.model * weights, factors.carried * weights)
 
 
 def is_surveyed(settings: RunSettings) -> bool:

@@ -7,7 +7,10 @@ the updates while they are read (weighted_sum). Norms, median and trimmed mean (
 strategies are in fedgrass/federation/aggregation.
 
 Updates are sorted by device name, whatever their order of arrival, and added in an order that depends on
-their places only: the same set of updates gives the same bytes. Models of up to ``EXACT_BYTES`` are added in
+their places only: the same set of updates gives the same bytes. In a buffered run updates start from several
+models: sums and rows are corrected by the older ones (start_models).
+
+Models of up to ``EXACT_BYTES`` are added in
 float64, where that costs nothing; larger ones in float32. With weights that sum to 1, the error of a value is
 then at most (ROUNDINGS + 1) * 2^-24 times the weighted mean of the absolute values, whatever the number of
 devices, since sums of ``weighted_sum.WAVE`` updates are added in float64 (Higham, "Accuracy and Stability of
@@ -15,7 +18,7 @@ Numerical Algorithms", 2002, chapter 4).
 """
 
 import math
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -33,7 +36,8 @@ from cloud_functions.aggregation.reader_threads import (
     products_of,
     squared_norm,
 )
-from cloud_functions.aggregation.server_step import Change, settled
+from cloud_functions.aggregation.server_step import Change, Mask, settled
+from cloud_functions.aggregation.start_models import StartModels, UnreadableStart
 from cloud_functions.aggregation.update_reader import BadUpdates
 from cloud_functions.aggregation.weighted_sum import (
     WeightedSum,
@@ -52,6 +56,8 @@ from fedgrass.federation.weights.slices import Kind, Slice
 EXACT_BYTES = 16 * 1024**2  # of the model
 _ROWS_OF_SURVEY = 16  # updates in a block when only norms are measured
 
+# Returns which values of a slice are averaged and not moved by gradients, shape (L,); None if none are.
+Averaged = Callable[[Slice], Mask | None]
 # Combines the columns of a slice: values of shape (N, L) and weights of shape (N,) become shape (L,).
 Combine = Callable[[Slice, NDArray[Any], Floats], NDArray[Any]]
 
@@ -101,20 +107,25 @@ class Combiner:
 
     Args:
         updates: in the order of their devices' names.
-        model: the model from which the devices started, cut into slices.
+        model: the round's base, cut into slices.
         votes: of the updates, on the arrays that gradients move.
+        starts: the older models from which some devices started.
     """
 
-    def __init__(self, updates: Sequence[Readable], model: ModelSlices, votes: Votes = NO_VOTES) -> None:
+    def __init__(
+        self, updates: Sequence[Readable], model: ModelSlices, votes: Votes, starts: StartModels
+    ) -> None:
         self.votes = votes
         self._updates = updates
         self._model = model
+        self._starts = starts
 
     def survey(self, *, products: bool) -> Measured:
         """Measure the norms of all changes, over the model's floats: a count of batches has no direction.
 
-        Auxiliary arrays are measured separately: they are another quantity, such as a mean gradient, whose
-        norm may be many times that of the model's change.
+        Every array is measured relative to the model from which the device started. Auxiliary arrays are
+        measured separately: they are another quantity, such as a mean gradient, whose norm may be many times
+        that of the model's change.
 
         Args:
             products: whether to compute the inner products of all pairs of changes too.
@@ -125,7 +136,7 @@ class Combiner:
         norms, carried = np.zeros(len(self._updates)), np.zeros(len(self._updates))
         total = np.zeros((len(norms), len(norms))) if products else None
         for block, bad in self._blocks(whole=products):
-            changes = self._changes(block, bad)
+            changes = self._changes(block, bad, None)
             if bad or block.part.kind is Kind.WHOLE:
                 continue
             measured = carried if self._model.is_carried(block.part) else norms
@@ -152,22 +163,29 @@ class Combiner:
         model, carried = factors or Factors.ones(len(self._updates))
         yield from self._sums(updates, self._by_part(weights * model[chosen], weights * carried[chosen]))
 
-    def weighted_change(self, weights: Floats, factors: Factors) -> Generator[Change]:
+    def weighted_change(self, weights: Floats, factors: Factors, *, averaged: Averaged) -> Generator[Change]:
         """Yield the sum of the changes, each times its weight and its factor.
 
         Args:
             weights: float64 array of shape (N,).
             factors: by which changes are multiplied.
+            averaged: which values are averaged.
 
         Raises:
             BadUpdates: as :meth:`sums`.
         """
-        share = float((weights * factors.model).sum())
+        kept = weights * factors.model
         weight = float(weights.sum()) if (weights >= 0).all() else 0.0
-        return self._changes_of(self.sums(weights, factors), share, weight=weight)
+        terms = _Terms(self._starts.own(kept), self._starts.weights(kept), averaged, weight=weight)
+        return self._changes_of(self.sums(weights, factors), terms)
 
     def mean_change(
-        self, shares: Floats, factors: Factors, groups: Sequence[PartialSum] = ()
+        self,
+        shares: Floats,
+        factors: Factors,
+        groups: Sequence[PartialSum] = (),
+        *,
+        averaged: Averaged,
     ) -> Generator[Change]:
         """Yield the mean of the changes, each times its factor and weighted by its share.
 
@@ -175,14 +193,19 @@ class Combiner:
             shares: float64 array of shape (N,), above 0.
             factors: by which changes are multiplied.
             groups: partial sums of further updates.
+            averaged: which values are averaged.
 
         Raises:
             BadUpdates: as :meth:`sums`.
             BadPartialSums: some partial sums cannot be used; discard what was yielded.
         """
         total = float(shares.sum() + sum(group.share for group in groups))
-        kept = float((shares * factors.model).sum() + sum(group.share * group.kept for group in groups))
-        return self._changes_of(self.means(shares, factors, groups), kept / total, groups)
+        kept = shares * factors.model
+        own = self._starts.own(kept) + sum(group.share * group.kept for group in groups)
+        older = {number: weight / total for number, weight in self._starts.weights(kept).items()}
+        return self._changes_of(
+            self.means(shares, factors, groups), _Terms(own / total, older, averaged, groups)
+        )
 
     def means(
         self, shares: Floats, factors: Factors, groups: Sequence[PartialSum] = ()
@@ -235,29 +258,26 @@ class Combiner:
         """Return a function that returns the weights for a slice."""
         return lambda part: carried if self._model.is_carried(part) else model
 
-    def _changes_of(
-        self,
-        sums: Iterable[tuple[Slice, Floats]],
-        share: float,
-        groups: Sequence[PartialSum] = (),
-        *,
-        weight: float = 1.0,
-    ) -> Generator[Change]:
-        """Yield sums of updates as changes.
-
-        Args:
-            sums: each slice with the sum of the updates.
-            share: the sum of the updates' weights, each times its factor.
-            groups: the partial sums among the terms.
-            weight: the sum of the weights without factors.
-        """
+    def _changes_of(self, sums: Iterable[tuple[Slice, Floats]], terms: "_Terms") -> Generator[Change]:
+        """Yield sums of updates, each slice with its sum, as changes of the round's base."""
 
         def refuse(part: Slice) -> None:
-            self._refuse_outliers(part, groups)
+            self._refuse_outliers(part, terms.groups)
 
         for part, total in sums:
-            share_here = 0.0 if self._model.has_changes(part) else share
-            yield Change(part, self._model.values, total, share_here, refuse, weight)
+            share = 0.0 if self._model.has_changes(part) else terms.own
+            change = Change(part, self._model.values, total, share, refuse, terms.weight)
+            if terms.older:
+                try:
+                    self._starts.correct(change, self._model, terms.older, terms.averaged(part))
+                except UnreadableStart as error:
+                    raise BadUpdates(self._without_start(error)) from error
+            yield change
+
+    def _without_start(self, error: UnreadableStart) -> dict[str, str]:
+        """Return the updates that started from a model that cannot be read, with the reason, by name."""
+        places = self._starts.places(error.number)
+        return {self._updates[place].name: error.reason for place in places}
 
     def _refuse_outliers(self, part: Slice, groups: Sequence[PartialSum] = ()) -> None:
         """Refuse the updates whose change of a slice is too large for any strategy.
@@ -268,24 +288,32 @@ class Combiner:
         """
         before = None if self._model.has_changes(part) else self._model.values(part)
 
-        def change_of(values: Floats) -> Floats:
-            return values if before is None else values - before
+        def change_of(place: int, values: Floats) -> Floats:
+            older = self._starts.of(place) if place < len(self._updates) else None
+            if before is None:
+                return values
+            return values - (before if older is None else self._starts.values(older, part))
 
-        found = outliers(
-            self._model.sent, [*self._updates, *(group.file for group in groups)], part, change_of
-        )
+        files = [*self._updates, *(group.file for group in groups)]
+        try:
+            found = outliers(self._model.sent, files, part, change_of)
+        except UnreadableStart as error:
+            raise BadUpdates(self._without_start(error)) from error
         if bad := {update.name: found[update.name] for update in self._updates if update.name in found}:
             raise BadUpdates(bad)
         if found:
             raise BadPartialSums(found)
 
-    def columns(self, combine: Combine, weights: Floats, factors: Factors) -> Generator[Change]:
+    def columns(
+        self, combine: Combine, weights: Floats, factors: Factors, *, averaged: Averaged
+    ) -> Generator[Change]:
         """Yield what ``combine`` returns for each slice of all changes, each change times its factor.
 
         Args:
             combine: combines the columns of a slice.
             weights: float64 array of shape (N,), passed to ``combine``.
             factors: by which changes are multiplied.
+            averaged: which values are averaged.
 
         Raises:
             BadUpdates: some updates must not enter the average; discard what was yielded.
@@ -293,7 +321,7 @@ class Combiner:
         """
         factors_of = self._by_part(factors.model, factors.carried)
         for block, bad in self._blocks(whole=True):
-            changes = self._changes(block, bad)
+            changes = self._changes(block, bad, averaged(block.part))
             if bad:
                 continue
             factor = factors_of(block.part)
@@ -328,7 +356,8 @@ class Combiner:
         exact = self._model.layout.data_bytes <= EXACT_BYTES
         read = WIDEST if wide else self._model.width
         added = WIDEST if exact else read
-        length = length or self._model.length(bytes_per_value(count, read, added), read)
+        held = bytes_per_value(count, read, added) + WIDEST * len(self._starts)
+        length = length or self._model.length(held, read)
         with self._reading(updates, count, length, error) as lanes:
             adder = WeightedSum(lanes, weights_of, length, read, added)
             for part, total in adder.over(self._model.slices(length), wide=wide, exact=exact):
@@ -347,7 +376,8 @@ class Combiner:
             BadUpdates: at the end, if there are bad updates.
         """
         rows = max(1, len(self._updates) if whole else min(len(self._updates), _ROWS_OF_SURVEY))
-        length = self._model.length(AHEAD * rows * self._model.width, self._model.width)
+        held = AHEAD * rows * self._model.width + WIDEST * len(self._starts)
+        length = self._model.length(held, self._model.width)
         with self._reading(self._updates, max(1, min(self._model.base.lanes, rows)), length) as lanes:
             for block in Blocks(lanes, rows, length, self._model.width).over(self._model.slices(length)):
                 yield block, lanes.refused
@@ -368,12 +398,23 @@ class Combiner:
             if lanes.refused:
                 raise error(lanes.refused)
 
-    def _changes(self, block: Block, bad: dict[str, str]) -> NDArray[Any]:
-        """Return a block's changes, shape (updates, L); add updates that are not finite to ``bad``."""
+    def _changes(self, block: Block, bad: dict[str, str], mask: Mask | None) -> NDArray[Any]:
+        """Return a block's changes, shape (updates, L); add bad updates to ``bad``.
+
+        Args:
+            block: of values or of changes, which is overwritten.
+            bad: receives the updates that are not finite, or whose start cannot be read.
+            mask: the values that are averaged: their changes are relative to the round's base, whatever the
+                device started from.
+        """
+        base = None
         if not self._model.has_changes(block.part):
-            np.subtract(
-                block.rows, self._model.base.values(block.part).astype(block.part.dtype), out=block.rows
-            )
+            base = self._model.base.values(block.part)
+            np.subtract(block.rows, base.astype(block.part.dtype), out=block.rows)
+        try:
+            self._starts.correct_rows(block, self._model, base, mask)
+        except UnreadableStart as error:
+            bad |= self._without_start(error)
         with np.errstate(over="ignore", invalid="ignore"):
             finite = bool(np.isfinite(block.rows.sum(axis=1)).all())
         if not finite:  # some values are not, or only a sum overflowed
@@ -382,6 +423,16 @@ class Combiner:
                 if name not in bad and (reason := why_not_finite(self._model.sent, block.part, row)):
                     bad[name] = reason
         return block.rows
+
+
+class _Terms(NamedTuple):
+    """What a sum of updates consists of."""
+
+    own: float  # the sum of the weights, each times its factor, of updates that started from the round's base
+    older: Mapping[int, float]  # the same for each older model, by its number
+    averaged: Averaged
+    groups: Sequence[PartialSum] = ()  # among the terms
+    weight: float = 1.0  # the sum of all weights without factors
 
 
 def _divided(sums: Iterable[tuple[Slice, Floats]], divisor: float) -> Iterator[tuple[Slice, Floats]]:

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from fedgrass.federation.aggregation import STRATEGIES, Contribution, Strategy, Survey, strategy
 from fedgrass.federation.aggregation.aggregation_strategy import Floats
+from fedgrass.federation.aggregation.staleness import why_not_buffered
 from fedgrass.federation.errors import AggregationFailed, SettingsError, UpdateRefused
 from fedgrass.federation.messages.message_fields import MOST_CARRIED, Options
 from fedgrass.federation.settings import RunSettings
@@ -39,9 +40,16 @@ def load(settings: RunSettings) -> Strategy:
     """Return the strategy that a run's settings name.
 
     Raises:
-        SettingsError: the strategy does not exist (``module:Class``: in the function's package), or does not
-            accept its options.
+        SettingsError: the strategy does not exist (``module:Class``: in the function's package), does not
+            accept its options, or cannot be used in the run's mode.
     """
+    found = _loaded(settings)
+    if settings.mode == "buffered" and (why := why_not_buffered(settings.aggregation, found)):
+        raise SettingsError(why)
+    return found
+
+
+def _loaded(settings: RunSettings) -> Strategy:
     name, options = settings.aggregation, settings.aggregation_options
     if built_in := strategy(name, options):
         return built_in
@@ -68,13 +76,13 @@ def training_needs(settings: RunSettings, chosen: Strategy) -> Options:
 def _custom(name: str, seconds: float) -> type[Strategy]:
     """Return the class that ``module:Class`` names. Raises SettingsError, also if it cannot be used."""
     module, _, wanted = name.partition(":")
-    remedy = "put the module into cloud_functions/ and deploy again"
+    remedy = f"deploy its module by `fedgrass deploy cloud --strategy {module.partition('.')[0]}.py`"
     with _refused(f"the run's aggregation {name!r} cannot be loaded", remedy, seconds):
         found = getattr(importlib.import_module(module), wanted)
     if not (isinstance(found, type) and issubclass(found, Strategy)):
         message = f"the run's aggregation {name!r} is not a fedgrass.federation.aggregation.Strategy"
         raise SettingsError(message)
-    for problem in _wrong_in(found):
+    for problem in problems_in(found):
         message = f"the run's aggregation {name!r} cannot be used: {problem}"
         raise SettingsError(message)
     return found
@@ -96,7 +104,7 @@ def _refused(what: str, remedy: str, seconds: float) -> Iterator[None]:
         raise SettingsError(message) from error
 
 
-def _wrong_in(kind: type[Strategy]) -> Iterator[str]:
+def problems_in(kind: type[Strategy]) -> Iterator[str]:
     """Yield what is wrong with the declarations of a custom strategy."""
     unnamed = [field for field in ("state", "carried") if not _is_names(getattr(kind, field))]
     for field in unnamed:
@@ -107,6 +115,8 @@ def _wrong_in(kind: type[Strategy]) -> Iterator[str]:
         if getattr(kind, field) not in choices:
             one_of = ", ".join(map(repr, choices))
             yield f"its {field} is {getattr(kind, field)!r}; it must be one of {one_of}"
+    if not isinstance(kind.needs_one_model, str):
+        yield f"its needs_one_model is {kind.needs_one_model!r}; it must be a text, the reason"
     for method in ("weigh", "combine"):
         if kind.separable and getattr(kind, method) is not getattr(Strategy, method):
             yield f"its {method} would never be called, since it is separable: set separable = False"

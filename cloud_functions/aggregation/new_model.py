@@ -66,7 +66,7 @@ def make(
     if context.guarded.strategy.reads == "whole":
         stored, full = whole_updates.merge(context, replies, draft(context.round, "model"))
         return FinishedModel(stored.sha256, stored.bytes, full=full)
-    combined = combiner(context, context.open_updates(replies))
+    combined = combiner(context, context.open_updates(replies), replies)
     step = step_of(context, combined, groups)
     changes = aggregation_context.changes(context, combined, step, replies, groups)
     files = write(context, changes, step, lambda file: draft(context.round, file), counted=len(replies))

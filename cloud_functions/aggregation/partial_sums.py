@@ -135,7 +135,7 @@ def _summed(context: AggregationContext, members: Sequence[Participant], refused
     )
     digest = hashlib.sha256(summed.encode()).hexdigest()
     key = object_keys.part(round_.run, round_.number, round_.attempt, f"sum-{digest[:40]}.safetensors")
-    combined = aggregation_context.combiner(context, updates)
+    combined = aggregation_context.combiner(context, updates, members)
     shares, factors = aggregation_context.shares_of(context, combined, members)
     layout = in_type(context.layout, "F64")
     with ModelWriter(context.services.bucket, key, layout, "the sum of a group") as file:

@@ -25,7 +25,7 @@ from fedgrass.federation.encodings import (
 from fedgrass.federation.encodings.encoding_layouts import SCALE
 from fedgrass.federation.errors import UpdateRefused
 from fedgrass.federation.ports import LONGEST_WAIT, Bucket
-from fedgrass.federation.rounds import Participant, Round
+from fedgrass.federation.rounds import Participant, Round, update_of
 from fedgrass.federation.weights import (
     CHUNK_BYTES,
     DTYPES,
@@ -309,7 +309,7 @@ def open_updates(
     refused: dict[str, str] = {}
 
     def opened(reply: Participant) -> UpdateFile | None:
-        key = object_keys.update(reply.device, round_.run, round_.number, round_.attempt)
+        key = object_keys.update(reply.device, round_.run, *update_of(round_, reply))
         try:
             return UpdateFile(bucket, key, reply, form, versions.get(reply.device, ""))
         except UpdateRefused as error:

@@ -248,7 +248,7 @@ def why_not_finite(layout: Layout, part: Slice, row: NDArray[Any]) -> str:
 
 
 def outliers(
-    layout: Layout, updates: Sequence[Readable], part: Slice, change_of: Callable[[Floats], Floats]
+    layout: Layout, updates: Sequence[Readable], part: Slice, change_of: Callable[[int, Floats], Floats]
 ) -> dict[str, str]:
     """Return the updates whose change of a slice is too large for any strategy, with the reason, by name.
 
@@ -256,13 +256,14 @@ def outliers(
         layout: of all arrays that updates have.
         updates: the updates to search.
         part: the slice at which the strategy failed.
-        change_of: returns the change for a slice's values, both float64 arrays of shape (L,).
+        change_of: returns the change of an update, by its place, for its values of the slice; both are
+            float64 arrays of shape (L,).
     """
     found: dict[str, str] = {}
     largest, places = np.zeros(len(updates)), np.zeros(len(updates), dtype=np.int64)
     for number, update in enumerate(updates):
         try:
-            change = np.abs(change_of(update.peek(part).astype(np.float64)))
+            change = np.abs(change_of(number, update.peek(part).astype(np.float64)))
         except UpdateRefused as error:
             found[update.name] = str(error)
             continue

@@ -147,8 +147,7 @@ class DynamoRounds:
 
     def count_reply(self, round_: Round, part: Participant, reply: Completion, received_at: int) -> None:
         """Make a participant REPLIED and count it; see ``RoundStore``."""
-        fields = set(Participant.__struct_fields__) & set(Completion.__struct_fields__)
-        values = {field: getattr(reply, field) for field in sorted(fields)} | {"received_at": received_at}
+        values = round_metrics.reply_fields(reply, received_at)
         if group := round_.next_group:
             values["group"] = group
         self._move_participant(round_, part, Participation.REPLIED, values, {"state": State.OPEN})
@@ -156,6 +155,53 @@ class DynamoRounds:
     def move_participant(self, round_: Round, part: Participant, target: Participation, reason: str) -> None:
         """Move a participant and the round's counters; see ``RoundStore``."""
         self._move_participant(round_, part, target, {"reason": reason}, {"state": State.OPEN})
+
+    def fill(self, round_: Round, devices: Sequence[str], *, unfilled: int, at: int) -> None:
+        """Ask devices in the vacant places of a buffer; see ``RoundStore``."""
+        batch = round_.batches + 1
+        values: Row = {"unfilled": unfilled}
+        values |= {"asked": round_.asked + len(devices), "batches": batch} if devices else {}
+        expected = {"state": State.OPEN, "batches": round_.batches}
+        came = [self._table.new(_asked(round_, device, batch, at, round_.base)) for device in devices]
+        self._table.transact([self._update_round(round_, values, expected), *came])
+
+    def participants_from(self, run: str, first: int, last: int) -> Iterator[tuple[int, int, Participant]]:
+        """Return the participants of several rounds; see ``RoundStore``."""
+        for row in self._table.between(run, f"participant/{first:06}/", f"participant/{last:06}/~"):
+            _, number, attempt, _ = row["item"].split("/", 3)
+            yield int(number), int(attempt), to_record(row, Participant)
+
+    def carry(
+        self,
+        round_: Round,
+        part: Participant,
+        origin: tuple[int, int],
+        target: Participation,
+        values: Mapping[str, object],
+    ) -> None:
+        """Count a device of an earlier round in an OPEN buffer; see ``RoundStore``."""
+        if part.state not in before(Participation.CARRIED):
+            raise LostRace(part.device)
+        row = round_metrics.carried_over(origin, part, target, values)
+        left = {"state": Participation.CARRIED, "to_round": round_.number, "to_attempt": round_.attempt}
+        key = _row_key(*origin, part.device)
+        add = Counter(round_metrics.tally([row]))
+        actions = [
+            self._table.update(round_.run, key, left, {"state": part.state}),
+            self._table.new(_participant_row(round_, row)),
+        ]
+        if part.state is Participation.SILENT:
+            add["in_flight_before"] += 1
+            silent_in = _round_key(*origin)
+            actions.append(self._table.update(round_.run, silent_in, {}, add={"silent": -1}))
+        actions.append(self._update_round(round_, {}, {"state": State.OPEN}, +add))
+        self._table.transact(actions)
+
+    def move_later(
+        self, round_: Round, part: Participant, target: Participation, values: Mapping[str, object]
+    ) -> None:
+        """Move a participant if its round's state is as it was read; see ``RoundStore``."""
+        self._move_participant(round_, part, target, dict(values), {"state": round_.state})
 
     def refuse_update(self, round_: Round, device: str, reason: str) -> None:
         """Make a REPLIED participant REFUSED; see ``RoundStore``."""
@@ -265,9 +311,13 @@ def _position(run: Run) -> Row:
     return {"state": run.state, "round": run.round, "attempt": run.attempt}
 
 
-def _asked(round_: Round, device: str, batch: int = 1, at: int = 0) -> Row:
+def _asked(round_: Round, device: str, batch: int = 1, at: int = 0, base: int | None = None) -> Row:
     asked = Participant(
-        device=device, state=Participation.ASKED, announced_at=at or round_.opened_at, batch=batch
+        device=device,
+        state=Participation.ASKED,
+        announced_at=at or round_.opened_at,
+        batch=batch,
+        base=base,
     )
     return _participant_row(round_, asked)
 
@@ -301,4 +351,8 @@ def _member_key(round_: Round, group: int, device: str) -> str:
 
 
 def _participant_key(round_: Round, device: str) -> str:
-    return f"participant/{round_.number:06}/{round_.attempt:03}/{device}"
+    return _row_key(round_.number, round_.attempt, device)
+
+
+def _row_key(number: int, attempt: int, device: str) -> str:
+    return f"participant/{number:06}/{attempt:03}/{device}"

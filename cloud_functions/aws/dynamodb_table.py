@@ -61,7 +61,7 @@ def to_record(row: Row, kind: type[Record]) -> Record:
     for name, value in row.items():
         if isinstance(value, Decimal):
             values[name] = int(value) if value == value.to_integral_value() else float(value)
-        elif name in _JSON_FIELDS:
+        elif name in _JSON_FIELDS and value is not None:
             values[name] = json.loads(value)
         else:
             values[name] = value
@@ -74,7 +74,17 @@ _TRIES = 20  # of a write that met a conflict
 _TRANSIENT = frozenset({"TransactionConflict", "ThrottlingError", "ProvisionedThroughputExceeded"})
 
 _JSON_FIELDS = frozenset(
-    {"base_carried", "carried", "judged", "metrics", "needs", "progress", "settings", "train_metrics"}
+    {
+        "base_carried",
+        "carried",
+        "frozen",
+        "judged",
+        "metrics",
+        "needs",
+        "progress",
+        "settings",
+        "train_metrics",
+    }
 )
 
 
@@ -188,10 +198,22 @@ class Table:
 
     def query(self, run: str, prefix: str = "") -> Iterator[Row]:
         """Return the rows of a partition whose ``item`` begins with ``prefix``, in order."""
-        condition, names, values = "#run = :run", {"#run": "run"}, {":run": run}
         if prefix:
-            condition += " AND begins_with(#item, :prefix)"
-            names["#item"], values[":prefix"] = "item", prefix
+            yield from self._query("begins_with(#item, :prefix)", {":run": run, ":prefix": prefix})
+        else:
+            yield from self._query("", {":run": run})
+
+    def between(self, run: str, first: str, last: str) -> Iterator[Row]:
+        """Return the rows of a partition whose ``item`` is from ``first`` to ``last``, in order."""
+        yield from self._query(
+            "#item BETWEEN :first AND :last", {":run": run, ":first": first, ":last": last}
+        )
+
+    def _query(self, items: str, values: Mapping[str, object]) -> Iterator[Row]:
+        condition, names = "#run = :run", {"#run": "run"}
+        if items:
+            condition += f" AND {items}"
+            names["#item"] = "item"
         pages = self._client.get_paginator("query").paginate(
             TableName=self._name,
             KeyConditionExpression=condition,
@@ -254,7 +276,14 @@ class Table:
         expected: Mapping[str, object] | None = None,
         add: Mapping[str, int] | None = None,
     ) -> "TransactWriteItemTypeDef":
-        """Return an update that sets ``values`` and adds to counters if the row has the expected values."""
+        """Return an update that sets ``values`` and adds to counters if the row has the expected values.
+
+        An update that changes nothing only checks that the row has these values.
+        """
+        if not values and not add:
+            values = (
+                expected or {}
+            )  # an update may not be empty; ConditionCheck would need its own permission
         expressions = update_expression(values, expected or {}, add or {})
         return {
             "Update": {

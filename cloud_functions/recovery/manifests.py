@@ -3,7 +3,7 @@
 A normal round only writes them. A repair also reads the stored cohorts (selection/cohorts.py).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import msgspec
@@ -97,9 +97,13 @@ def _from_table(services: Services, closed_round: Round) -> bytes:
     stored = services.rounds.round(closed_round.run, closed_round.number, closed_round.attempt)
     if run is None or stored is None or not is_same(closed_round, stored):  # the table was replaced since
         raise LostRace(closed_round.run)
-    return msgspec.json.encode(
-        RoundManifest(closed_round, list(services.rounds.participants(closed_round)), run)
-    )
+    participants = without_answers(services.rounds.participants(closed_round))
+    return msgspec.json.encode(RoundManifest(closed_round, participants, run))
+
+
+def without_answers(participants: Iterable[Participant]) -> list[Participant]:
+    """Return participants without what each of them answered: manifests are kept, answers expire."""
+    return [msgspec.structs.replace(part, answer="") if part.answer else part for part in participants]
 
 
 def is_same(kept: Round, stored: Round) -> bool:

@@ -1,5 +1,7 @@
 """Read the attempts at a run's rounds, each from the table or, if its row is lost, from the bucket."""
 
+from collections.abc import Mapping
+
 import msgspec
 from msgspec import Struct
 
@@ -25,6 +27,8 @@ class Attempt(Struct, frozen=True):
     participants: list[Participant]  # whose rows are missing or have to be replaced
     unknown: int  # participants whose rows are missing and cannot be rebuilt from the bucket
     over: Round | None = None  # the round's row, if the bucket has another result of it
+    counted: tuple[Participant, ...] = ()  # in the manifest: devices that answer earlier announcements
+    moved: tuple[Participant, ...] = ()  # rows that have to be replaced: counted in later buffers
 
     @property
     def rewritten(self) -> bool:
@@ -79,7 +83,43 @@ def read_attempts(services: Services, origin: Run, run: Run | None) -> list[Atte
         made = closed.base if closed.work is Work.EVALUATE else closed.number
         base = _Base(made, closed.model_sha256, closed.model_bytes, closed.carried, closed.closed_at)
         number += 1
-    return attempts
+    return _carried_over(services, attempts)
+
+
+def _carried_over(services: Services, attempts: list[Attempt]) -> list[Attempt]:
+    """Return attempts at the buffers of a run without devices in flight that a later buffer has counted.
+
+    The manifest of a buffer was written before these devices replied. Without this their replies, delivered
+    again, would be counted again.
+    """
+    to = {
+        (part.from_round, part.from_attempt, part.device): attempt.round
+        for attempt in attempts
+        for part in attempt.counted
+    }
+    return [_without_carried(services, attempt, to) for attempt in attempts] if to else attempts
+
+
+def _without_carried(
+    services: Services, attempt: Attempt, to: Mapping[tuple[int, int, str], Round]
+) -> Attempt:
+    """Return an attempt whose rows of devices in ``to`` are CARRIED to these buffers."""
+    round_, moved, missing = attempt.round, [], {part.device: part for part in attempt.participants}
+    for (number, which, device), buffer in to.items():
+        if (number, which) != (round_.number, round_.attempt):
+            continue
+        part = missing.get(device) or services.rounds.participant(round_, device)
+        if part and part.state is not Participation.CARRIED:
+            missing.pop(device, None)
+            moved.append(
+                msgspec.structs.replace(
+                    part,
+                    state=Participation.CARRIED,
+                    to_round=buffer.number,
+                    to_attempt=buffer.attempt,
+                )
+            )
+    return msgspec.structs.replace(attempt, participants=list(missing.values()), moved=tuple(moved))
 
 
 def is_behind(services: Services, run: Run) -> bool:
@@ -170,6 +210,18 @@ def _read_round(services: Services, name: str, number: int, last: int | None, ba
 def _read_attempt(
     services: Services, name: str, which: tuple[int, int], manifest: RoundManifest | None, base: _Base
 ) -> Attempt | None:
+    attempt = which[1]
+    kept = manifest if manifest and manifest.round.attempt == attempt else None
+    found = _compared(services, name, which, manifest, base)
+    if found is None or kept is None:
+        return found
+    return msgspec.structs.replace(found, counted=tuple(p for p in kept.participants if p.from_round))
+
+
+def _compared(
+    services: Services, name: str, which: tuple[int, int], manifest: RoundManifest | None, base: _Base
+) -> Attempt | None:
+    """Return an attempt as the table or, if its row is lost or behind, the bucket has it."""
     number, attempt = which
     stored = services.rounds.round(name, number, attempt)
     kept = manifest if manifest and manifest.round.attempt == attempt else None

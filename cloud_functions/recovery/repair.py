@@ -22,7 +22,8 @@ from cloud_functions.services import Services
 from fedgrass.federation import messages, object_keys
 from fedgrass.federation.errors import LostRace, MessageError, NotYet, SettingsError, UpdateRefused
 from fedgrass.federation.messages import NewModel
-from fedgrass.federation.rounds import Event, Participant, Round, State, Work
+from fedgrass.federation.round_metrics import tally
+from fedgrass.federation.rounds import Event, Participant, Participation, Round, State, Work
 from fedgrass.federation.runs import LIVING, End, Progress, Run, RunState, next_step, progress_after
 
 _LEFT_OPEN = "left open by a run that had continued without it, or had ended"
@@ -36,6 +37,7 @@ class Plan:
 
     lines: list[str] = field(default_factory=list)
     participants: list[tuple[Attempt, list[Participant]]] = field(default_factory=list)
+    moved: list[tuple[Round, list[Participant]]] = field(default_factory=list)  # counted in later buffers
     rounds: list[Attempt] = field(default_factory=list)
     left_open: list[Round] = field(default_factory=list)  # to be abandoned: the run continues without them
     run: Run | None = None  # if its row or its entry in a list is missing or behind
@@ -45,7 +47,7 @@ class Plan:
     @property
     def empty(self) -> bool:
         """Whether nothing has to be done."""
-        return not (self.participants or self.rounds or self.left_open or self.run)
+        return not (self.participants or self.moved or self.rounds or self.left_open or self.run)
 
 
 def act(services: Services, event: Mapping[str, object]) -> dict[str, Any]:
@@ -80,16 +82,51 @@ def act(services: Services, event: Mapping[str, object]) -> dict[str, Any]:
 def _write(services: Services, name: str, plan: Plan) -> None:
     for attempt, participants in plan.participants:
         services.rounds.restore_participants(attempt.round, participants, over=attempt.rewritten)
+    for round_, participants in plan.moved:
+        services.rounds.restore_participants(round_, participants, over=True)
     for attempt in plan.rounds:
         services.rounds.restore_round(attempt.round, attempt.over)
     for round_ in plan.left_open:
         event = Event.GIVEN_UP if round_.state is State.OPEN else Event.AGGREGATION_FAILED
         services.rounds.move(round_, event, reason=_LEFT_OPEN, closed_at=services.now())
+    for round_ in [attempt.round for attempt in plan.rounds] + [round_ for round_, _ in plan.moved]:
+        _recount(services, round_)
     reminders.look_again_later(services, name)
     if plan.run:
         services.rounds.restore_run(plan.run, plan.over)
     with contextlib.suppress(NotYet):  # a round is being averaged: its averager advances the run
         driver.advance(services, name)
+
+
+def _recount(services: Services, round_: Round) -> None:
+    """Make the counters of a buffer that has ended those of its rows.
+
+    A restored table may have counted replies from earlier rounds that the buffer's manifest does not have:
+    the model was made without them.
+    """
+    stored = services.rounds.round(round_.run, round_.number, round_.attempt)
+    if stored is None or stored.state in _UNENDED or not stored.in_flight:
+        return
+    parts = list(services.rounds.participants(stored))
+    manifest = manifests.round_of(services, stored.run, stored.number)
+    if manifest and manifest.round.attempt == stored.attempt:
+        kept = {part.device for part in manifest.participants}
+        parts = [part if part.device in kept else _uncounted(part) for part in parts]
+        services.rounds.restore_participants(
+            stored, [part for part in parts if part.device not in kept], over=True
+        )
+    counts = tally(parts)
+    if any(getattr(stored, name) != count for name, count in counts.items()):
+        services.rounds.restore_round(msgspec.structs.replace(stored, **counts), stored)
+
+
+def _uncounted(part: Participant) -> Participant:
+    """Return a row without its reply, which was counted in a table that has been restored since."""
+    if part.state not in {Participation.REPLIED, Participation.REFUSED}:
+        return part
+    return msgspec.structs.replace(
+        part, state=Participation.LATE, reason="counted before the table was restored"
+    )
 
 
 def make_plan(services: Services, name: str) -> Plan:
@@ -157,6 +194,9 @@ def _plan_attempt(plan: Plan, attempt: Attempt) -> None:
     if attempt.participants:
         plan.participants.append((attempt, attempt.participants))
         plan.lines.append(f"{where}: {_participants(len(attempt.participants))}")
+    if attempt.moved:
+        plan.moved.append((round_, list(attempt.moved)))
+        plan.lines.append(f"{where}: {_participants(len(attempt.moved))} as counted in later buffers")
     if attempt.unknown:
         more = "; `fedgrass run retry` retries it" if round_.state in {State.OPEN, State.AGGREGATING} else ""
         plan.advice.append(f"{where}: {_participants(attempt.unknown)} cannot be rebuilt{more}")
@@ -168,6 +208,8 @@ def _participants(count: int) -> str:
 
 def _check_model(services: Services, newest: Round) -> None:
     """Check that the bucket has the model that the run continues from, unchanged. Raises SettingsError."""
+    if newest.work is Work.STATISTICS:  # its file is kept, or reported as lost, when the run continues
+        return
     made = newest.state is State.CLOSED and newest.work is Work.TRAIN
     number = newest.number if made else newest.base
     expected = newest.model_sha256 if newest.state is State.CLOSED else newest.base_sha256
@@ -227,6 +269,8 @@ def _rebuilt(services: Services, created: Run, attempts: list[Attempt]) -> Run:
 
 def _published(services: Services, run: Run, closed: Round) -> int:
     """Return the newest round whose model does not have to be published as its task's latest any more."""
+    if closed.work is Work.STATISTICS:
+        return closed.number - 1
     try:
         payload = services.bucket.read(object_keys.latest_model(run.settings.task), messages.LARGEST_MESSAGE)
     except KeyError:

@@ -4,6 +4,7 @@ Read in this order:
 
 - driver: advances a run from any state to the point where it has to wait; its docstring lists the steps
 - start: checks a new run and its initial model, and stores it
+- shared_arrays: checks which arrays of a partial model a new run shares
 - run_actions: what an operator, a timer or a program can request of a run
 - open_round: choose the cohort, set the deadline, store the round
 - announce: announce the round to its devices, and to replacements for those that are lost

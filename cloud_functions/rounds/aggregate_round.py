@@ -14,6 +14,7 @@ from cloud_functions.aggregation.update_reader import BadUpdates
 from cloud_functions.recovery import manifests
 from cloud_functions.rounds import close_round, shards
 from cloud_functions.services import Services
+from cloud_functions.statistics import merge_round
 from fedgrass.federation.errors import AggregationFailed, LostRace, NotYet, RunBehind, UpdateRefused
 from fedgrass.federation.messages import message_fields
 from fedgrass.federation.rounds import Event, Participant, Round, State, Work, explain
@@ -87,6 +88,8 @@ def _aggregate_leased(services: Services, run: Run, leased: Round, *, overdue: b
         if leased.work is Work.EVALUATE:
             close_round.close_evaluation(services, run, leased)
             return True
+        if leased.work is Work.STATISTICS:
+            return _merge_statistics(services, run, leased, overdue=overdue)
         return _average(services, run, leased, overdue=overdue)
     except AggregationFailed as error:
         close_round.abandon(services, leased, Event.AGGREGATION_FAILED, str(error))
@@ -102,6 +105,8 @@ def _average(services: Services, run: Run, leased: Round, *, overdue: bool) -> b
         services.now(),
         overdue=overdue,
     ):
+        if not replies:
+            _check_lease(services, leased)
         try:
             made = _make(aggregation_context.begin(services, run, leased), replies)
         except BadUpdates as bad:
@@ -115,6 +120,33 @@ def _average(services: Services, run: Run, leased: Round, *, overdue: bool) -> b
             return made is not None
     close_round.reopen(services, leased, settled)
     return True
+
+
+def _merge_statistics(services: Services, run: Run, leased: Round, *, overdue: bool) -> bool:
+    """Merge the answers of the replies and close the round, or reopen it if too few can be merged."""
+    merged = merge_round.merge_answers(services, leased)
+    for device, reason in sorted(merged.refused.items()):
+        close_round.refuse(services, leased, device, reason)
+    settled = msgspec.structs.replace(leased, state=State.OPEN, refused=leased.refused + len(merged.refused))
+    if close_round.is_enough(settled, services.now(), overdue=overdue):
+        close_round.close_statistics(services, run, leased, merge_round.draft(services, run, leased, merged))
+    else:
+        close_round.reopen(services, leased, settled)
+    return True
+
+
+def _check_lease(services: Services, leased: Round) -> None:
+    """Find out why a leased round has no reply to average.
+
+    Raises:
+        LostRace: the lease was taken over, and the other averager has refused the replies.
+        AggregationFailed: the table has lost them.
+    """
+    stored = services.rounds.round(leased.run, leased.number, leased.attempt)
+    if stored is None or (stored.state, stored.fence) != (leased.state, leased.fence):
+        raise LostRace(leased.run)
+    message = f"the round counts {leased.good} good replies, and none of them is stored"
+    raise AggregationFailed(message)
 
 
 def _make(context: AggregationContext, replies: list[Participant]) -> new_model.FinishedModel | None:
@@ -157,6 +189,8 @@ def make_again(services: Services, run: Run, closed_round: Round) -> bool:
 
     They have if the bucket still has all updates: the same updates make the same bytes.
     """
+    if closed_round.work is Work.STATISTICS:
+        return merge_round.merged_again(services, run, closed_round)
     replies = close_round.counted_replies(services, closed_round)
     try:
         context = aggregation_context.begin(services, run, closed_round)

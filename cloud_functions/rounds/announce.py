@@ -2,6 +2,9 @@
 
 from collections.abc import Iterable
 
+from msgspec import UNSET
+
+from cloud_functions.buffers import flight
 from cloud_functions.selection import cohorts
 from cloud_functions.services import Services
 from fedgrass.federation import messages, object_keys, topics
@@ -21,6 +24,8 @@ def announce_all(services: Services, run: Run, open_round: Round) -> None:
         if participant.state is Participation.ASKED and participant.batch in unaccepted:
             unaccepted[participant.batch].append(participant)
     for batch, participants in unaccepted.items():
+        if open_round.in_flight and not participants:
+            continue
         announce(services, run, open_round, participants)
         remind_of_unaccepted(services, run, open_round, batch=batch, turn=1)
     services.rounds.mark_announced(open_round, services.now())
@@ -50,7 +55,8 @@ def remind_of_unaccepted(services: Services, run: Run, open_round: Round, *, bat
 
 def _announcement(services: Services, run: Run, open_round: Round, at: int, version: int) -> bytes:
     """Return the announcement of a round in one version of the messages; ``at`` is the time of the batch."""
-    download, key = Encoding(), object_keys.model(run.name, open_round.base)
+    asks = open_round.work is Work.STATISTICS
+    download, key = Encoding(), (object_keys.query if asks else object_keys.model)(run.name, open_round.base)
     if open_round.base_download_sha256:  # a round that was rebuilt has none: devices download the model
         download = run.settings.download
         key = object_keys.encoded_model(run.name, open_round.base, download.kind)
@@ -63,7 +69,7 @@ def _announcement(services: Services, run: Run, open_round: Round, at: int, vers
             work=open_round.work.value,
             task=run.settings.task,
             announced_at=at,
-            deadline_seconds=max(0.0, (open_round.deadline_at - services.now()) / 1000),
+            deadline_seconds=max(0.0, (_deadline_at(run, open_round, at) - services.now()) / 1000),
             bucket=services.bucket.name,
             model_key=key,
             model_sha256=open_round.base_download_sha256 or open_round.base_sha256,
@@ -73,8 +79,17 @@ def _announcement(services: Services, run: Run, open_round: Round, at: int, vers
             upload=run.settings.upload,
             allow_partial=run.settings.allow_partial,
             carried=open_round.base_carried if open_round.work is Work.TRAIN else {},
+            shared=run.settings.shared or UNSET,
+            frozen_sha256=run.settings.frozen_sha256 or UNSET,
+            frozen=run.frozen or UNSET,
+            continues=object_keys.run_of_model(run.continued_from) or UNSET,
         )
     )
+
+
+def _deadline_at(run: Run, open_round: Round, at: int) -> int:
+    """Return when the work announced at ``at`` is overdue: in a buffered run each device has its own time."""
+    return at + run.settings.deadline_seconds * 1000 if open_round.in_flight else open_round.deadline_at
 
 
 _MOST_REPLACED = 49  # in one write: a transaction of DynamoDB has 100 items
@@ -107,6 +122,8 @@ def repeat_unaccepted(services: Services, run: Run, reminder: Reminder) -> None:
     From the second reminder on, other devices are asked in their place; the announcement is repeated only to
     those that cannot be replaced.
     """
+    if run.settings.is_buffered and _repeat_in_flight(services, run, reminder):
+        return
     open_round = _read_open(services, reminder)
     if open_round is None:
         return
@@ -125,6 +142,26 @@ def repeat_unaccepted(services: Services, run: Run, reminder: Reminder) -> None:
         announce(services, run, open_round, silent)
         services.report(open_round, f"announced again to {len(silent)} devices that have not accepted")
         remind_of_unaccepted(services, run, open_round, batch=reminder.batch, turn=reminder.turn + 1)
+
+
+def _repeat_in_flight(services: Services, run: Run, reminder: Reminder) -> bool:
+    """Announce the work again to devices of a buffered run that have not accepted it.
+
+    From the second reminder on, devices for which there is another are given up: the next step of the run
+    asks others in the vacant places. Return False if the round of the reminder is not a buffer.
+    """
+    announced = services.rounds.round(reminder.run, reminder.round, reminder.attempt)
+    if announced is None or not announced.in_flight:
+        return False
+    silent = flight.unaccepted(services, run, announced, reminder.batch)
+    newest = services.rounds.round(run.name, run.round, run.attempt)
+    if reminder.turn > 1 and silent and newest and newest.state is State.OPEN and newest.in_flight:
+        silent = flight.give_up_silent(services, run, newest, silent)
+    if silent:
+        announce(services, run, announced, [each.part for each in silent])
+        services.report(announced, f"announced again to {len(silent)} devices that have not accepted")
+        remind_of_unaccepted(services, run, announced, batch=reminder.batch, turn=reminder.turn + 1)
+    return True
 
 
 def _read_open(services: Services, reminder: Reminder) -> Round | None:

@@ -14,6 +14,7 @@ from cloud_functions.recovery import manifests
 from cloud_functions.rounds import collapse_check
 from cloud_functions.rounds.open_round import deadline_of
 from cloud_functions.services import Services
+from cloud_functions.statistics.statistics_files import is_last
 from fedgrass.federation import object_keys, round_metrics, training_settings
 from fedgrass.federation.aggregation.means import example_cap_of_round
 from fedgrass.federation.messages import message_fields
@@ -23,8 +24,11 @@ from fedgrass.federation.rounds import (
     Participant,
     Participation,
     Round,
+    Work,
     explain,
     next_event,
+    staleness_of,
+    update_of,
 )
 from fedgrass.federation.runs import Run
 from fedgrass.federation.settings import RunSettings
@@ -62,7 +66,8 @@ def refuse(services: Services, leased: Round, device: str, reason: str) -> None:
         LostRace: another averager holds the lease.
     """
     services.rounds.refuse_update(leased, device, message_fields.shorten(reason))
-    services.send_verdict(leased, device, refused=reason)
+    part = services.rounds.participant(leased, device) if leased.in_flight else None
+    services.send_verdict(leased, device, refused=reason, answers=update_of(leased, part) if part else None)
     services.report(leased, f"update refused: {reason}", device=device)
     with services.log.about(leased.run, leased.number, device):
         services.log.measure(Metric.UPDATES_REFUSED, 1)
@@ -87,7 +92,13 @@ def close(services: Services, run: Run, leased: Round, made: FinishedModel, good
     closed_round, participants = _finish(services, run, leased, Event.MODEL_WRITTEN, made)
     key = object_keys.model(leased.run, leased.number)
     metrics = _metrics_text(closed_round, participants)
-    services.report_end(closed_round, f"closed: {key} is the average of {good} updates{metrics}")
+    ages = ""
+    if closed_round.in_flight:
+        ages = (
+            f" that started {closed_round.staleness_mean:.3g} models before the newest on average,"
+            f" {closed_round.staleness_max} at most"
+        )
+    services.report_end(closed_round, f"closed: {key} is the average of {good} updates{ages}{metrics}")
 
 
 def close_evaluation(services: Services, run: Run, leased: Round) -> None:
@@ -105,18 +116,27 @@ def close_evaluation(services: Services, run: Run, leased: Round) -> None:
     services.report_end(closed_round, f"closed: {closed_round.good} devices evaluated the model{metrics}")
 
 
+def close_statistics(services: Services, run: Run, leased: Round, made: FinishedModel) -> None:
+    """Close a round of statistics with the file that was drafted under its lease."""
+    closed_round, _ = _finish(services, run, leased, Event.MERGED, made)
+    what = "statistics" if is_last(run, leased) else "sketches, from which the histograms' edges were agreed,"
+    services.report_end(closed_round, f"closed: {what} of {closed_round.good} devices were merged")
+
+
 def _finish(
     services: Services, run: Run, leased: Round, event: Event, made: FinishedModel
 ) -> tuple[Round, list[Participant]]:
     """Close a round with the model that the next one starts from; return it with its participants."""
-    participants, settings = list(services.rounds.participants(leased)), run.settings
+    participants, settings = manifests.without_answers(services.rounds.participants(leased)), run.settings
     stored = services.rounds.run(leased.run)
     reports = round_metrics.reports(participants, settings.examples_cap)
     means = round_metrics.mean_metrics(reports)
     metrics = _limited_metrics(means, participants, settings.target_metric)
     replies = _replied(participants)
     cap = example_cap_of_round(leased, replies, settings.examples_cap)
-    over = round_metrics.over_claims(replies, cap, settings.examples_cap)
+    # Statistics are not weighted by claims of examples.
+    claims = [] if leased.work is Work.STATISTICS else replies
+    over = round_metrics.over_claims(claims, cap, settings.examples_cap)
     result: dict[str, object] = {
         "closed_at": services.now(),
         "model_sha256": made.sha256,
@@ -133,6 +153,9 @@ def _finish(
         "averaging_seconds": (services.now() - leased.leased_at) / 1000,
         "collapse": collapse_check.warning(services, run, leased, means) if leased.base else "",
     }
+    if leased.in_flight:
+        ages = [staleness_of(leased, reply) for reply in replies] or [0]
+        result |= {"staleness_mean": math.fsum(ages) / len(ages), "staleness_max": max(ages)}
     if stored:  # if its row was lost a moment ago, the model shows `repair` that the round was closed
         manifests.draft_round(services, stored, leased, participants, result, means)
     closed_round = services.rounds.move(leased, event, **result)
@@ -161,6 +184,8 @@ def _metrics_text(closed_round: Round, participants: Iterable[Participant]) -> s
     measured: dict[str, list[str]] = {}
     for name, value in sorted(closed_round.metrics.items()):
         subject = f"model {closed_round.base}"
+        if closed_round.staleness_max:
+            subject = f"models {closed_round.base - closed_round.staleness_max} to {closed_round.base}"
         if name in trained:
             subject = "the training"
         elif name.startswith(training_settings.LOCAL_PREFIX):

@@ -73,7 +73,7 @@ def _evidence(services: Services, run: Run, made: Round) -> Evidence:
         replies = _measurable(services.rounds.participants(made))
         if not replies:
             return Evidence(statistics=statistics)
-        combined = aggregation_context.combiner(context, context.open_updates(replies))
+        combined = aggregation_context.combiner(context, context.open_updates(replies), replies)
         survey = combined.survey(products=True).survey
         model_norm = _model_norm(context)
     except (AggregationFailed, BadUpdates, UpdateRefused, KeyError) as error:

@@ -9,7 +9,8 @@ step first does 1, if it applies, and then the first of the others that applies:
    (reminders.py), or end the run. ``runs.next_step`` decides which.
 4. The operator gave the open attempt up: abandon it.
 5. Devices of the round were not notified yet: announce it to them (announce.py).
-6. Devices declined or failed: ask others in their place (announce.py).
+6. Devices declined or failed: ask others in their place (announce.py). In a buffered run, places in flight
+   are vacant: ask devices to fill them (buffers/flight.py).
 7. Enough replies for a partial sum have arrived: hand it over (aggregation/partial_sums.py).
 8. The round cannot succeed any more: abandon it.
 9. The round has enough replies, or is overdue: aggregate and close it (aggregate_round.py).
@@ -22,13 +23,14 @@ undone.
 import contextlib
 
 from cloud_functions.aggregation import partial_sums
+from cloud_functions.buffers import flight
 from cloud_functions.recovery import manifests
 from cloud_functions.rounds import aggregate_round, announce, close_round, open_round, publish, reminders
 from cloud_functions.services import Services
 from fedgrass.federation.errors import LostRace, NotYet, RunBehind
 from fedgrass.federation.messages import message_fields
 from fedgrass.federation.messages.alarms import Alarm, Reminder
-from fedgrass.federation.rounds import Event, Round, State, next_event
+from fedgrass.federation.rounds import Event, Round, State, Work, next_event
 from fedgrass.federation.runs import LIVING, End, Open, Run, RunState, Wait, next_step, skipped
 
 
@@ -111,11 +113,13 @@ def _drive(services: Services, run: Run, round_: Round, alarm: Alarm | None) -> 
         close_round.abandon(services, round_, Event.GIVEN_UP)
         return True
     if round_.state is State.OPEN and not round_.announced:
-        announce.announce_all(services, run, round_)
+        is_new_buffer = round_.in_flight and not round_.announced_batches
+        if not (is_new_buffer and flight.fill(services, run, round_)):
+            announce.announce_all(services, run, round_)
         return True
     overdue = alarm == open_round.deadline_of(round_)
     event = next_event(round_, services.now(), overdue=overdue)
-    if _could_replace(round_, event) and announce.replace_gone(services, run, round_):
+    if _ask_more(services, run, round_, event):
         return True
     # Only averagers hand partial sums over. If the averager that counted the last reply of one has crashed,
     # the message of that reply is delivered again, to another averager.
@@ -135,12 +139,29 @@ def _drive(services: Services, run: Run, round_: Round, alarm: Alarm | None) -> 
     return aggregate_round.aggregate(services, run, round_, event, overdue=overdue)
 
 
+def _ask_more(services: Services, run: Run, round_: Round, event: Event | None) -> bool:
+    """Ask further devices if the round needs them and there may be some; return whether it was changed."""
+    if round_.in_flight:
+        return _could_fill(round_, event) and flight.fill(services, run, round_)
+    return _could_replace(round_, event) and announce.replace_gone(services, run, round_)
+
+
 def _could_replace(round_: Round, event: Event | None) -> bool:
     """Return whether other devices could still help a round that has lost some."""
     in_time = event in {None, Event.MINIMUM_OUT_OF_REACH} or (
         event is Event.ENOUGH_REPLIES and round_.good < round_.needed
     )
     return round_.state is State.OPEN and in_time and round_.unreplaced > 0
+
+
+def _could_fill(buffer: Round, event: Event | None) -> bool:
+    """Return whether devices should be asked in the vacant places of a buffer."""
+    if buffer.state is not State.OPEN:
+        return False
+    if event is None:
+        return buffer.is_worth_filling
+    lacking = event is Event.ENOUGH_REPLIES and buffer.good < buffer.needed
+    return (lacking or event is Event.MINIMUM_OUT_OF_REACH) and buffer.vacant > 0
 
 
 def _leave_to_averager(services: Services, run: Run) -> bool:
@@ -173,8 +194,10 @@ def _end_without_model(services: Services, run: Run, closed_round: Round, lost: 
     """
     base = f"{run.name}/{closed_round.base}"
     reason = message_fields.shorten(
-        f"model {closed_round.number} is lost: {lost}; its updates do not make the same model again. Continue"
-        f" from the model before it: `fedgrass run start NAME --continue-from {base}`"
+        f"the statistics of round {closed_round.number} are lost: {lost}; start them again in another run"
+        if closed_round.work is Work.STATISTICS
+        else f"model {closed_round.number} is lost: {lost}; its updates do not make the same model again."
+        f" Continue from the model before it: `fedgrass run start NAME --continue-from {base}`"
     )
     services.log(reason, "ERROR")
     if run.state is RunState.CANCELLED:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import msgspec
 
 from cloud_functions.aggregation import guarded_strategy
+from cloud_functions.buffers import flight
 from cloud_functions.recovery import manifests
 from cloud_functions.rounds import reminders
 from cloud_functions.selection import candidate_search, cohorts
@@ -38,20 +39,36 @@ def open_next(services: Services, run: Run, previous: Round | None, step: Open) 
     began = services.now()
     if behind := manifests.why_behind(services, run.name, step.number):
         raise RunBehind(behind)
-    cohort = cohorts.choose_once(services, run, step) or reminders.wait_for_devices(services, run, step)
+    buffered = run.settings.is_buffered and step.work is Work.TRAIN
+    training = flight.in_flight(services, run, step.number) if buffered else []
+    if buffered:
+        cohort = flight.begin_once(services, run, step, training)
+    else:
+        cohort = cohorts.choose_once(services, run, step)
+    cohort = cohort or reminders.wait_for_devices(services, run, step)
     if cohort is None:
         return False
     new_round = _new_round(services, run, previous, step, cohort)
     progress = _progress(run, previous, step)
-    if not cohort.devices:
+    if not cohort.wanted:
         _store_abandoned(services, run, new_round, progress)
         return True
     new_round = msgspec.structs.replace(new_round, choosing_at=began)
-    services.rounds.ask(new_round, cohort.devices)
+    if buffered:  # its devices are chosen once it is open: see buffers/flight.py
+        new_round = _as_buffer(run, new_round, training)
+    else:
+        services.rounds.ask(new_round, cohort.devices)
     # The alarm comes before the round: a round without an alarm could wait indefinitely.
     services.alarms.set(deadline_of(new_round))
     _store(services, run, new_round, progress)
-    aim = f" to evaluate model {new_round.base}" if new_round.work is Work.EVALUATE else ""
+    if buffered:
+        services.report(
+            new_round, f"opened: {len(training)} devices in flight, {new_round.needed} replies needed"
+        )
+        return True
+    aim = {Work.EVALUATE: f" to evaluate model {new_round.base}", Work.STATISTICS: " for statistics"}.get(
+        new_round.work, ""
+    )
     services.report(
         new_round, f"opened: {new_round.asked} devices asked{aim}, {new_round.needed} replies needed"
     )
@@ -124,6 +141,18 @@ def _new_round(
     )
 
 
+def _as_buffer(run: Run, new_round: Round, training: list[flight.Assigned]) -> Round:
+    """Return a round that opens as the buffer of a buffered run, with the devices that train already."""
+    return msgspec.structs.replace(
+        new_round,
+        needed=run.settings.buffer,
+        in_flight=run.settings.most_in_flight,
+        in_flight_before=len(training),
+        origins=tuple(sorted({f"{number}-{attempt}" for (number, attempt), _ in training})),
+        group_size=0,  # a sum would have to state how much of it belongs to each older model
+    )
+
+
 def _group_size(services: Services, run: Run, work: Work, asked: int, model_bytes: int) -> int:
     """Return how many updates make up one partial sum; 0 if the round is averaged without partial sums."""
     if work is not Work.TRAIN:
@@ -171,7 +200,7 @@ def _base(run: Run, previous: Round | None) -> _Base:
             run.initial_download_bytes,
             dict.fromkeys(run.carries),
         )
-    if previous.state is State.CLOSED and previous.work is Work.TRAIN:
+    if previous.state is State.CLOSED and previous.work is not Work.EVALUATE:
         return _Base(
             previous.model_sha256,
             previous.model_bytes,

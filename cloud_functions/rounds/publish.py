@@ -5,12 +5,15 @@ closed under that lease, its drafts are copied to their permanent keys. Every fu
 nothing that was published is overwritten, and the pointer to a task's latest model never moves backwards.
 """
 
+from msgspec import UNSET
+
 from cloud_functions.aggregation import guarded_strategy
 from cloud_functions.aggregation.model_files import fingerprint
 from cloud_functions.aggregation.new_model import draft
 from cloud_functions.recovery import manifests
 from cloud_functions.rounds.open_round import deadline_of
 from cloud_functions.services import Services
+from cloud_functions.statistics.statistics_files import forget_answers, keep_file
 from fedgrass.federation import messages, object_keys, topics
 from fedgrass.federation.errors import MessageError, RunBehind, SettingsError, UpdateRefused
 from fedgrass.federation.messages import NewModel
@@ -33,6 +36,11 @@ def publish_round(services: Services, run: Run, closed_round: Round) -> str:
     if closed_round.work is Work.TRAIN and (lost := keep_model(services, run, closed_round)):
         return lost
     manifests.keep_round(services, closed_round)
+    if closed_round.work is Work.STATISTICS:  # a manifest may precede it: `repair` publishes the round again
+        if lost := keep_file(services, run, closed_round):
+            return lost
+        forget_answers(services, closed_round)
+        return ""
     if closed_round.work is Work.EVALUATE:
         return ""
     model = NewModel(
@@ -44,6 +52,10 @@ def publish_round(services: Services, run: Run, closed_round: Round) -> str:
         sha256=closed_round.model_sha256,
         bytes=closed_round.model_bytes,
         closed_at=closed_round.closed_at,
+        shared=run.settings.shared or UNSET,
+        frozen_sha256=run.settings.frozen_sha256 or UNSET,
+        frozen=run.frozen or UNSET,
+        continues=object_keys.run_of_model(run.continued_from) or UNSET,
     )
     if make_latest(services, model):
         topic = topics.of_models(services.fleet, run.settings.task)

@@ -7,6 +7,7 @@ A status moves the device's participation. Messages that change nothing count ag
 import msgspec
 from msgspec import Struct
 
+from cloud_functions.buffers import buffer_replies
 from cloud_functions.device_limits import Reaction
 from cloud_functions.monitoring import Metric
 from cloud_functions.services import Services
@@ -96,6 +97,9 @@ def _count(services: Services, round_: Round, message: DeviceMessage, reply: Com
     Two copies at once: both read ASKED, and both write "REPLIED if still ASKED, and replied + 1" in one
     transaction. One of the transactions fails; that copy reads again, and finds the completion counted.
     """
+    if round_.in_flight:
+        _count_in_buffer(services, round_, message, reply)
+        return
     participant = _participant(services, round_, message.device)
     if participant.state is Participation.REPLIED and participant.checksum == reply.checksum:
         services.send_verdict(round_, message.device)
@@ -113,8 +117,7 @@ def _count(services: Services, round_: Round, message: DeviceMessage, reply: Com
         if round_.state is State.OPEN:
             kept, left_out = _bounded(reply)
             services.rounds.count_reply(round_, participant, kept, message.received_at)
-            if left_out:  # the participant's row has them too
-                services.report(round_, f"metrics left out: {'; '.join(left_out)}", device=message.device)
+            _report_remarks(services, round_, message.device, reply, left_out)
             turnaround = max(0, message.received_at - announced) / 1000
             services.log.measure(Metric.TURNAROUND_SECONDS, turnaround)
         elif participant.state is not Participation.LATE:
@@ -127,6 +130,25 @@ def _count(services: Services, round_: Round, message: DeviceMessage, reply: Com
         reason = f"late: this attempt is {round_.state}"
         raise LateReply(reason)
     services.send_verdict(round_, message.device)
+
+
+def _count_in_buffer(services: Services, round_: Round, message: DeviceMessage, reply: Completion) -> None:
+    """Count a completion that answers an announcement of a buffered run."""
+    kept, left_out = _bounded(reply)
+    if not buffer_replies.count(services, round_, message.device, kept, message.received_at):
+        _count_useless(services, round_, message.device)
+    else:
+        _report_remarks(services, round_, message.device, reply, left_out)
+
+
+def _report_remarks(
+    services: Services, round_: Round, device: str, reply: Completion, left_out: list[str]
+) -> None:
+    """Report which metrics of a reply were left out, which its participant's row has too, and its note."""
+    if left_out:
+        services.report(round_, f"metrics left out: {'; '.join(left_out)}", device=device)
+    if reply.note:
+        services.report(round_, f"note: {reply.note}", device=device)
 
 
 def _bounded(reply: Completion) -> tuple[Completion, list[str]]:
@@ -145,8 +167,14 @@ def _bounded(reply: Completion) -> tuple[Completion, list[str]]:
 
 def _note(services: Services, round_: Round, device: str, status: Status) -> None:
     """Note that a device accepted the work, or that it will not reply and why."""
-    participant = _participant(services, round_, device)
     target = _FINAL.get(status.state, Participation.ACCEPTED)
+    if round_.in_flight:
+        if not buffer_replies.note(services, round_, device, target, status.reason):
+            _count_useless(services, round_, device)
+        elif status.state in _FINAL:
+            services.report(round_, f"{status.state}: {status.reason}", device=device)
+        return
+    participant = _participant(services, round_, device)
     if participant.state not in before(target):
         _count_useless(services, round_, device)  # a copy, or the reply itself arrived first
         return

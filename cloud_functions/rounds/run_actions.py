@@ -8,6 +8,8 @@ import contextlib
 from collections.abc import Callable, Mapping
 from typing import NoReturn
 
+import msgspec
+
 from cloud_functions.recovery import manifests
 from cloud_functions.rounds import driver, reminders
 from cloud_functions.rounds.start import copy_to_initial, start_run
@@ -17,6 +19,7 @@ from fedgrass.federation.errors import LostRace, NotYet, SettingsError
 from fedgrass.federation.messages.message_fields import checked_name, shorten
 from fedgrass.federation.rounds import Round, State
 from fedgrass.federation.runs import Run, RunState
+from fedgrass.federation.settings import RunSettings
 from fedgrass.federation.settings_parser import parse_settings
 
 _LONGEST_ID = 1024  # characters: an id may be the ARN of a schedule with its time
@@ -25,32 +28,43 @@ _LONGEST_ID = 1024  # characters: an id may be the ARN of a schedule with its ti
 def start(services: Services, name: str, event: Mapping[str, object]) -> Run:
     """Start a run, with ``continue_from: {"run": ..., "round": n}`` from a model of another run."""
     settings = parse_settings(event.get("settings", {}))
-    continued_from = _continued_from(services, name, event, settings.task)
-    return start_run(services, name, settings, continued_from)
+    continued_from, former = _continued_from(services, name, event, settings)
+    if former and not settings.frozen_sha256:
+        settings = msgspec.structs.replace(settings, frozen_sha256=former.settings.frozen_sha256)
+    return start_run(services, name, settings, continued_from, former)
 
 
-def _continued_from(services: Services, name: str, event: Mapping[str, object], task: str) -> str:
-    """Copy the model that a run continues from to its initial model; return its key, or an empty string."""
+def _continued_from(
+    services: Services, name: str, event: Mapping[str, object], settings: RunSettings
+) -> tuple[str, Run | None]:
+    """Copy the model that a run continues from to its initial model.
+
+    Returns:
+        The model's key, or an empty string, and the run that made it, if it is known.
+    """
     source = event.get("continue_from")
     if source is None:
-        return ""
+        return "", None
+    if settings.statistics:
+        message = "a run of statistics has no model: leave continue_from out"
+        raise SettingsError(message)
     match source:
         case {"run": str(old), "round": int(number)} if not isinstance(number, bool) and number >= 0:
             key = object_keys.model(old, number)
         case _:
             message = f'continue_from is {source!r}; it takes {{"run": name, "round": number}}'
             raise SettingsError(message)
-    _check_task(services, old, name, task)
+    former = _former_run(services, old, name, settings.task)
     try:
         copy_to_initial(services, key, name)
     except KeyError as error:
         message = f"there is no model {key} to continue from"
         raise SettingsError(message) from error
-    return key
+    return key, former
 
 
-def _check_task(services: Services, old: str, name: str, task: str) -> None:
-    """Check that another run trained the same task, according to its row or its manifest.
+def _former_run(services: Services, old: str, name: str, task: str) -> Run | None:
+    """Return the run to continue, from its row or its manifest, checked to have trained the same task.
 
     Raises:
         SettingsError: it trained another task.
@@ -64,6 +78,7 @@ def _check_task(services: Services, old: str, name: str, task: str) -> None:
             "continue from a run of the same task, or set the task to that one"
         )
         raise SettingsError(message)
+    return source
 
 
 def pause(services: Services, name: str, event: Mapping[str, object]) -> Run:

@@ -112,7 +112,11 @@ def _join(context: AggregationContext, replies: Sequence[Participant], cut: Sequ
         files = _joined(joining_context, replies, len(cut))
     except KeyError as error:  # a shard is marked as made, but its file is gone
         services.log(f"{error} is lost: its shard is made again", "WARNING")
-        _make_lost(joining_context, replies, cut)
+        try:
+            _make_lost(joining_context, replies, cut)
+        except BadUpdates as bad:  # an update was replaced since
+            _refuse(joining_context, bad.refused, cut)
+            return
         files = _joined(joining_context, replies, len(cut))
     close_round.close(services, context.run, joining, new_model.finish(joining_context, files), len(replies))
 
@@ -140,7 +144,7 @@ def _make(
 def _write(context: AggregationContext, replies: Sequence[Participant], shard: Slice, number: int) -> None:
     """Write one shard, then mark it as made. Raises BadUpdates."""
     key_of = partial(_shard_key, context.round, replies, number)
-    combined = aggregation_context.combiner(context, _opened(context, replies), shard)
+    combined = aggregation_context.combiner(context, _opened(context, replies), replies, shard)
     step = new_model.step_of(context, combined)
     changes = aggregation_context.changes(context, combined, step, replies)
     files = new_model.write(context, changes, step, key_of, counted=len(replies), bare=True)

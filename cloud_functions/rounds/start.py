@@ -10,25 +10,34 @@ from typing import NamedTuple
 from cloud_functions.aggregation import guarded_strategy, whole_updates
 from cloud_functions.aggregation.model_files import Fingerprint, fingerprint, whole
 from cloud_functions.recovery import manifests
-from cloud_functions.rounds import driver, reminders
+from cloud_functions.rounds import driver, reminders, shared_arrays
 from cloud_functions.selection import candidate_search
 from cloud_functions.services import Services
+from cloud_functions.statistics.query_file import write_first_query
 from fedgrass.federation import encodings, object_keys
 from fedgrass.federation.aggregation import WholeStrategy
+from fedgrass.federation.buffered_settings import fleet_contradiction
 from fedgrass.federation.errors import LostRace, NotYet, SettingsError
 from fedgrass.federation.runs import Run, RunState
 from fedgrass.federation.settings import RunSettings
 from fedgrass.federation.settings_parser import check_training
+from fedgrass.federation.statistics.statistics_query import StatisticsQuery
 from fedgrass.federation.weights import sha256
 from fedgrass.federation.weights.array_roles import update_layout
 from fedgrass.federation.weights.tree_ensemble import TREE_ARRAYS
 
 
-def start_run(services: Services, name: str, settings: RunSettings, continued_from: str = "") -> Run:
+def start_run(
+    services: Services,
+    name: str,
+    settings: RunSettings,
+    continued_from: str = "",
+    former: Run | None = None,
+) -> Run:
     """Start a run whose initial model is in the bucket, and open its first round.
 
     Starting the same run with the same settings again changes nothing. ``continued_from`` is the key of the
-    model of another run that was copied to the initial model, if any.
+    model of another run that was copied to the initial model, if any; ``former`` is that run.
 
     Returns:
         The run as it is after its first steps.
@@ -37,7 +46,11 @@ def start_run(services: Services, name: str, settings: RunSettings, continued_fr
         SettingsError: the initial model or a device for the task is missing, or the name is taken.
         UpdateRefused: the initial model is not a file of finite weights.
     """
+    if settings.statistics:
+        return _store_and_advance(services, _statistics_run(services, name, settings, settings.statistics))
     model = _read_initial(services, name)
+    is_partial = settings.shared or settings.frozen_sha256
+    frozen = shared_arrays.check(services, name, settings, model.layout, former) if is_partial else None
     strategy = guarded_strategy.load(settings)  # raises if a custom strategy is not deployed
     if isinstance(strategy, WholeStrategy) or TREE_ARRAYS.keys() <= model.layout.arrays.keys():
         whole_updates.check_start(services, name, settings, strategy, model)
@@ -62,7 +75,30 @@ def start_run(services: Services, name: str, settings: RunSettings, continued_fr
         carries=strategy.carried,
         needs=needs,
         continued_from=continued_from,
+        frozen=frozen,
     )
+    return _store_and_advance(services, run)
+
+
+def _statistics_run(services: Services, name: str, settings: RunSettings, query: StatisticsQuery) -> Run:
+    """Return a run of statistics, with its query in place of an initial model. Raises SettingsError."""
+    if services.rounds.run(name) is None:
+        _check_candidates(services, settings)
+        manifests.check_not_lost(services, name)
+    file = write_first_query(services, name, query)
+    return Run(
+        name=name,
+        state=RunState.RUNNING,
+        settings=settings,
+        started_at=services.now(),
+        initial_sha256=file.sha256,
+        initial_bytes=file.bytes,
+    )
+
+
+def _store_and_advance(services: Services, run: Run) -> Run:
+    """Store a new run and take its first steps. Raises SettingsError if another one has its name."""
+    name, settings = run.name, run.settings
     manifests.check_not_lost(services, name)
     reminders.look_again_later(services, name)
     try:
@@ -88,12 +124,16 @@ def _check_candidates(services: Services, settings: RunSettings) -> int:
         raise SettingsError(candidate_search.why_none(services, settings))
     candidate_search.check_held_out(services, settings)
     candidate_search.check_metric(settings, found)
+    if refusal := fleet_contradiction(settings, found.count):
+        raise SettingsError(refusal)
     cohort = settings.cohort(found.count)
+    minimum = settings.statistics.minimum_devices if settings.statistics else 0
     for field in ("threshold_count", "minimum_replies"):
         value = getattr(settings, field)
         if value is not None and value > cohort:
+            named = "statistics.minimum_devices" if settings.statistics and value == minimum else field
             message = (
-                f"the run's {field} is {value}, but a round would ask {cohort} of the "
+                f"the run's {named} is {value}, but a round would ask {cohort} of the "
                 f"{found.count} devices that can do {settings.task!r}: lower it, or connect more devices"
             )
             raise SettingsError(message)

@@ -99,11 +99,12 @@ def suitable_among(services: Services, needs: Requirements, names: Iterable[str]
 def survey(services: Services, settings: RunSettings) -> Found:
     """Return what is found of devices that could train: all, or as many as a round asks."""
     needs = requirements(services, settings)
-    if settings.count is None:
+    wanted = settings.most_in_flight if settings.is_buffered else settings.count
+    if wanted is None:
         found: Iterable[Candidate] = suitable(services, needs)
     else:
         rng = random.Random(0)  # noqa: S311 - any sample will do
-        found = draw(services, needs, settings.count, rng)
+        found = draw(services, needs, wanted, rng)
     count, metrics = 0, set[str]()
     for candidate in found:
         count += 1

@@ -14,7 +14,7 @@ from msgspec import Struct
 from cloud_functions.selection import candidate_search
 from cloud_functions.services import Services
 from fedgrass.federation import object_keys
-from fedgrass.federation.rounds import Participant, Round, Work
+from fedgrass.federation.rounds import Participant, Participation, Round, Work
 from fedgrass.federation.runs import Open, Run
 from fedgrass.federation.selection import Candidate, average_turnaround, strategy
 from fedgrass.federation.selection.filters import Requirements, rested
@@ -56,15 +56,16 @@ def choose_once(services: Services, run: Run, step: Open) -> Cohort | None:
     cohort = (_evaluators if step.work is Work.EVALUATE else _trainers)(services, run, rng)
     if not cohort.devices:
         return None
-    return _store_once(services, run, step, cohort)
+    return store_once(services, run, step, msgspec.structs.replace(cohort, work=step.work))
 
 
 def none_once(services: Services, run: Run, step: Open) -> Cohort:
     """Store an empty cohort unless one is stored already; return the stored one."""
-    return _store_once(services, run, step, Cohort([], 0, step.work))
+    return store_once(services, run, step, Cohort([], 0, step.work))
 
 
-def _store_once(services: Services, run: Run, step: Open, cohort: Cohort) -> Cohort:
+def store_once(services: Services, run: Run, step: Open, cohort: Cohort) -> Cohort:
+    """Store a cohort unless one is stored already; return the stored one."""
     key, encoded = object_keys.cohort(run.name, step.number, step.attempt), msgspec.json.encode(cohort)
     while True:
         stored = services.bucket.write_once(key, encoded)
@@ -123,6 +124,29 @@ def choose_others(services: Services, run: Run, round_: Round, known: set[str], 
     return _choose(services, run, free, min(wanted, len(free)), rng)[:wanted]
 
 
+def choose_in_flight(
+    services: Services, run: Run, known: set[str], wanted: int, occasion: tuple[int, ...]
+) -> list[str]:
+    """Choose at most ``wanted`` devices that are not ``known`` to train in a buffer.
+
+    The selection "all" names no order in which devices take their turn: they are drawn at random.
+
+    Args:
+        services: the ports.
+        run: the run.
+        known: devices that train, or that have had their part in the round.
+        wanted: how many to choose at most.
+        occasion: the number of the round, and what distinguishes the choice from others of the round.
+    """
+    if run.settings.selection == "all":
+        run = msgspec.structs.replace(run, settings=msgspec.structs.replace(run.settings, selection="random"))
+    before = msgspec.structs.replace(run, round=occasion[0] - 1)  # the round itself is no history
+    rng = _rng(run, "/".join(map(str, occasion)))
+    needs = candidate_search.requirements(services, run.settings)
+    free = candidate_search.draw(services, needs, _to_read(run, needs, wanted), rng, known)
+    return _choose(services, before, free, min(wanted, len(free)), rng)[:wanted]
+
+
 def _rng(run: Run, occasion: str) -> random.Random:
     """Return the random numbers of one choice, which is repeatable."""
     return random.Random(f"{run.name}/{occasion}")  # noqa: S311 - not a secret
@@ -164,7 +188,9 @@ def _participants(services: Services, run: str, number: int) -> Iterator[Partici
     attempt = 1
     while found := services.rounds.round(run, number, attempt):
         if found.work is Work.TRAIN:
-            yield from services.rounds.participants(found)
+            for participant in services.rounds.participants(found):
+                if participant.state is not Participation.CARRIED:  # its row in the later round is read too
+                    yield participant
         attempt += 1
 
 

@@ -3,6 +3,9 @@
 A model must not be worse than the served one on the same local data (``model_acceptance``). All of this runs
 on one thread, while other threads answer requests with the served model. Announcements may be lost: each
 task's pointer ``latest.json`` in the bucket is read regularly too.
+
+A partial model is completed by the device's own arrays (``model_completion``). When the trainer replaces the
+private ones, they are compared and served as a new model would be.
 """
 
 import logging
@@ -10,10 +13,12 @@ import queue
 import random
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from enum import Enum
 from pathlib import Path
 
 from components.predictor.model_acceptance import describe_deciding, reason_to_reject
+from components.predictor.model_completion import Completed, ModelCompletion, Version, trainer_folders
 from components.predictor.model_store import ModelBucket, ModelStore
 from components.predictor.predictor_configuration import Configuration
 from components.predictor.serving import Served, Serving
@@ -32,6 +37,13 @@ LARGEST_DELAY = 600.0
 log = logging.getLogger(__name__)
 
 
+class Check(Enum):
+    """What to look for: it may have changed without a message."""
+
+    POINTERS = "the pointers to the latest models"
+    PRIVATE = "the private arrays"
+
+
 @dataclass
 class TaskModels:
     """The models of one task.
@@ -39,6 +51,10 @@ class TaskModels:
     Attributes:
         task: the task.
         store: the models on disk.
+        completion: adds this device's arrays to partial models.
+        private: the private arrays of the served model.
+        version: of their file; also that of a later file which was rejected.
+        checks_private: whether to look for other private arrays.
         pending: the announced model that is to be rolled out.
         rejected: the last model that was evaluated and rejected.
         bucket: of the last known model.
@@ -48,6 +64,10 @@ class TaskModels:
 
     task: PredictingTask
     store: ModelStore
+    completion: ModelCompletion
+    private: Arrays = field(default_factory=dict)
+    version: Version | None = None
+    checks_private: bool = False
     pending: NewModel | None = None
     rejected: NewModel | None = None
     bucket: str = ""
@@ -86,17 +106,21 @@ class ModelRollout:
         bucket: ModelBucket | None = None,
     ) -> None:
         self._folder = folder
-        self._models = {name: TaskModels(task, ModelStore(folder / name)) for name, task in tasks.items()}
-        self._serving = serving
         self._configuration = configuration
+        self._models = {name: self._models_of(name, task) for name, task in tasks.items()}
+        self._serving = serving
         self._on_event = on_event
         self._bucket = bucket or ModelBucket()
-        # None is a request to read the pointers.
-        self._inbox: queue.SimpleQueue[NewModel | Change | None] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[NewModel | Change | Check] = queue.SimpleQueue()
         self._stopped = threading.Event()
         self._rng = random.Random()  # noqa: S311 - jitter
         # Called with the name of a task if its pointer names a model that no message has announced.
         self.on_unannounced: Callable[[str], None] = lambda _: None
+
+    def _models_of(self, name: str, task: PredictingTask) -> TaskModels:
+        # Its own folder is the one of the models, in the component's work folder.
+        folders = trainer_folders(self._configuration.trainer_folder, self._folder.parent)
+        return TaskModels(task, ModelStore(self._folder / name), ModelCompletion(name, task, folders))
 
     def restore(self) -> None:
         """Serve the models on disk, because the device may be offline."""
@@ -110,25 +134,29 @@ class ModelRollout:
         model, data = found
         models.bucket = model.bucket
         try:
-            predict = _make_predict(models.task, _decode(data))
+            complete = models.completion.complete(model, _decode(data))
+            predict = _make_predict(models.task, complete.arrays)
         except ModelRefused as error:
             # For example because the options of the task have changed; the next model may fit again.
             self._serving.withdraw(name)
             self._on_event(f"{name}: the model on disk, {_short(model)}, is not served: {error}")
             return
-        self._serving.serve(name, Served(model, predict))
-        log.info("%s: serves %s from disk", name, _short(model))
+        self._serve(name, models, model, complete, predict)
+        note = f", {complete.note}" if complete.note else ""
+        log.info("%s: serves %s from disk%s", name, _short(model), note)
 
     def configure(self, configuration: Configuration, tasks: Mapping[str, PredictingTask]) -> None:
         """Switch to another configuration once the current rollout is done."""
         self._inbox.put(Change(configuration, tasks))
 
     def _apply(self, change: Change) -> None:
+        moved = change.configuration.trainer_folder != self._configuration.trainer_folder
         former, self._models, self._configuration = self._models, {}, change.configuration
         for name, task in change.tasks.items():
             models = former.get(name)
-            if models is None or models.task is not task:
-                models = TaskModels(task, ModelStore(self._folder / name), reads_pointer=True)
+            if models is None or models.task is not task or moved:
+                models = self._models_of(name, task)
+                models.reads_pointer = True
                 self._restore(name, models)
             else:
                 # With another bound or metric, a rejected model may be accepted.
@@ -141,12 +169,16 @@ class ModelRollout:
 
     def check_pointers(self) -> None:
         """Read the pointers to the latest models, in case an announcement was lost."""
-        self._inbox.put(None)
+        self._inbox.put(Check.POINTERS)
+
+    def check_private(self) -> None:
+        """Look for private arrays that the trainer has replaced."""
+        self._inbox.put(Check.PRIVATE)
 
     def stop(self) -> None:
         """Stop after the current rollout."""
         self._stopped.set()
-        self._inbox.put(None)
+        self._inbox.put(Check.POINTERS)  # wakes the thread
 
     def run(self) -> None:
         """Roll out models until :meth:`stop`; retry with back-off while S3 is not available."""
@@ -166,7 +198,7 @@ class ModelRollout:
             else:
                 pause, pauses = None, self._fresh_pauses()
 
-    def _receive(self, pause: float | None) -> Iterator[NewModel | Change | None]:
+    def _receive(self, pause: float | None) -> Iterator[NewModel | Change | Check]:
         """Yield all messages of the inbox; wait for the first one, at most for ``pause`` seconds."""
         try:
             yield self._inbox.get(timeout=pause)
@@ -178,17 +210,21 @@ class ModelRollout:
     def _fresh_pauses(self) -> Iterator[float]:
         return delays(FIRST_DELAY, LARGEST_DELAY, self._rng)
 
-    def _handle(self, message: NewModel | Change | None) -> None:
+    def _handle(self, message: NewModel | Change | Check) -> None:
         if isinstance(message, Change):
             self._apply(message)
-        elif message is None:
+        elif message is Check.POINTERS:
             for models in self._models.values():
                 models.reads_pointer = True
+        elif message is Check.PRIVATE:
+            for models in self._models.values():
+                models.checks_private = True
         elif message.task in self._models:
             self._set_pending(message, self._models[message.task])
 
     def _advance(self, name: str, models: TaskModels) -> None:
-        for step in (self._read_pointer, self._roll_out):  # a failure of the first does not delay the second
+        # A failure of one step does not delay the next.
+        for step in (self._read_pointer, self._roll_out, self._take_up_private):
             self._try(step, name, models)
 
     def _try(self, step: Callable[[str, TaskModels], None], name: str, models: TaskModels) -> None:
@@ -233,24 +269,63 @@ class ModelRollout:
     def _download_and_serve(self, name: str, models: TaskModels, model: NewModel) -> None:
         self._check_key(model)
         data = self._bucket.fetch(model)
-        arrays = _decode(data)
-        predict = _make_predict(models.task, arrays)
-        new = _evaluate(models.task, arrays)
-        served = self._serving.served(name)
-        old = self._evaluate_served(models, served) if served else None
-        if old and (reason := reason_to_reject(old.metrics, new.metrics, self._configuration)):
+        complete = models.completion.complete(model, _decode(data))
+        predict = _make_predict(models.task, complete.arrays)
+        try:
+            measured = self._compare(name, models, complete)
+        except ModelRefused:
             models.rejected = model
-            raise ModelRefused(reason)
+            raise
         try:
             models.store.put(model, data)
         except OSError as error:
             message = f"{_short(model)} cannot be written: {error}"
             raise Unavailable(message) from error
-        self._serving.serve(name, Served(model, predict))
+        self._serve(name, models, model, complete, predict)
+        self._on_event(f"{name}: serves {_short(model)}" + (f" ({measured})" if measured else ""))
+
+    def _take_up_private(self, name: str, models: TaskModels) -> None:
+        """Serve the present model with replaced private arrays, unless that makes it worse."""
+        checks, models.checks_private = models.checks_private, False
+        served = self._serving.served(name)
+        if not checks or served is None or models.completion.version(served.model) in {None, models.version}:
+            return
+        found = models.store.newest()
+        if found is None or found[0] != served.model:
+            return
+        try:
+            complete = models.completion.complete(served.model, _decode(found[1]))
+            models.version = complete.version  # a rejected file is not tried again
+            predict = _make_predict(models.task, complete.arrays)
+            measured = self._compare(name, models, complete)
+        except ModelRefused as error:
+            message = f"its new private arrays are not taken: {error}"
+            raise ModelRefused(message) from error
+        self._serve(name, models, served.model, complete, predict)
+        if models.rejected:  # with these, it may be good enough
+            models.rejected, models.reads_pointer = None, True
+        self._on_event(f"{name}: serves {served.name} with other private arrays ({measured})")
+
+    def _compare(self, name: str, models: TaskModels, complete: Completed) -> str:
+        """Return the measures of a model that may replace the served one, for the report.
+
+        Raises:
+            ModelRefused: it is worse, or cannot be evaluated.
+        """
+        new = _evaluate(models.task, complete.arrays)
+        served = self._serving.served(name)
+        old = self._evaluate_served(models, served) if served else None
+        if old and (reason := reason_to_reject(old.metrics, new.metrics, self._configuration)):
+            raise ModelRefused(reason)
         measured = describe_deciding(new.metrics, self._configuration)
         before = describe_deciding(old.metrics, self._configuration) if old else ""
-        parts = ", ".join(part for part in (measured, before and f"before {before}") if part)
-        self._on_event(f"{name}: serves {_short(model)}" + (f" ({parts})" if parts else ""))
+        return ", ".join(part for part in (measured, before and f"before {before}", complete.note) if part)
+
+    def _serve(
+        self, name: str, models: TaskModels, model: NewModel, complete: Completed, predict: Predict
+    ) -> None:
+        models.private, models.version = complete.private, complete.version
+        self._serving.serve(name, Served(model, predict))
 
     def _check_key(self, model: NewModel) -> None:
         expected = self._configuration.bucket or model.bucket
@@ -265,7 +340,12 @@ class ModelRollout:
         found = models.store.newest()
         if found is None or found[0] != served.model:
             return None
-        return _evaluate(models.task, _decode(found[1]))
+        try:
+            complete = models.completion.complete(served.model, _decode(found[1]), models.private)
+        except ModelRefused as error:  # its frozen arrays are gone: it must not keep every later model out
+            log.info("%s cannot be evaluated again: %s", served.name, error)
+            return None
+        return _evaluate(models.task, complete.arrays)
 
 
 def _decode(data: bytes) -> Arrays:

@@ -54,6 +54,8 @@ class Configuration(Struct, frozen=True, kw_only=True):
         heartbeat_seconds: between reports.
         check_seconds: between reads of the pointers in the bucket, in case an announcement was lost.
         threads: of the numerical libraries.
+        trainer_folder: absolute path of the trainer's work folder, which has the private and frozen arrays of
+            partial models; empty: the trainers' folders next to the predictor's.
     """
 
     fleet: FleetName = "fedgrass"
@@ -66,6 +68,9 @@ class Configuration(Struct, frozen=True, kw_only=True):
     heartbeat_seconds: Annotated[float, Meta(ge=0.1, le=24 * 3600)] = 60.0
     check_seconds: Annotated[float, Meta(ge=1, le=7 * 24 * 3600)] = 900.0
     threads: Annotated[int, Meta(ge=1, le=1024)] = 1
+    trainer_folder: Annotated[
+        str, Meta(max_length=1024, pattern=r"\A(/|\Z)", description="an absolute path, or empty")
+    ] = ""
 
 
 def parse_configuration(values: Mapping[str, Any]) -> Configuration:

@@ -282,6 +282,7 @@ class Predictor:
     def _beat(self, timers: int) -> None:
         if timers == self._timers:
             self._echo.check(self.configuration.tasks)
+            self._rollout.check_private()
             self._report()
             seconds = self._jittered(self.configuration.heartbeat_seconds)
             self._event_loop.call_later(seconds, partial(self._beat, timers))

@@ -7,7 +7,8 @@
         ├── Forbidden           the operator's: access control does not allow a topic
         ├── ConnectionLost      transient: the nucleus closed the connection; only a new process gets another
         ├── WorkFailed          trainer: the assignment failed; the cloud receives the text
-        │   └── UploadFailed    ... because the update could not be uploaded to S3
+        │   ├── UploadFailed    ... because the update could not be uploaded to S3
+        │   └── WorkDeclined    ... because the device cannot do it, so another one should be asked
         ├── RequestRefused      predictor: a request that cannot be answered, with its HTTP status
         └── ModelRefused        predictor: a model that is damaged, does not fit or is worse
 
@@ -55,6 +56,10 @@ class UploadFailed(WorkFailed):
     def __init__(self, reason: str, *, transient: bool = False) -> None:
         super().__init__(reason)
         self.transient = transient
+
+
+class WorkDeclined(WorkFailed):
+    """The device cannot do the assignment: its model is not the run's."""
 
 
 class RequestRefused(ComponentError):

@@ -12,6 +12,8 @@ from components.runtime.retries import Subscription, delays
 _SETTLING_SECONDS = 0.5  # a deployment changes many values: read them once, when it is done
 _FIRST_DELAY = 2.0  # seconds at most, between attempts to read
 _LARGEST_DELAY = 60.0
+# Between reads of the device's own options: a subscription to a component that is not there yet is refused.
+OPTIONS_SECONDS = 30.0
 Parsed = TypeVar("Parsed")
 log = logging.getLogger(__name__)
 
@@ -29,6 +31,12 @@ class ConfigurationSource(Protocol):
 
     def watch_configuration(self, changed: Callable[[], None]) -> None:
         """Call ``changed``, on another thread, once per changed value."""
+
+    def device_options_changed(self) -> bool:
+        """Return whether the device's own options have changed since ``configuration`` read them.
+
+        Raises as ``configuration`` does.
+        """
 
 
 class ConfigurationWatch(Generic[Parsed]):
@@ -76,6 +84,7 @@ class ConfigurationWatch(Generic[Parsed]):
             self._watching.renew()
         except ComponentError as error:
             log.warning("%s", error)
+        self._loop.call_later(OPTIONS_SECONDS, self._look_at_options)
 
     def refuse(self, reason: str) -> None:
         """Keep the current configuration, and log and report why the changed one cannot be used."""
@@ -93,12 +102,22 @@ class ConfigurationWatch(Generic[Parsed]):
         self.changes += 1
         self._read_in(_SETTLING_SECONDS, self._pauses())
 
+    def _look_at_options(self) -> None:
+        try:
+            # A read that is due already finds them, and must not be put off.
+            if self._reading is None and self._source.device_options_changed():
+                self._changed()
+        except ComponentError as error:  # a lost connection ends the process, by its own callback
+            log.debug("%s", error)
+        self._loop.call_later(OPTIONS_SECONDS, self._look_at_options)
+
     def _read_in(self, seconds: float, pauses: Iterator[float]) -> None:
         if self._reading:
             self._reading.cancel()
         self._reading = self._loop.call_later(seconds, lambda: self._read(pauses))
 
     def _read(self, pauses: Iterator[float]) -> None:
+        self._reading = None
         try:
             configuration = self._parse(self._source.configuration())
         except ConfigurationError as error:

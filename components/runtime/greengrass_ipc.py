@@ -15,10 +15,12 @@ from awsiot.greengrasscoreipc.model import (
     ConfigurationUpdateEvents,
     IoTCoreMessage,
     ReportedLifecycleState,
+    ResourceNotFoundError,
     UnauthorizedError,
 )
 from typing_extensions import Self
 
+from components.runtime import device_options
 from components.runtime.component_errors import ComponentError, ConnectionLost, Forbidden, Unavailable
 from components.runtime.token_exchange_address import COMPONENT, PORT_KEYS
 
@@ -88,6 +90,7 @@ class GreengrassIpc:
         self._subscriptions: dict[str, _Stream] = {}
         self._subscription_lost: Callable[[str, str], None] | None = None
         self._closing = False
+        self._options = ""  # the device's own, when the configuration was read last
 
     @classmethod
     def connect(cls, lost: Lost) -> "Self":
@@ -156,9 +159,30 @@ class GreengrassIpc:
         return ""
 
     def configuration(self) -> dict[str, Any]:
-        """Return the component's current configuration."""
+        """Return the component's current configuration, with the device's own options of its tasks.
+
+        Raises ConfigurationError, too, if those options cannot be used.
+        """
         answer = self._result(self._client.get_configuration_async, "read the configuration")
-        return dict(answer.value or {})
+        self._options = self._read_device_options()
+        return device_options.merge_device_options(answer.value or {}, self._options)
+
+    def device_options_changed(self) -> bool:
+        """Return whether the device's own options have changed since ``configuration`` read them."""
+        return self._read_device_options() != self._options
+
+    def _read_device_options(self) -> str:
+        """Return the device's own options of tasks; empty if none were deployed to it."""
+        try:
+            answer = self._result(
+                lambda: self._client.get_configuration_async(component_name=device_options.COMPONENT),
+                f"read the configuration of {device_options.COMPONENT}",
+            )
+        except Unavailable as error:
+            if isinstance(error.__cause__, ResourceNotFoundError):
+                return ""
+            raise
+        return str((answer.value or {}).get(device_options.KEY, ""))
 
     def token_exchange_port(self) -> int | None:
         """Return the current port of the token exchange service on this machine; None if unknown."""

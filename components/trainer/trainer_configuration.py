@@ -11,7 +11,7 @@ from components.runtime.component_errors import ConfigurationError
 from components.trainer.session.eligibility import LARGEST, TrainWhen
 from components.trainer.tasks.registry import check_task, enabled_tasks
 from components.trainer.worker.resource_limits import LEAST_PRIORITY, ResourceLimits
-from components.trainer.worker.worker_protocol import TaskOptions
+from components.trainer.worker.worker_protocol import StatisticsPolicy, TaskOptions
 from fedgrass.federation.conversion import convert, nearest, shown
 from fedgrass.federation.errors import SettingsError
 from fedgrass.federation.messages.message_fields import (
@@ -26,7 +26,12 @@ from fedgrass.federation.selection.attribute_conditions import WORDS
 
 # Keys of the same tree for others: accessControl for the nucleus, python for the install step.
 FOR_OTHERS = {"accessControl", "python"}
-MERGED = ("tasks", "attributes", "train_when")  # objects whose keys a deployment merges one by one
+MERGED = (
+    "tasks",
+    "attributes",
+    "train_when",
+    "statistics",
+)  # objects whose keys a deployment merges one by one
 LONGEST_TASK_LIST = 1024  # characters, so that a heartbeat always fits its message
 LARGEST_ATTRIBUTES = 1024  # bytes of JSON, for the same reason
 _MOST_ATTRIBUTES = 14
@@ -69,6 +74,7 @@ class Configuration(Struct, frozen=True, kw_only=True):
     uploader: Literal["stream-manager", "s3"] = "stream-manager"
     upload_bytes_per_second: Annotated[int, Meta(ge=0, le=2**40)] = 0  # limit of the uploader s3; 0: none
     tasks: Tasks = {}
+    statistics: StatisticsPolicy = StatisticsPolicy()  # which queries of statistics are answered, and how
     attributes: OwnAttributes = {}  # for a run's `where`, such as {network: wifi, site: berlin}
 
     @property

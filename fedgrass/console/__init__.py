@@ -10,7 +10,10 @@ greengrass_cloud.py   Greengrass in an AWS account: groups, component versions, 
 commands/             the command groups and their options
 deploy/               the fleet's stack, its components and their deployments
 tasks/                the components of tasks: files, requirements, recipe
+device_options/       options of tasks for single things
+strategies/           custom aggregation strategies in the functions' zip
 provisioning/         things, certificates and the files of a core device
+statistics/           federated statistics: start them, show and compare results
 runs/                 start and control runs, follow them, show their history
 """
 

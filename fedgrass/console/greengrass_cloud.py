@@ -86,6 +86,10 @@ class Account:
         """Return the ARN of a component's version."""
         return f"{self.component(name)}:versions:{version}"
 
+    def thing(self, name: str) -> str:
+        """Return the ARN of a thing."""
+        return f"arn:{self.partition}:iot:{self.region}:{self.number}:thing/{name}"
+
 
 class GreengrassCloud:
     """Thing groups, component versions and deployments of one account and region.
@@ -125,6 +129,28 @@ class GreengrassCloud:
         pages = self._iot.get_paginator("list_things_in_thing_group").paginate(thingGroupName=group)
         return sum(len(page["things"]) for page in pages)
 
+    def members(self, group: str) -> set[str]:
+        """Return the names of the things in a group and in the groups below it."""
+        pages = self._iot.get_paginator("list_things_in_thing_group").paginate(
+            thingGroupName=group, recursive=True
+        )
+        return {thing for page in pages for thing in page["things"]}
+
+    def groups_of(self, thing: str) -> dict[str, str] | None:
+        """Return the ARN of each group of a thing, parents included, by name; None without such a thing."""
+        pages = self._iot.get_paginator("list_thing_groups_for_thing").paginate(thingName=thing)
+        try:
+            found = {group["groupName"]: group["groupArn"] for page in pages for group in page["thingGroups"]}
+        except ClientError as error:
+            if code_of(error) == "ResourceNotFoundException":
+                return None
+            raise
+        for name in [*found]:
+            described = self._iot.describe_thing_group(thingGroupName=name)
+            for parent in described.get("thingGroupMetadata", {}).get("rootToParentThingGroups", []):
+                found[parent["groupName"]] = parent["groupArn"]
+        return found
+
     def versions(self, component: str) -> list[str]:
         """Return the versions of a component, latest first; empty if it was never published."""
         pages = self._greengrass.get_paginator("list_component_versions").paginate(
@@ -145,6 +171,17 @@ class GreengrassCloud:
             return found
         return {}
 
+    def deployment(self, deployment: str) -> Mapping[str, Any]:
+        """Return a deployment, as GetDeployment returns it."""
+        found: Mapping[str, Any] = self._greengrass.get_deployment(deploymentId=deployment)
+        return found
+
+    def latest_deployments(self) -> Iterator[Mapping[str, Any]]:
+        """Yield the summary of the latest deployment to each target of the account."""
+        pages = self._greengrass.get_paginator("list_deployments").paginate(historyFilter="LATEST_ONLY")
+        for page in pages:
+            yield from page["deployments"]
+
     def deploy(self, arguments: Mapping[str, Any]) -> str:
         """Create a deployment, or a revision of one; return its id.
 
@@ -161,7 +198,10 @@ class GreengrassCloud:
 
     def progress(self, deployment: str) -> Progress:
         """Return the progress of a deployment."""
-        found = self._greengrass.get_deployment(deploymentId=deployment)
+        return self.progress_of(self.deployment(deployment))
+
+    def progress_of(self, found: Mapping[str, Any]) -> Progress:
+        """Return the progress of a deployment that was read already."""
         if "iotJobId" not in found:
             return Progress(status=found["deploymentStatus"])
         job = self._iot.describe_job(jobId=found["iotJobId"])["job"]

@@ -9,7 +9,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fedgrass import __version__
-from fedgrass.console.commands import device_commands, laptop_commands, run_commands, stack_commands
+from fedgrass.console.commands import (
+    device_commands,
+    laptop_commands,
+    run_commands,
+    stack_commands,
+    statistics_commands,
+)
 from fedgrass.console.interruption import ended_by_signals
 from fedgrass.console.terminal import accept_all_characters, close_after_reader, fail
 from fedgrass.federation.errors import FedgrassError
@@ -62,6 +68,7 @@ def parser() -> argparse.ArgumentParser:
     commands = made.add_subparsers(required=True, metavar="command")
     laptop_commands.add_demo(commands)
     run_commands.add(commands)
+    statistics_commands.add_stats(commands)
     laptop_commands.add_core(commands)
     laptop_commands.add_task(commands)
     stack_commands.add_queue(commands)

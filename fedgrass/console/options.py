@@ -120,11 +120,12 @@ def parse_key_values(flag: str, pairs: Iterable[str]) -> dict[str, Value]:
         if not equals or not name:
             message = f"{flag} is {pair!r}; it takes KEY=VALUE, such as {flag} folder=/data"
             raise SettingsError(message)
-        values[name] = _value(text)
+        values[name] = value_of(text)
     return values
 
 
-def _value(text: str) -> Value:
+def value_of(text: str) -> Value:
+    """Return a JSON number or boolean as such, any other text unchanged."""
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):

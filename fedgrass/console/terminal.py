@@ -5,6 +5,7 @@ terminal must not interpret any of it: ``printable`` makes untrusted text safe, 
 tables.py prints through it.
 """
 
+import json
 import os
 import sys
 from typing import NoReturn
@@ -22,6 +23,7 @@ __all__ = [
     "printable",
     "prompt",
     "say",
+    "say_json",
     "show",
     "table",
 ]
@@ -35,6 +37,11 @@ show = deferred("fedgrass.console.tables:show")
 def say(line: object) -> None:
     """Print one line on standard output, never wrapped, so that URLs and commands can be copied."""
     print(printable(line), flush=True)  # noqa: T201 - the output of the command
+
+
+def say_json(value: object) -> None:
+    """Print a JSON value for programs, uncut; all but printable ASCII characters are escaped."""
+    print(json.dumps(value, indent=1).replace("\x7f", "\\u007f"), flush=True)  # noqa: T201 - as above
 
 
 def complain(line: object) -> None:

@@ -2,12 +2,15 @@
 
     models/<run>/<round>.safetensors                    a global model, written once; 0 is the initial one
     models/<run>/<round>.<state>.safetensors            server state of that model: momentum, ...
+    models/<run>/frozen.safetensors                     the frozen arrays that all devices need, written once
     models/<run>/<round>.<kind>.safetensors             the same model, encoded for download
+    models/<run>/<round>.json                           a query of statistics, for the round after that one
     models/<task>/latest.json                           the pointer to a task's latest model
     updates/<thing>/<run>/<round>-<attempt>.safetensors a device's update; a lifecycle rule expires it
     rounds/<run>/run.json                               the run as it was created, written once
     rounds/<run>/<round>-<attempt>.json                 the selected cohort, written once
     rounds/<run>/<round>.json                           how the round was closed, written once
+    rounds/<run>/<round>.statistics.json                the merged statistics of a round, written once
     drafts/<run>/<round>-<attempt>/<lease>/...          an averager's output, copied once the round is closed
     drafts/<run>/<round>-<attempt>/parts/...            partial sums and shards of the model
 
@@ -23,14 +26,27 @@ def model(run: str, number: int) -> str:
     return f"models/{checked_name('run', run)}/{number}.safetensors"
 
 
+def run_of_model(key: str) -> str:
+    """Return the run that a model's key names; an empty text for an empty key."""
+    return key.split("/")[1] if key else ""
+
+
+def frozen(run: str) -> str:
+    """Return the key of a run's frozen arrays, which devices download once."""
+    return f"models/{checked_name('run', run)}/frozen.safetensors"
+
+
 def state(run: str, number: int, name: str) -> str:
     """Return the key of a server state, such as momentum, that belongs to the model of round ``number``."""
     return f"models/{checked_name('run', run)}/{number}.{name}.safetensors"
 
 
 def draft(run: str, number: int, attempt: int, lease: str, file: str) -> str:
-    """Return the key of a draft by the holder of a lease: ``model``, a state, or ``round`` (a manifest)."""
-    ending = "json" if file == "round" else "safetensors"
+    """Return the key of a draft by the holder of a lease.
+
+    ``file`` is ``model``, a state, ``round`` (a manifest), ``query`` or ``statistics``.
+    """
+    ending = "json" if file in {"round", "query", "statistics"} else "safetensors"
     return f"drafts/{checked_name('run', run)}/{number}-{attempt}/{lease}/{file}.{ending}"
 
 
@@ -42,6 +58,16 @@ def part(run: str, number: int, attempt: int, file: str) -> str:
 def encoded_model(run: str, number: int, kind: Kind) -> str:
     """Return the key of the global model of round ``number`` in the download encoding ``kind``."""
     return f"models/{checked_name('run', run)}/{number}.{kind}.safetensors"
+
+
+def query(run: str, number: int) -> str:
+    """Return the key of the query that the devices get in the round of statistics after round ``number``."""
+    return f"models/{checked_name('run', run)}/{number}.json"
+
+
+def statistics(run: str, number: int) -> str:
+    """Return the key of the merged statistics of round ``number``, which devices cannot read."""
+    return f"rounds/{checked_name('run', run)}/{number}.statistics.json"
 
 
 def latest_model(task: str) -> str:

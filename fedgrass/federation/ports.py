@@ -3,7 +3,7 @@
 Each has one contract suite in tests/contracts/, which runs over the AWS adapter and the in-memory adapter.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from random import Random
 from typing import Protocol
 
@@ -110,6 +110,50 @@ class RoundStore(Protocol):
 
         Raises:
             LostRace: The round is not OPEN or the participant's state has changed.
+        """
+
+    def fill(self, round_: Round, devices: Sequence[str], *, unfilled: int, at: int) -> None:
+        """Store ``devices`` as participants of a buffer, a separate batch still to be announced.
+
+        ``unfilled`` is the number of places in flight for which no device was found, ``at`` the current time
+        in milliseconds. At most 90 devices; all or nothing.
+
+        Raises:
+            LostRace: The round is not OPEN, or its ``batches`` has changed.
+        """
+
+    def participants_from(self, run: str, first: int, last: int) -> Iterator[tuple[int, int, Participant]]:
+        """Return the participants of all attempts at rounds ``first`` to ``last``, in one range of rows.
+
+        Each with the number and the attempt of its round, in that order.
+        """
+
+    def carry(
+        self,
+        round_: Round,
+        part: Participant,
+        origin: tuple[int, int],
+        target: Participation,
+        values: Mapping[str, object],
+    ) -> None:
+        """Count in an OPEN buffer the final message of a device that was asked in an earlier round.
+
+        Stores its row in ``round_`` with the state ``target`` and ``values``, counts it there, and makes its
+        row in ``origin``, the number and the attempt of that round, CARRIED; all or nothing. A device that
+        was given up as SILENT takes part again.
+
+        Raises:
+            LostRace: The round is not OPEN, the participant's state has changed, or the device has a row in
+                ``round_`` already.
+        """
+
+    def move_later(
+        self, round_: Round, part: Participant, target: Participation, values: Mapping[str, object]
+    ) -> None:
+        """Move a participant with ``values``, and the counters of its round, both or neither.
+
+        Raises:
+            LostRace: The round's or the participant's state has changed.
         """
 
     def refuse_update(self, round_: Round, device: str, reason: str) -> None:

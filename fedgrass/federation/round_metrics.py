@@ -8,6 +8,7 @@ from typing import Literal, NamedTuple
 import msgspec
 
 from fedgrass.federation.aggregation.means import example_cap
+from fedgrass.federation.messages import Completion
 from fedgrass.federation.messages.message_fields import MOST_METRICS
 from fedgrass.federation.rounds import Participant, Participation
 
@@ -178,6 +179,8 @@ def counted(part: Participant) -> dict[str, int]:
         "failed": int(state is Participation.FAILED),
         "silent": int(state is Participation.SILENT),
         "late": int(state is Participation.LATE),
+        "overdue": int(state is Participation.OVERDUE),
+        "stale": int(state is Participation.STALE),
         "bytes_up": part.bytes if state is Participation.REPLIED else 0,
     }
 
@@ -195,6 +198,35 @@ def moved(part: Participant, target: Participation, values: Mapping[str, object]
     """Return a participant moved to the state ``target``, with ``values`` in its other fields."""
     accepted = part.accepted or target in _ACCEPTING
     return msgspec.structs.replace(part, state=target, accepted=accepted, **values)
+
+
+def carried_over(
+    origin: tuple[int, int], part: Participant, target: Participation, values: Mapping[str, object]
+) -> Participant:
+    """Return the row in a buffer of a device that answers an announcement of an earlier round.
+
+    A device counts as accepted in one round only, the one in which it took the work.
+
+    Args:
+        origin: round and attempt whose row of the device is ``part``.
+        part: that row.
+        target: the state in the buffer.
+        values: further fields.
+    """
+    moved = msgspec.structs.replace(
+        part,
+        state=target,
+        accepted=target in _ACCEPTING and not part.accepted,
+        from_round=part.from_round or origin[0],
+        from_attempt=part.from_attempt or origin[1],
+    )
+    return msgspec.structs.replace(moved, **values)
+
+
+def reply_fields(reply: Completion, received_at: int) -> dict[str, object]:
+    """Return the fields of a participant that its completion sets."""
+    names = set(Participant.__struct_fields__) & set(Completion.__struct_fields__)
+    return {name: getattr(reply, name) for name in sorted(names)} | {"received_at": received_at}
 
 
 def difference(old: Participant, new: Participant) -> dict[str, int]:

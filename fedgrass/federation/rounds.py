@@ -6,6 +6,9 @@
     ABANDONED    no model was made: too few replies, a failed aggregation, or the operator; the reason is
                  recorded
 
+In a buffered run a round is a buffer: the replies that it counts may answer the announcements of earlier
+rounds, whose devices train at their own pace. See docs/buffered_rounds.md.
+
 ``TRANSITIONS`` is complete; the diagram in docs/round.md is drawn from it. Nothing here reads a clock:
 ``now`` is an argument, in milliseconds since the epoch, always from the cloud's clock. Of two closed rounds,
 ``is_newer`` decides which one has the newer global model.
@@ -41,6 +44,7 @@ class Event(TextEnum):
     SHARDS_MADE = "all shards of the new global model were made"
     MODEL_WRITTEN = "the new global model was written"
     EVALUATED = "the devices' evaluations were combined"
+    MERGED = "the devices' statistics were merged"
     AGGREGATION_FAILED = "the aggregation failed"
     GIVEN_UP = "the operator gave it up"
 
@@ -57,6 +61,7 @@ TRANSITIONS: Mapping[tuple[State, Event], State] = MappingProxyType(
         (State.AGGREGATING, Event.SHARDS_MADE): State.AGGREGATING,
         (State.AGGREGATING, Event.MODEL_WRITTEN): State.CLOSED,
         (State.AGGREGATING, Event.EVALUATED): State.CLOSED,
+        (State.AGGREGATING, Event.MERGED): State.CLOSED,
         (State.AGGREGATING, Event.AGGREGATION_FAILED): State.ABANDONED,
     }
 )
@@ -67,6 +72,7 @@ class Work(TextEnum):
 
     TRAIN = "train"
     EVALUATE = "evaluate"  # the global model, on the device's data; no new model is made
+    STATISTICS = "statistics"  # of the device's data; the "model" is the query, see statistics/
 
 
 class Round(Struct, frozen=True, kw_only=True):
@@ -127,6 +133,15 @@ class Round(Struct, frozen=True, kw_only=True):
     opening_seconds: float = 0.0  # from then until the first cohort's last announcement was published
     averaging_seconds: float = 0.0
     collapse: str = ""  # lines that warn of a collapsed average, the base: see collapsed_average.py
+    # Of buffered runs:
+    in_flight: int = 0  # the most devices that train at the same time; 0: not a buffer
+    in_flight_before: int = 0  # devices that were training when it opened, since earlier rounds
+    origins: tuple[str, ...] = ()  # round ids (number-attempt) of their announcements
+    unfilled: int = 0  # of the places in flight, for how many the last search found no device
+    overdue: int = 0  # devices given up because their own deadline had passed
+    stale: int = 0  # devices given up, or replies refused, because their model was too old
+    staleness_mean: float = 0.0  # models between those that the counted devices started from and ``base``
+    staleness_max: int = 0
 
     @property
     def announced(self) -> bool:
@@ -144,8 +159,27 @@ class Round(Struct, frozen=True, kw_only=True):
 
     @property
     def gone(self) -> int:
-        """Devices lost to the round: they declined, failed or are silent."""
-        return self.declined + self.failed + self.silent
+        """Devices lost to the round: they declined, failed, are silent or were given up."""
+        return self.declined + self.failed + self.silent + self.overdue + self.stale
+
+    @property
+    def wasted(self) -> int:
+        """Devices whose training is of no use: they replied too late, or started from too old a model."""
+        return self.late + self.stale
+
+    @property
+    def vacant(self) -> int:
+        """Places in flight of a buffer that no device occupies, without those for which none was found."""
+        return max(0, self.in_flight - max(0, self.outstanding) - self.unfilled)
+
+    @property
+    def is_worth_filling(self) -> bool:
+        """Whether a buffer has enough vacant places for a search for devices to be worth its reads.
+
+        A search reads all devices in flight. One search for every tenth of them keeps the reads per reply
+        independent of their number.
+        """
+        return self.vacant >= max(1, self.in_flight // 10)
 
     @property
     def unreplaced(self) -> int:
@@ -176,7 +210,7 @@ class Round(Struct, frozen=True, kw_only=True):
     @property
     def outstanding(self) -> int:
         """Devices whose final message has not arrived."""
-        return self.asked - self.replied - self.gone
+        return self.in_flight_before + self.asked - self.replied - self.gone - self.late
 
 
 class Participation(TextEnum):
@@ -190,22 +224,34 @@ class Participation(TextEnum):
     FAILED = "FAILED"
     SILENT = "SILENT"  # never accepted, and another device was asked; it may still come back
     LATE = "LATE"
+    # In buffered runs:
+    HELD = "HELD"  # replied while no buffer was open; counted in the next one
+    CARRIED = "CARRIED"  # its final message was counted in the buffer that was open then
+    OVERDUE = "OVERDUE"  # given up: its own deadline has passed
+    STALE = "STALE"  # given up: the model that it started from is too old
 
 
+IN_FLIGHT = frozenset({Participation.ASKED, Participation.ACCEPTED, Participation.HELD})
 _ENDS = frozenset({Participation.REPLIED, Participation.DECLINED, Participation.FAILED, Participation.LATE})
+_KEPT = frozenset({Participation.HELD, Participation.CARRIED, Participation.STALE})
+_BUFFERED = _KEPT | {Participation.OVERDUE}
 
 # States only ever move forward, so that a message delivered twice moves nothing twice. A device given up as
 # silent may have been training: a reply that arrives in time counts.
 PARTICIPATIONS: Mapping[Participation, frozenset[Participation]] = MappingProxyType(
     {
-        Participation.ASKED: _ENDS | {Participation.ACCEPTED, Participation.SILENT},
-        Participation.ACCEPTED: _ENDS,
+        Participation.ASKED: _ENDS | _BUFFERED | {Participation.ACCEPTED, Participation.SILENT},
+        Participation.ACCEPTED: _ENDS | _BUFFERED,
         Participation.REPLIED: frozenset({Participation.REFUSED}),
         Participation.REFUSED: frozenset(),
         Participation.DECLINED: frozenset(),
         Participation.FAILED: frozenset(),
-        Participation.SILENT: _ENDS | {Participation.ACCEPTED},
+        Participation.SILENT: _ENDS | _KEPT | {Participation.ACCEPTED},
         Participation.LATE: frozenset(),
+        Participation.HELD: _KEPT - {Participation.HELD} | {Participation.REPLIED, Participation.LATE},
+        Participation.CARRIED: frozenset(),
+        Participation.OVERDUE: frozenset({Participation.LATE}),
+        Participation.STALE: frozenset({Participation.LATE}),
     }
 )
 
@@ -233,6 +279,14 @@ class Participant(Struct, frozen=True, kw_only=True):
     partial: bool = False  # the deadline cut its training short; ``examples`` counts those really seen
     reason: str = ""
     group: int = 0  # the partial sum that includes its update, from 1; 0: none
+    # Of buffered runs: the announcement that was answered, if it is of an earlier round; the model that the
+    # device started from; where the final message of a CARRIED device was counted.
+    from_round: int = 0
+    from_attempt: int = 0
+    base: int | None = None  # None: the round's base
+    to_round: int = 0
+    to_attempt: int = 0
+    answer: str = ""  # of a round of statistics, if it is small enough for the completion: base64
 
     @property
     def reported(self) -> dict[str, float]:
@@ -251,7 +305,26 @@ def announced_at(round_: Round, participant: Participant) -> int:
     Never earlier than the round's ``opened_at``: a worker that died, or lost the race to open the round, may
     have stored the participant long before.
     """
+    if participant.from_round:  # the announcement is of an earlier round
+        return participant.announced_at
     return max(participant.announced_at, round_.opened_at)
+
+
+def update_of(round_: Round, participant: Participant) -> tuple[int, int]:
+    """Return the round and the attempt that a device's announcement, update and verdict name."""
+    if participant.from_round:
+        return participant.from_round, participant.from_attempt
+    return round_.number, round_.attempt
+
+
+def started_from(round_: Round, participant: Participant) -> int:
+    """Return the number of the global model that a device started from."""
+    return round_.base if participant.base is None else participant.base
+
+
+def staleness_of(round_: Round, participant: Participant) -> int:
+    """Return how many global models older than the round's base is the one that a device started from."""
+    return round_.base - started_from(round_, participant)
 
 
 def before(target: Participation) -> frozenset[Participation]:
@@ -275,14 +348,14 @@ def next_event(round_: Round, now: int, *, overdue: bool = False) -> Event | Non
         return Event.DEADLINE_WITH_MINIMUM if round_.good >= round_.minimum else Event.DEADLINE_TOO_FEW
     if round_.good + round_.outstanding < round_.minimum:
         return Event.MINIMUM_OUT_OF_REACH
-    if round_.outstanding == 0:
+    if round_.outstanding <= 0:
         return Event.ENOUGH_REPLIES
     return None
 
 
 def explain(round_: Round, event: Event) -> str:
     """Return one line for operators: why ``event`` happens to the round."""
-    counts = [f"{round_.good} of {round_.asked} replied"]
+    counts = [f"{round_.good} of {round_.in_flight_before + round_.asked} replied"]
     counts += [
         f"{count} {what}"
         for count, what in (
@@ -290,6 +363,8 @@ def explain(round_: Round, event: Event) -> str:
             (round_.declined, "declined"),
             (round_.failed, "failed"),
             (round_.silent, "silent"),
+            (round_.overdue, "overdue"),
+            (round_.stale, "with too old a model"),
         )
         if count
     ]

@@ -13,6 +13,7 @@ import msgspec
 from msgspec import Struct
 
 from fedgrass.federation.messages.message_fields import Options, TextEnum
+from fedgrass.federation.messages.message_types import CarriedFile
 from fedgrass.federation.rounds import Round, State, Work
 from fedgrass.federation.settings import RunSettings
 
@@ -63,6 +64,7 @@ class Run(Struct, frozen=True, kw_only=True):
     carries: tuple[str, ...] = ()  # auxiliary state in updates, by strategy: see weights/array_roles.py
     needs: Options = {}  # training settings required by a custom strategy
     continued_from: str = ""  # key of the model that became the initial one
+    frozen: CarriedFile | None = None  # the file with the frozen arrays, if devices have to download it
     wanted: int = 0  # rounds up to this number may open, whatever the schedule: set by the action ``next``
     granted_attempts: int = 0  # attempts at ``granted_round`` granted by ``retry``, beyond the settings'
     granted_round: int = 0
@@ -125,7 +127,7 @@ def next_step(run: Run, latest: Round | None, now: int) -> Open | Wait | End | N
     if run.state is not RunState.RUNNING:
         return None
     if latest is None:
-        return Open(1, 1)
+        return Open(1, 1, _usual_work(run.settings))
     if latest.state is State.CLOSED or skipped(run, latest):
         return _finished(run, latest) or _due(run, latest, now)
     if latest.state is State.ABANDONED:
@@ -180,13 +182,19 @@ def _due(run: Run, closed_round: Round, now: int) -> Open | Wait:
     number, settings = closed_round.number + 1, run.settings
     if _wants_evaluation(settings, closed_round, progress_after(run, closed_round)):
         return Open(number, 1, Work.EVALUATE)
+    work = _usual_work(settings)
     if settings.schedule == "by_hand":
-        return Open(number, 1) if run.wanted >= number else Wait(number, None)
+        return Open(number, 1, work) if run.wanted >= number else Wait(number, None)
     seconds = settings.every_minutes * 60 if settings.schedule in {"every", "adaptive"} else 0.0
     if settings.schedule == "adaptive":
         seconds = max(seconds, progress_after(run, closed_round).usual_seconds)
     due = closed_round.opened_at + round(seconds * 1000)
-    return Open(number, 1) if seconds == 0 or now >= due or run.wanted >= number else Wait(number, due)
+    return Open(number, 1, work) if seconds == 0 or now >= due or run.wanted >= number else Wait(number, due)
+
+
+def _usual_work(settings: RunSettings) -> Work:
+    """Return what the rounds of a run ask of the devices, except for those that evaluate."""
+    return Work.TRAIN if settings.statistics is None else Work.STATISTICS
 
 
 def _trained_rounds(closed_round: Round, progress: Progress) -> int:

@@ -15,13 +15,16 @@ from fedgrass.federation.messages.alarms import LONGEST_REMINDER
 from fedgrass.federation.messages.message_fields import (
     RULES,
     THING_NAME,
+    ArrayPatterns,
     Options,
+    Sha256,
     StrategyOptions,
     TaskName,
 )
 from fedgrass.federation.messages.message_types import Encoding, Fraction, Kind, ModelKind
 from fedgrass.federation.round_metrics import TargetBy
 from fedgrass.federation.selection import SELECTIONS
+from fedgrass.federation.statistics.statistics_query import StatisticsQuery
 from fedgrass.federation.strategy_registry import CUSTOM_STRATEGY
 
 Share = Annotated[float, Meta(gt=0, le=1)]
@@ -111,6 +114,36 @@ class RunSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     target_by: TargetBy = "trimmed_mean"  # how the devices' reports are combined into one value
     patience: Annotated[int, Meta(ge=0, le=100_000)] = 0
     smallest_improvement: Annotated[float, Meta(ge=0)] = 0.0
+    # Partial models: which of the arrays that the task shares are in the run's model (empty: all of them),
+    # and the fingerprint of the arrays that the task has frozen. See docs/partial_models.md.
+    shared: ArrayPatterns = []
+    frozen_sha256: Sha256 | None = None
+    # A run of federated statistics: what the devices compute over their data, instead of training.
+    statistics: StatisticsQuery | None = None
+    # Buffered rounds: devices train at their own pace, and every `buffer_size` replies make a new model, from
+    # whichever model each device started. See docs/buffered_rounds.md.
+    mode: Literal["synchronous", "buffered"] = "synchronous"
+    buffer_size: Count | None = None  # replies that make a new model
+    in_flight: Annotated[int, Meta(ge=1, le=10_000)] | None = None  # devices that train at the same time
+    max_staleness: Annotated[int, Meta(ge=0, le=1000)] = 10  # models; replies from older ones are refused
+    staleness: Literal["polynomial", "constant", "hinge"] = "polynomial"  # the weight of stale replies
+    staleness_exponent: Annotated[float, Meta(ge=0, le=10)] = 0.5
+    staleness_slack: Annotated[float, Meta(ge=0, le=1000)] = 4.0  # of "hinge": models without a penalty
+
+    @property
+    def is_buffered(self) -> bool:
+        """Whether devices train at their own pace."""
+        return self.mode == "buffered"
+
+    @property
+    def buffer(self) -> int:
+        """How many replies make a new model in a buffered run."""
+        return self.buffer_size or 1
+
+    @property
+    def most_in_flight(self) -> int:
+        """How many devices train at the same time in a buffered run; twice the buffer if not set."""
+        return self.in_flight if self.in_flight is not None else 2 * self.buffer
 
     @property
     def upload(self) -> Encoding:
@@ -131,6 +164,8 @@ class RunSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
         round: a run over a hundred of a million devices must not end with a million downloads.
         """
         if self.evaluate_count is None and self.evaluate_fraction == 1 and not self.evaluate_every:
+            if self.is_buffered:
+                return self.buffer, 1.0
             return self.count, self.fraction or 1.0
         return self.evaluate_count, self.evaluate_fraction
 

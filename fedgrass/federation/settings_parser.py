@@ -9,16 +9,19 @@ from collections.abc import Iterator
 import msgspec
 
 from fedgrass.federation import aggregation
+from fedgrass.federation.aggregation.staleness import why_not_buffered
+from fedgrass.federation.buffered_settings import buffered_contradictions
 from fedgrass.federation.conversion import convert, shown
 from fedgrass.federation.errors import SettingsError
 from fedgrass.federation.messages.message_fields import MOST_OPTIONS, Options
 from fedgrass.federation.selection import strategy
 from fedgrass.federation.selection.attribute_conditions import parse_expression
 from fedgrass.federation.settings import RunSettings
+from fedgrass.federation.statistics.statistics_settings import with_statistics
 from fedgrass.federation.training_settings import check_sendable, not_plain
 from fedgrass.federation.whole_update_settings import whole_contradictions
 
-LARGEST_TRAINING = 3000  # bytes of JSON: the announcement that carries it has at most 4,096
+LARGEST_TRAINING = 2900  # bytes of JSON: the announcement that carries it has at most 4,096
 LARGEST_SETTINGS = 100 * 1024  # bytes of JSON: they are stored in the run's row, and DynamoDB allows 400 KB
 
 
@@ -30,6 +33,8 @@ def parse_settings(values: object) -> RunSettings:
             another one; the message names the field and what it accepts.
     """
     settings = convert(values, RunSettings, whole="the run's settings", part="the run's ")
+    if settings.statistics:
+        settings = with_statistics(settings, settings.statistics)
     strategy(settings.selection, settings.selection_options)
     aggregation.strategy(settings.aggregation, settings.aggregation_options)
     if settings.where:
@@ -67,10 +72,12 @@ def check_training(settings: RunSettings, needs: Options | None = None) -> None:
     including = f" with what the aggregation {settings.aggregation!r} adds" if needs else ""
     for number in ("1", *settings.training_by_round):
         chosen = settings.training_of(int(number), needs)
-        if (length := len(msgspec.json.encode(chosen))) > LARGEST_TRAINING:
+        allowed = LARGEST_TRAINING - announced_bytes(settings)
+        if (length := len(msgspec.json.encode(chosen))) > allowed:
+            why = " next to its `shared` and frozen_sha256" if allowed < LARGEST_TRAINING else ""
             message = (
                 f"the run's training and training_by_round{including} have {length:,} bytes of JSON in round"
-                f" {number}; at most {LARGEST_TRAINING:,} are allowed"
+                f" {number}; at most {max(0, allowed):,} are allowed{why}"
             )
             raise SettingsError(message)
         if len(chosen) > MOST_OPTIONS:
@@ -81,8 +88,18 @@ def check_training(settings: RunSettings, needs: Options | None = None) -> None:
             raise SettingsError(message)
 
 
+_FROZEN_BYTES = 320  # of the frozen arrays' fingerprint and file in an announcement
+
+
+def announced_bytes(settings: RunSettings) -> int:
+    """Return how many bytes of an announcement the settings of a partial model take; 0 without any."""
+    shared = len(msgspec.json.encode({"shared": settings.shared})) if settings.shared else 0
+    return shared + (_FROZEN_BYTES if settings.frozen_sha256 else 0)
+
+
 def _contradictions(settings: RunSettings) -> Iterator[str]:
     """Yield a message on each contradiction, naming the fields."""
+    yield from buffered_contradictions(settings)
     yield from _cohort_contradictions(settings)
     if settings.upload_encoding == "top_k" and not settings.upload_difference:
         yield (
@@ -122,6 +139,8 @@ def _contradictions(settings: RunSettings) -> Iterator[str]:
 def _aggregation_contradictions(settings: RunSettings) -> Iterator[str]:
     chosen = aggregation.strategy(settings.aggregation, settings.aggregation_options)
     without = chosen.without if chosen else ()
+    if chosen and settings.mode == "buffered" and (why := why_not_buffered(settings.aggregation, chosen)):
+        yield why
     yield from not_plain(settings.aggregation, without, settings.training, settings.training_by_round)
     if chosen and chosen.reads == "whole":
         yield from whole_contradictions(settings, chosen)

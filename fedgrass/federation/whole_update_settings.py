@@ -18,6 +18,8 @@ _NEEDS_FIXED_SHAPES = {
     "download_encoding": "float32",
     "clip_norm": None,
     "largest_norm": None,
+    "shared": [],
+    "mode": "synchronous",
 }
 
 

@@ -4,11 +4,12 @@ Read ``_demo`` first: it starts the testbed, follows the run, and writes its his
 """
 
 import argparse
+import json
 import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from rich.console import Console
 
 from components.runtime.component_errors import ComponentError
 from fedgrass.console.interruption import ended_by_signals
-from fedgrass.console.options import parse_key_values
+from fedgrass.console.options import Value, parse_key_values
 from fedgrass.console.runs import history
 from fedgrass.console.runs.live_view import LiveView, Watcher
 from fedgrass.console.tables import console as plain_console
@@ -26,10 +27,11 @@ from fedgrass.federation.rounds import State, Work
 from fedgrass.federation.runs import Run, RunState
 from fedgrass.federation.settings import RunSettings
 from fedgrass.federation.settings_parser import parse_settings
-from fedgrass.federation.weights import encode
+from fedgrass.federation.weights.array_sharing import Role
 from fedgrass.local.local_errors import FedgrassLocalError
 from fedgrass.local.local_fleet import ComponentBuild
 from fedgrass.local.task_loading import DemoTask
+from fedgrass.local.task_sharing import InitialModel, initial_model
 from fedgrass.local.testbed import Testbed, open_testbed, thing_names
 from greengrass_emulator.emulator_errors import EmulatorError
 from greengrass_emulator.temporary_folder import temporary_folder
@@ -54,6 +56,7 @@ class DemoOptions:
     task_options: Sequence[str] = ()
     task_include: Sequence[str] = ()
     run_settings: Sequence[str] = ()
+    strategies: Sequence[Path] = ()
     profile: str = "classic"
     keep: bool = False
     gateway_port: int = 0
@@ -112,6 +115,7 @@ def _demo(options: DemoOptions, console: Console, folder: Path) -> int:
             fleet_name=_FLEET,
             profile=options.profile,
             ports=(options.gateway_port, options.mqtt_port),
+            strategies=options.strategies,
             report=report,
             enforces=True,
             check=task.raise_if_failed,
@@ -160,10 +164,20 @@ def _settings(options: DemoOptions, task: str) -> RunSettings:
         if name in chosen:
             message = f"--setting {name} is not allowed: use {option} instead"
             raise SettingsError(message)
-    run_settings = {name: value for name, value in chosen.items() if name in RunSettings.__struct_fields__}
+    run_settings = {
+        name: _parsed(value) for name, value in chosen.items() if name in RunSettings.__struct_fields__
+    }
     training = {name: value for name, value in chosen.items() if name not in run_settings}
     base = {"task": task, "rounds": options.rounds, "deadline_seconds": 300}
     return parse_settings({**base, "training": training, **run_settings})
+
+
+def _parsed(value: Value) -> object:
+    """Return a value of the command line; a JSON list or object as such, as `fedgrass run start` reads it."""
+    if isinstance(value, str) and value.startswith(("[", "{")):
+        with suppress(ValueError, RecursionError):
+            return json.loads(value)
+    return value
 
 
 @contextmanager
@@ -194,19 +208,21 @@ def _watch_run(
     testbed: Testbed, name: str, settings: RunSettings, task: DemoTask, console: Console
 ) -> tuple[Run, dict[int, Mapping[str, float]]]:
     """Start a run and show it until it ends; return it with the metrics of its global models by number."""
-    initial = task.get().initial_weights(seed=0)
-    evaluations = {0: task.evaluate(encode(initial))}
+    initial = initial_model(task.get(), 0, settings.shared)
+    model = initial.file()
+    evaluations = {0: _evaluation(task, initial, model)}
     view = LiveView(console, name, settings.rounds)
     watcher = Watcher(_FLEET, testbed.observer, view.receive)
     deadline, latest = time.monotonic() + _RUN_SECONDS, 0
     with view, watcher:
-        run = testbed.operator.start(name, settings, initial)
+        run = testbed.operator.start(name, initial.settings(settings), model)
         while True:
             run = testbed.operator.run(name)
             ended = run.state is not RunState.RUNNING
             for number in _new_models(testbed, run, latest, ended=ended):
                 latest = number
-                evaluations[number] = task.evaluate(testbed.operator.model(name, number))
+                model = testbed.operator.model(name, number)
+                evaluations[number] = _evaluation(task, initial, model)
                 accuracy = evaluations[number].get("accuracy")
                 view.round_closed(number, "" if accuracy is None else f"accuracy {accuracy:.1%}")
             if ended:
@@ -215,6 +231,13 @@ def _watch_run(
                 message = f"run {name} did not end within {_RUN_SECONDS:.0f} s"
                 raise FedgrassError(message)
             time.sleep(_POLL_SECONDS)
+
+
+def _evaluation(task: DemoTask, initial: InitialModel, model: bytes) -> Mapping[str, float]:
+    """Return the metrics of a global model, by the demo itself; empty if only devices can complete it."""
+    if initial.roles.names(Role.PRIVATE):
+        return {}
+    return task.evaluate(initial.complete(model))
 
 
 def _new_models(testbed: Testbed, run: Run, latest: int, *, ended: bool) -> list[int]:

@@ -92,5 +92,7 @@ def _check(options: CheckOptions, report: Callable[[str], None], begin: Callable
             return 1
         if finding.text:
             report(f"{finding.kind:4}  {name}: {finding.text}")
+        for line in finding.lines:
+            report(line)
     report(examination.needs())
     return 0

@@ -7,7 +7,8 @@ the results of those before it.
 import resource
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Literal, NamedTuple, TypeGuard, TypeVar
 
 import numpy as np
@@ -16,9 +17,12 @@ from components.trainer.tasks.task import Evaluation, Fit, Task
 from components.trainer.worker.local_metrics import describe_unsent, sendable
 from fedgrass.federation import weights
 from fedgrass.federation.aggregation.tree_bagging import MOST_PER_ROUND, TREES_PER_ROUND, TreeBagging
+from fedgrass.federation.encodings.array_types import read_arrays
 from fedgrass.federation.errors import FedgrassError
 from fedgrass.federation.weights import Arrays
+from fedgrass.federation.weights.array_sharing import Role, Roles
 from fedgrass.local.task_loading import explain
+from fedgrass.local.task_sharing import array_lines, check_frozen, describe_roles, initial_model
 
 Found = TypeVar("Found")
 
@@ -69,15 +73,6 @@ def through_a_file(arrays: Arrays) -> Arrays:
     return back
 
 
-def read_arrays(data: bytes) -> Arrays:
-    """Return the arrays of a safetensors file, with type BFLOAT16 for bfloat16."""
-    layout = weights.read_layout(data, len(data))
-    return {
-        name: array.view(weights.BFLOAT16) if layout.arrays[name].dtype == "BF16" else array
-        for name, array in weights.decode(data).items()
-    }
-
-
 def encode_update(fit: Fit, model: Arrays) -> bytes:
     """Return the file of an update. Raises UpdateRefused if the cloud would refuse it."""
     weights.check_finite(fit.weights)
@@ -123,6 +118,7 @@ class Finding(NamedTuple):
 
     kind: Literal["ok", "note"]
     text: str
+    lines: Sequence[str] = ()  # further lines, each printed by itself
 
 
 class Examination:
@@ -143,6 +139,7 @@ class Examination:
         self._most = examples
         self._seconds = seconds
         self._model: Arrays = {}
+        self._roles = Roles({})
         self._examples = 0
         self._update_bytes = 0
         self._epoch_seconds = 0.0
@@ -152,6 +149,7 @@ class Examination:
         return {
             "examples": self._count,
             "weights": self._check_weights,
+            "roles": self._check_roles,
             "gradients": self._check_gradients,
             "evaluation": self._check_evaluation,
             "training": self._check_training,
@@ -202,6 +200,15 @@ class Examination:
         values = sum(array.size for array in first.values())
         return Finding("ok", f"{len(first)} arrays, {values:,} values; unchanged in a file, bit for bit")
 
+    def _check_roles(self) -> Finding:
+        """Check the roles of the arrays, and that frozen ones are the same on all devices."""
+        found = initial_model(self._task, 0)
+        self._roles = found.roles
+        check_frozen(self._task, found.arrays)
+        if found.roles.all_shared:
+            return Finding("ok", "all arrays are shared: they are in the run's model")
+        return Finding("ok", describe_roles(found), array_lines(found))
+
     def _check_gradients(self) -> Finding:
         if not _is_torch(self._task):
             return Finding("ok", "")
@@ -233,7 +240,7 @@ class Examination:
         return Finding("ok", f"{metrics} on {found.examples:,} examples")
 
     def _check_training(self) -> Finding:
-        trained, before, count = self._model, self._loss(self._model), 0
+        trained, before, count, moved = self._model, self._loss(self._model), 0, ""
         now, until = before, time.monotonic() + self._seconds
         # A second epoch to measure the time: the first in a process also starts threads and fills caches.
         least = 2 if _is_torch(self._task) else 1
@@ -241,14 +248,22 @@ class Examination:
             started = time.monotonic()
             fit = self._fit(trained, lambda: time.monotonic() > until)
             self._epoch_seconds = (time.monotonic() - started) * self._examples / max(1, fit.examples)
+            moved = moved or self._moved_frozen(fit)
+            fit = self._with_frozen(fit)
             update, unsent = encode_update(fit, self._model), unsendable(fit.metrics)
             trained = read_arrays(update) if fit.update is None else through_a_file(fit.weights)
-            count, self._update_bytes = count + 1, len(update)
+            count, self._update_bytes = count + 1, self._sent_bytes(fit, update)
             now = self._loss(trained)
         passes = f"{count} {'epoch' if _is_torch(self._task) else 'fit'}{'s' if count > 1 else ''}"
         if now < before and unsent:
             lost = f"training metrics left out because they cannot be sent: {unsent}"
             return Finding("note", f"the loss fell from {before:.6g} to {now:.6g} in {passes}; {lost}")
+        if now < before and moved:
+            dropped = (
+                f"the training changes the frozen array {moved!r}, which is dropped: freeze its layer (eval()"
+                " for a batch normalization), or make the array private"
+            )
+            return Finding("note", f"the loss fell from {before:.6g} to {now:.6g} in {passes}; {dropped}")
         if now < before:
             return Finding("ok", f"the loss fell from {before:.6g} to {now:.6g} in {passes}")
         if np.isnan(before):
@@ -258,6 +273,21 @@ class Examination:
             " learning rate (--setting learning_rate=0.01), and that the targets match the inputs"
         )
         raise CheckFailed(message)
+
+    def _moved_frozen(self, fit: Fit) -> str:
+        """Return the first frozen array that a training has changed; empty if there is none."""
+        frozen = self._roles.select(self._model, Role.FROZEN)
+        after = {**frozen, **fit.weights}
+        return next((name for name in frozen if not np.array_equal(after[name], frozen[name])), "")
+
+    def _with_frozen(self, fit: Fit) -> Fit:
+        """Return a training with the frozen arrays as they were, as a device continues."""
+        return replace(fit, weights={**fit.weights, **self._roles.select(self._model, Role.FROZEN)})
+
+    def _sent_bytes(self, fit: Fit, update: bytes) -> int:
+        if fit.update is not None:
+            return len(update)
+        return len(weights.encode(self._roles.select(fit.weights, Role.SHARED)))
 
     def _check_stop(self) -> Finding:
         started = time.monotonic()

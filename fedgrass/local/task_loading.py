@@ -21,9 +21,9 @@ from fedgrass import sources
 from fedgrass.console.interruption import is_interruption
 from fedgrass.console.options import Value
 from fedgrass.console.tasks.task_component import TaskCode, build_task, component_name
-from fedgrass.federation.encodings.array_types import read_task_arrays
 from fedgrass.federation.errors import SettingsError
 from fedgrass.federation.messages.message_fields import checked_name
+from fedgrass.federation.weights import Arrays
 
 _PROJECT = sources.ROOT
 _OURS = (
@@ -209,12 +209,12 @@ class DemoTask:
         message = f"the task {self.name!r} cannot be loaded: {explain(failure)}"
         raise SettingsError(message) from failure
 
-    def evaluate(self, model: bytes) -> Mapping[str, float]:
-        """Return the metrics of a global model by the task's ``evaluate_held_out``; empty if it has none."""
+    def evaluate(self, weights: Arrays) -> Mapping[str, float]:
+        """Return the metrics of a model by the task's ``evaluate_held_out``; empty if it has none."""
         task = self.get()
         if not hasattr(task, "evaluate_held_out"):
             return {}
-        metrics: Mapping[str, float] = task.evaluate_held_out(read_task_arrays(model)).metrics
+        metrics: Mapping[str, float] = task.evaluate_held_out(weights).metrics
         return metrics
 
     def _imported(self) -> type[Task]:

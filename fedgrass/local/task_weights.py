@@ -10,12 +10,12 @@ from components.trainer.tasks.task import Task
 from fedgrass.console.interruption import is_interruption
 from fedgrass.console.options import Value, parse_key_values
 from fedgrass.console.terminal import say
-from fedgrass.federation import weights
 from fedgrass.federation.errors import FedgrassError, SettingsError
-from fedgrass.federation.weights import Arrays
+from fedgrass.federation.weights.array_sharing import Role
 from fedgrass.local.task_examination import check_arrays, through_a_file
 from fedgrass.local.task_loading import explain, load
 from fedgrass.local.task_process import run_in_child
+from fedgrass.local.task_sharing import InitialModel, check_frozen, describe_roles, initial_model
 
 
 def weights_command(arguments: argparse.Namespace) -> None:
@@ -26,6 +26,7 @@ def weights_command(arguments: argparse.Namespace) -> None:
         "options": parse_key_values("--option", arguments.option),
         "seed": arguments.seed,
         "target": str(arguments.out),
+        "frozen": str(arguments.frozen_out) if arguments.frozen_out else "",
     }
     sys.exit(run_in_child("fedgrass.local.task_weights:write_in_child", options, say))
 
@@ -34,13 +35,22 @@ def write_in_child(options: dict[str, Any], note: Callable[[str], None]) -> int:
     """Write the initial weights of a task in the child process; return the exit code."""
     note("weights")
     name, target = options["name"], Path(options["target"])
-    size = write_weights(name, Path(options["path"]), options["options"], options["seed"], target)
-    say(f"wrote {target} ({size:,} bytes): the initial model of {name}")
+    frozen = Path(options["frozen"]) if options["frozen"] else None
+    model = write_weights(name, Path(options["path"]), options["options"], options["seed"], target, frozen)
+    say(f"wrote {target} ({target.stat().st_size:,} bytes): the initial model of {name}")
+    if frozen:
+        say(f"wrote {frozen} ({frozen.stat().st_size:,} bytes): its frozen arrays")
+    if any(role is not Role.SHARED for role in model.roles.of.values()):
+        say(f"it has the shared arrays, {describe_roles(model)}")
+    if model.frozen_sha256:
+        say(f"frozen_sha256 of the run: {model.frozen_sha256}")
     return 0
 
 
-def write_weights(name: str, path: Path, options: Mapping[str, Value], seed: int, target: Path) -> int:
-    """Write the initial weights of a task to a safetensors file; return its size in bytes.
+def write_weights(  # noqa: PLR0913, PLR0917 - the options of the command
+    name: str, path: Path, options: Mapping[str, Value], seed: int, target: Path, frozen: Path | None = None
+) -> InitialModel:
+    """Write the initial model of a task, its shared arrays, to a safetensors file; return all its arrays.
 
     Args:
         name: name of a built-in task, or ``module:ClassName``.
@@ -48,13 +58,25 @@ def write_weights(name: str, path: Path, options: Mapping[str, Value], seed: int
         options: options of the task, as on a device.
         seed: seed of the weights.
         target: the file, which must not exist yet.
+        frozen: the file of its frozen arrays, which must not exist yet; None: they are not written.
 
     Raises:
-        SettingsError: the task cannot be loaded, its weights are unusable, or the file exists or cannot be
+        SettingsError: the task cannot be loaded, its weights are unusable, or a file exists or cannot be
             written.
     """
-    _check(target)
-    data = weights.encode(_draw(load(name, path, options), name, seed))
+    for file in filter(None, (target, frozen)):
+        _check(file)
+    model = _draw(load(name, path, options), name, seed)
+    if frozen and not model.frozen_sha256:
+        message = f"--frozen-out is {frozen}, but task {name!r} has no frozen arrays"
+        raise SettingsError(message)
+    _write(target, model.file())
+    if frozen:
+        _write(frozen, model.frozen_file())
+    return model
+
+
+def _write(target: Path, data: bytes) -> None:
     try:
         with target.open("xb") as file:
             file.write(data)
@@ -63,7 +85,6 @@ def write_weights(name: str, path: Path, options: Mapping[str, Value], seed: int
     except OSError as error:
         message = f"the weights cannot be written to {target}: {error.strerror}"
         raise SettingsError(message) from error
-    return len(data)
 
 
 def _check(target: Path) -> None:
@@ -85,11 +106,13 @@ def _exists_already(target: Path) -> SettingsError:
     return SettingsError(message)
 
 
-def _draw(task: Task, name: str, seed: int) -> Arrays:
+def _draw(task: Task, name: str, seed: int) -> InitialModel:
     try:
         found = task.initial_weights(seed)
         check_arrays(found, task.initial_weights(seed))
-        return through_a_file(found)
+        through_a_file(found)
+        check_frozen(task, found)
+        return initial_model(task, seed)
     except FedgrassError as error:
         message = f"the initial weights of task {name!r} cannot be used: {error}"
         raise SettingsError(message) from error

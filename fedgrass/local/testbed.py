@@ -18,6 +18,8 @@ import package
 from fedgrass import __version__
 from fedgrass.console.runs.fleet_operator import Operator
 from fedgrass.console.runs.live_view import Broker
+from fedgrass.console.strategies.custom_strategies import read_strategy, write_files
+from fedgrass.console.strategies.strategy_check import checked
 from fedgrass.federation import topics
 from fedgrass.local.aws.embedded_cloud import ACCOUNT, EmbeddedCloud
 from fedgrass.local.local_errors import FedgrassLocalError, ThingCreationError
@@ -108,6 +110,7 @@ def open_testbed(  # noqa: PLR0913 - one argument per option of the demo
     plain: Mapping[str, Mapping[str, object]] | None = None,
     tasks: Sequence[ComponentBuild] = (),
     parameters: Mapping[str, str] | None = None,
+    strategies: Sequence[Path] = (),
     enforces: bool = False,
     report: Callable[[str], None] = lambda _: None,
     check: Callable[[], None] = lambda: None,
@@ -123,6 +126,7 @@ def open_testbed(  # noqa: PLR0913 - one argument per option of the demo
         plain: the trainer's configuration of devices without Greengrass, by thing name.
         tasks: components of tasks, deployed before the trainer.
         parameters: further parameters of the template.
+        strategies: files and package folders of custom strategies to deploy.
         enforces: whether IAM and IoT policies are enforced, as on AWS.
         report: called with a line per step.
         check: called repeatedly while the devices start; an error that it raises ends the start.
@@ -130,7 +134,8 @@ def open_testbed(  # noqa: PLR0913 - one argument per option of the demo
     chosen = profile_named(profile)
     build = build_trainer(folder / "build")
     functions = folder / "build" / "cloud_functions.zip"
-    package.build_functions(functions)
+    custom = {one.module: one for one in checked([read_strategy(path) for path in strategies])}
+    package.build_functions(functions, extra=write_files(custom, folder / "build" / "strategies"))
     with ExitStack() as stack:
         started = time.monotonic()
         cloud = stack.enter_context(

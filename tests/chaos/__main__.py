@@ -130,6 +130,7 @@ def _report(findings: Findings, faults: Faults, rounds: int, parts: Counter[str]
     say(f"rounds closed: {findings.closed}, {findings.replies} replies counted")
     _table(findings.aggregations.items())
     _table(findings.encodings.items())
+    say(f"rounds of buffered runs: {findings.buffers}, {findings.stale} updates from older models")
     say(f"rounds made from partial sums: {parts['group_sum_read']}, from shards: {parts['shard_read']}")
     say(f"rounds abandoned: {findings.abandoned.total()}")
     _table(findings.abandoned.items())
@@ -138,7 +139,7 @@ def _report(findings: Findings, faults: Faults, rounds: int, parts: Counter[str]
         say(f"  {count:5}  {kind}")
         if kind.endswith("_killed"):
             _table(faults.details(kind).items(), "         ")
-    never = _never_happened(faults, parts) if rounds >= LONG_CAMPAIGN else []
+    never = _never_happened(faults, parts, findings) if rounds >= LONG_CAMPAIGN else []
     found = {
         "replies counted twice": findings.double_counted,
         "models wrong": findings.wrong_models,
@@ -155,6 +156,8 @@ def _report(findings: Findings, faults: Faults, rounds: int, parts: Counter[str]
         "double_counted": len(findings.double_counted),
         "wrong_models": len(findings.wrong_models),
         "stuck_runs": len(findings.stuck),
+        "buffers": findings.buffers,
+        "stale_updates": findings.stale,
         "rounds_in_groups": parts["group_sum_read"],
         "rounds_in_shards": parts["shard_read"],
         "faults": faults.by_kind(),
@@ -163,10 +166,11 @@ def _report(findings: Findings, faults: Faults, rounds: int, parts: Counter[str]
     return int(any(found.values()) or findings.closed < rounds)
 
 
-def _never_happened(faults: Faults, parts: Counter[str]) -> list[str]:
+def _never_happened(faults: Faults, parts: Counter[str], findings: Findings) -> list[str]:
     """Return what a long campaign should have covered and did not."""
     counts = faults.by_kind()
     missing = [kind for kind in MUST_HAPPEN if not counts.get(kind)]
+    missing += [] if findings.stale else ["stale_update"]
     return missing + [step for step in ("group_sum_read", "shard_read") if not parts[step]]
 
 

@@ -13,7 +13,7 @@ from fedgrass.console.runs.fleet_operator import RoundRecord
 from fedgrass.federation import object_keys, weights
 from fedgrass.federation.aggregation import STRATEGIES
 from fedgrass.federation.errors import UpdateRefused
-from fedgrass.federation.rounds import Participation, Round, State
+from fedgrass.federation.rounds import Participant, Participation, Round, State
 from fedgrass.federation.runs import Run, RunState
 from fedgrass.federation.settings import RunSettings
 from tests.chaos.reference import CARRIED, Model, Server, Update, next_model, read_file
@@ -32,8 +32,10 @@ class Evidence:
 
     run: Run
     records: Sequence[RoundRecord]
-    objects: Mapping[str, bytes]  # by key: the run's models, and the updates of those who REPLIED
+    objects: Mapping[str, bytes]  # by key: the run's models and its updates
     model_contents: Mapping[str, int]  # by key: how many different models S3 took
+    # By the key of an update: the key of the model that its device was told to start from.
+    starts: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -48,6 +50,8 @@ class Findings:
     stuck: list[str] = field(default_factory=list)
     aggregations: Counter[str] = field(default_factory=Counter)  # rounds closed by each, and by encoding
     encodings: Counter[str] = field(default_factory=Counter)
+    buffers: int = 0  # rounds closed by buffered runs
+    stale: int = 0  # updates in models that started from an older model than the newest
 
     def add(self, other: "Findings") -> None:
         """Add the findings of another campaign."""
@@ -59,6 +63,8 @@ class Findings:
         self.stuck += other.stuck
         self.aggregations += other.aggregations
         self.encodings += other.encodings
+        self.buffers += other.buffers
+        self.stale += other.stale
 
 
 def audit(evidence: Evidence, findings: Findings) -> None:
@@ -78,7 +84,10 @@ def audit(evidence: Evidence, findings: Findings) -> None:
             closed.append(one.number)
             base = one.model_sha256
             findings.wrong_models += [f"{where}: {problem}" for problem in _wrong(evidence, record, server)]
+            findings.stale += sum(age > 0 for _, age in _starts(evidence, record).values())
+    findings.double_counted += [f"{evidence.run.name}: {problem}" for problem in _counted_again(evidence)]
     findings.closed += len(set(closed))
+    findings.buffers += len(set(closed)) if evidence.run.settings.mode == "buffered" else 0
     findings.aggregations[evidence.run.settings.aggregation] += len(set(closed))
     findings.encodings[evidence.run.settings.upload_encoding] += len(set(closed))
     findings.wrong_models += [f"{evidence.run.name}: {problem}" for problem in _wrong_set(evidence, closed)]
@@ -113,10 +122,17 @@ def _wrong(evidence: Evidence, record: RoundRecord, server: Server) -> Iterator[
     for reply in record.participants:
         if reply.state is not Participation.REPLIED:
             continue
-        data = evidence.objects[object_keys.update(reply.device, one.run, one.number, one.attempt)]
-        if weights.checksum(data) != reply.checksum or not _is_whole(data):
+        key = _key_of(evidence, one, reply)
+        if not key or not _is_whole(evidence.objects[key]):
             yield f"the update of {reply.device} in the bucket is not the one that was counted"
-        updates.append(Update(data, reply.examples, reply.metrics.get("loss", 0.0)))
+            return
+        start, age = _start(evidence, one, key)
+        loss = reply.metrics.get("loss", 0.0)
+        updates.append(
+            Update(evidence.objects[key], reply.examples, loss, _floats(evidence.objects[start]), age)
+        )
+        if age < 0 or age > (settings.max_staleness if settings.mode == "buffered" else 0):
+            yield f"it counts the update of {reply.device}, which started {age} models before its base"
     published = evidence.objects.get(object_keys.model(one.run, one.number), b"")
     if hashlib.sha256(published).hexdigest() != one.model_sha256:
         yield "the model in the bucket is not the one that the round published"
@@ -132,6 +148,42 @@ def _wrong(evidence: Evidence, record: RoundRecord, server: Server) -> Iterator[
     if (worst := _distance(model, expected, server.uncertain)) > allowed:
         yield f"the model differs from the {settings.aggregation} of {one.good} updates by {worst:.3g}"
     yield from _wrong_beside(evidence, one, server, model)
+
+
+def _key_of(evidence: Evidence, one: Round, reply: Participant) -> str:
+    """Return the key of the update that was counted, found by its checksum; empty if the device has none.
+
+    In a synchronous run only the update of that attempt may count, in a buffered one any update of the run.
+    """
+    folder = object_keys.update(reply.device, one.run, one.number, one.attempt)
+    keys = [folder]
+    if evidence.run.settings.mode == "buffered":
+        prefix = folder.rpartition("/")[0] + "/"
+        keys = [key for key in evidence.objects if key.startswith(prefix)]
+    return next((key for key in keys if weights.checksum(evidence.objects[key]) == reply.checksum), "")
+
+
+def _start(evidence: Evidence, one: Round, update: str) -> tuple[str, int]:
+    """Return the model that the device of an update was told to start from, and its age in models."""
+    key = evidence.starts.get(update, object_keys.model(one.run, one.base))
+    number = int(key.rpartition("/")[2].removesuffix(".safetensors"))
+    return key, one.base - number
+
+
+def _starts(evidence: Evidence, record: RoundRecord) -> dict[str, tuple[str, int]]:
+    """Return the start of each update that a round counted, by the update's key."""
+    replied = [part for part in record.participants if part.state is Participation.REPLIED]
+    keys = [_key_of(evidence, record.round, reply) for reply in replied]
+    return {key: _start(evidence, record.round, key) for key in keys if key}
+
+
+def _counted_again(evidence: Evidence) -> Iterator[str]:
+    """Yield the updates that are in the models of several rounds."""
+    closed = [record for record in evidence.records if record.round.state is State.CLOSED]
+    counted = Counter(key for record in closed for key in _starts(evidence, record))
+    for key, times in counted.items():
+        if times > 1:
+            yield f"{key} is in {times} models"
 
 
 def _wrong_beside(evidence: Evidence, one: Round, server: Server, model: Model) -> Iterator[str]:

@@ -18,6 +18,11 @@ _AGGREGATIONS: Mapping[str, tuple[str, ...]] = {
     "in groups": _SEPARABLE,
     "in shards": (*_SEPARABLE, *_COLUMNWISE),
 }
+_DIVISIONS_OF_BUFFERS = ("by one", "by one", "in shards")
+_AGGREGATIONS_OF_BUFFERS: Mapping[str, tuple[str, ...]] = {
+    "by one": (*_SEPARABLE, *_COLUMNWISE, "krum", "multi_krum"),
+    "in shards": (*_SEPARABLE, *_COLUMNWISE),
+}
 # Krum with four devices; q-FedAvg with steps long enough that one update too many shows.
 OPTIONS: Mapping[str, Mapping[str, float]] = {
     "krum": {"malicious": 0},
@@ -32,6 +37,8 @@ _UPLOADS: tuple[Mapping[str, object], ...] = (
     {"upload_encoding": "int8", "upload_difference": True},
     {"upload_encoding": "top_k", "upload_difference": True, "top_k_fraction": 0.1},
 )
+# With four devices of equal speed, few buffers have an update from an older model; the faults delay some.
+_MODES = ("synchronous", "synchronous", "buffered")
 _DOWNLOADS = ("float32", "float32", "float16", "bfloat16", "int8")
 
 
@@ -61,8 +68,13 @@ class Drawing:
     def run(self, rounds: int) -> Drawn:
         """Return the settings of a run with a number of rounds."""
         dice = self._dice
-        division = self._next("division", _DIVISIONS)
-        aggregation = self._next(division, _AGGREGATIONS[division])
+        mode = self._next("mode", _MODES)
+        if mode == "buffered":
+            division = self._next("division of buffers", _DIVISIONS_OF_BUFFERS)
+            aggregation = self._next(f"buffers {division}", _AGGREGATIONS_OF_BUFFERS[division])
+        else:
+            division = self._next("division", _DIVISIONS)
+            aggregation = self._next(division, _AGGREGATIONS[division])
         settings = {
             "task": self._task,
             "rounds": rounds,
@@ -73,7 +85,7 @@ class Drawing:
             "aggregation_options": OPTIONS.get(aggregation, {}),
             **dice.choice(_UPLOADS),
             "download_encoding": dice.choice(_DOWNLOADS),
-            **self._cohort(division, aggregation),
+            **(self._buffer(aggregation) if mode == "buffered" else self._cohort(division, aggregation)),
         }
         if division == "by one" and aggregation != "scaffold":
             settings["clip_norm"] = dice.choice([None, None, 40.0])
@@ -90,6 +102,20 @@ class Drawing:
             **whom,
             "threshold": self._dice.choice([0.5, 0.7, 1.0]),
             "minimum_replies": self._dice.choice([1, 2]),
+        }
+
+    def _buffer(self, aggregation: str) -> dict[str, object]:
+        """Return the buffer of a buffered run: Krum needs three of the four devices."""
+        dice, size = self._dice, 3 if "krum" in aggregation else self._dice.choice([1, 2, 2, 3])
+        return {
+            "mode": "buffered",
+            "buffer_size": size,
+            "in_flight": dice.randint(max(2, size), 4),
+            "max_staleness": dice.choice([3, 10]),
+            "staleness": dice.choice(["polynomial", "polynomial", "constant", "hinge"]),
+            "staleness_exponent": dice.choice([0.5, 1.0]),
+            "staleness_slack": dice.choice([0, 1]),
+            "minimum_replies": size if "krum" in aggregation else 1,
         }
 
     def _next(self, what: str, choices: tuple[str, ...]) -> str:

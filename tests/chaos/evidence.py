@@ -5,7 +5,6 @@ from collections.abc import Mapping
 
 from fedgrass.console.runs.fleet_operator import RoundRecord
 from fedgrass.federation import object_keys
-from fedgrass.federation.rounds import Participation
 from fedgrass.federation.runs import Run
 from tests.chaos.audit import Evidence
 from tests.chaos.world import World
@@ -18,20 +17,27 @@ def gather(world: World, run: Run) -> Evidence:
     records = _settled(world, run)
     bucket, s3 = world.stack["BucketName"], world.cloud.client("s3")
     listed = s3.list_objects_v2(Bucket=bucket, Prefix=f"models/{run.name}/").get("Contents", [])
-    replies = [
-        object_keys.update(reply.device, run.name, record.round.number, record.round.attempt)
-        for record in records
-        for reply in record.participants
-        if reply.state is Participation.REPLIED
+    devices = {part.device for record in records for part in record.participants}
+    updates = [
+        entry["Key"]
+        for device in sorted(devices)
+        for entry in s3.list_objects_v2(Bucket=bucket, Prefix=f"updates/{device}/{run.name}/").get(
+            "Contents", []
+        )
     ]
     objects: Mapping[str, bytes] = {
         key: s3.get_object(Bucket=bucket, Key=key)["Body"].read()
-        for key in [entry["Key"] for entry in listed] + replies
+        for key in [entry["Key"] for entry in listed] + updates
     }
     prefix = f"/{bucket}/"
     written = world.gateway.models_written
     contents = {path.removeprefix(prefix): len(tags) for path, tags in written.items()}
-    return Evidence(run, records, objects, contents)
+    starts = {
+        object_keys.update(device, name, number, attempt): model
+        for (device, name, number, attempt), model in world.gateway.announced.items()
+        if name == run.name
+    }
+    return Evidence(run, records, objects, contents, starts)
 
 
 def _settled(world: World, run: Run) -> list[RoundRecord]:

@@ -5,6 +5,7 @@ fault pass unchanged: same headers, same signature, same response.
 """
 
 import http.client
+import json
 import re
 import socket
 import sys
@@ -41,6 +42,8 @@ class Gateway:
         self.models_written: defaultdict[str, set[str]] = defaultdict(set)  # by path: tags of contents
         # By step: the attempts at rounds that were made from partial sums or from shards.
         self.parts_read: dict[str, set[str]] = {"group_sum_read": set(), "shard_read": set()}
+        # The model that each announcement named, by device, run, round and attempt.
+        self.announced: dict[tuple[str, str, int, int], str] = {}
         self.errors: list[str] = []  # of the proxy itself, which invalidate a campaign
         self._servers: dict[str, _Server] = {}
         self._closing = ExitStack()
@@ -70,10 +73,21 @@ class Gateway:
         """Record models that were written, and rounds whose parts several averagers made."""
         step = step_of(request)
         with self.lock:
+            if step == "announcement":
+                self._note_start(request)
             if step == "model_written" and answer.status == http.HTTPStatus.OK:
                 self.models_written[request.path].add(_tag(answer))
             if step in self.parts_read and answer.status in _GOT:
                 self.parts_read[step].add(request.path.partition("/parts/")[0])
+
+    def _note_start(self, request: Request) -> None:
+        """Record from which model a device is told to start; one work always starts from the same model."""
+        work = json.loads(request.body)
+        device = request.path.split("/")[-2]
+        place = (device, work["run"], work["round"], work["attempt"])
+        key = re.sub(r"\.[a-z0-9]+(?=\.safetensors$)", "", work["model_key"])  # without the download encoding
+        if self.announced.setdefault(place, key) != key:
+            self.errors.append(f"{place} was announced from {self.announced[place]}, then from {key}")
 
 
 def _tag(answer: Answer) -> str:

@@ -41,6 +41,8 @@ class Update:
     data: bytes
     examples: int
     loss: float  # of the global model, on the device
+    start: Model | None = None  # from which the device started; None for the round's base
+    age: int = 0  # models made since that one
 
     @property
     def trained(self) -> set[str] | None:
@@ -115,12 +117,28 @@ def next_model(  # noqa: PLR0913, PLR0917 - the inputs of a round
     averaged = _averaged(base, updates)
     shapes = {name: array.shape for name, array in base.items()}
     sent = [read_file(update.data, shapes) for update in updates]
-    whole = not settings.upload_difference
-    changes = [{name: one[name] - base[name] if whole else one[name] for name in base} for one in sent]
-    _clip(changes, settings.clip_norm)
+    starts = [update.start or base for update in updates]
+    trained = [
+        {name: one[name] + start[name] if settings.upload_difference else one[name] for name in base}
+        for one, start in zip(sent, starts, strict=True)
+    ]
+    since = [
+        {name: one[name] if settings.upload_difference else one[name] - start[name] for name in base}
+        for one, start in zip(sent, starts, strict=True)
+    ]
+    factors = [_clip_factor(change, settings.clip_norm) for change in since]
+    measured = [_times(change, factor) for change, factor in zip(since, factors, strict=True)]
+    # What no gradient moves is mixed into the newest model, whatever model the device started from.
+    changes = [
+        _times(
+            {name: one[name] - base[name] if name in averaged else change[name] for name in base},
+            factor * _weight_of_age(settings, update.age),
+        )
+        for one, change, factor, update in zip(trained, since, factors, updates, strict=True)
+    ]
     options = {**DEFAULTS.get(settings.aggregation, {}), **settings.aggregation_options}
     numbers = {name: float(value) for name, value in options.items()}
-    change, weight = _combined(changes, updates, settings.aggregation, numbers)
+    change, weight = _combined(changes, measured, updates, settings.aggregation, numbers)
     mean = {name: change[name] / weight for name in averaged}
     server.turn += 1
     if settings.aggregation == "scaffold":
@@ -150,11 +168,24 @@ def _averaged(base: Model, updates: Sequence[Update]) -> set[str]:
     return {name for name in base if 2 * sum(name in vote for vote in votes) <= len(votes)}
 
 
-def _clip(changes: Sequence[Model], longest: float | None) -> None:
-    for change in changes:
-        norm = math.sqrt(_product(change, change))
-        if longest is not None and norm > longest:
-            change.update({name: values * (longest / norm) for name, values in change.items()})
+def _clip_factor(change: Model, longest: float | None) -> float:
+    norm = math.sqrt(_product(change, change))
+    return 1.0 if longest is None or norm <= longest else longest / norm
+
+
+def _times(change: Model, factor: float) -> Model:
+    return {name: values * factor for name, values in change.items()}
+
+
+def _weight_of_age(settings: RunSettings, age: int) -> float:
+    """Return the weight of a stale update after Xie et al. (2019)."""
+    if settings.mode != "buffered" or settings.staleness == "constant":
+        return 1.0
+    if settings.staleness == "polynomial":
+        return math.exp(-settings.staleness_exponent * math.log(1 + age))
+    if age <= settings.staleness_slack:
+        return 1.0
+    return 1 / (1 + settings.staleness_exponent * (age - settings.staleness_slack))
 
 
 def _product(one: Model, other: Model) -> float:
@@ -162,16 +193,23 @@ def _product(one: Model, other: Model) -> float:
 
 
 def _combined(
-    changes: Sequence[Model], updates: Sequence[Update], name: str, options: Mapping[str, float]
+    changes: Sequence[Model],
+    measured: Sequence[Model],
+    updates: Sequence[Update],
+    name: str,
+    options: Mapping[str, float],
 ) -> tuple[Model, float]:
-    """Return the combined change of many updates, and the sum of their weights."""
+    """Return the combined change of many updates, and the sum of their weights.
+
+    Strategies that compare updates do so by the ``measured`` changes, before these are weighted by their age.
+    """
     if name == "median":
         return _columns(changes, lambda column: np.median(column, axis=0)), 1.0
     if name == "trimmed_mean":
         cut = int(options["cut"] * len(changes))
         kept = slice(cut, len(changes) - cut)
         return _columns(changes, lambda column: np.sort(column, axis=0)[kept].mean(axis=0)), 1.0
-    weights = _weights(changes, updates, name, options)
+    weights = _weights(measured, updates, name, options)
     return _columns(changes, lambda column: np.tensordot(weights, column, axes=1)), float(weights.sum())
 
 

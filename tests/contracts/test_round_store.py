@@ -8,8 +8,9 @@ import msgspec
 import pytest
 from botocore.exceptions import ClientError
 
+from fedgrass.federation import round_metrics
 from fedgrass.federation.errors import LostRace
-from fedgrass.federation.messages import Completion
+from fedgrass.federation.messages import CarriedFile, Completion
 from fedgrass.federation.ports import RoundStore
 from fedgrass.federation.rounds import TRANSITIONS, Event, Participant, Participation, Round, State
 from fedgrass.federation.runs import Progress, Run, RunState
@@ -133,6 +134,14 @@ def test_a_run_comes_back_as_it_was_stored(store: RoundStore) -> None:
     store.create_run(a_run())
     assert store.run("run-1") == a_run()
     assert store.run("other") is None
+
+
+def test_a_run_with_frozen_arrays_comes_back_as_it_was_stored(store: RoundStore) -> None:
+    frozen = CarriedFile(key="models/run-1/frozen.safetensors", sha256="f" * 64, bytes=2**40)
+    settings = msgspec.structs.replace(SETTINGS, shared=["head.*"], frozen_sha256="e" * 64)
+    run = msgspec.structs.replace(a_run(), settings=settings, frozen=frozen)
+    store.create_run(run)
+    assert store.run("run-1") == run
 
 
 def test_a_name_that_is_taken_is_a_lost_race(store: RoundStore) -> None:
@@ -810,3 +819,122 @@ def test_a_row_of_more_than_400_kb_is_refused_and_the_old_one_stays(store: Round
     with pytest.raises(ClientError, match="exceeded the maximum allowed size"):
         store.change_run(changed, reason="x" * 410 * 1024)
     assert the_run(store) == changed
+
+
+# ------------------------------------------------------------ buffers
+def a_buffer(**changes: Any) -> Round:
+    """Return a buffer that has just opened: no device was asked yet."""
+    return a_round(**{"asked": 0, "in_flight": 4, "base": 3, "group_size": 0, **changes})
+
+
+@pytest.fixture
+def buffers(store: RoundStore) -> tuple[Round, Round]:
+    """Return two buffers of a run: the first is closed, and thing-0 and thing-1 still train for it."""
+    store.create_run(a_run())
+    first = a_buffer()
+    store.open_round(a_run(), first, Progress())
+    store.fill(first, ["thing-0", "thing-1"], unfilled=2, at=NOW + 5)
+    leased = store.move(first, Event.DEADLINE_WITH_MINIMUM, fence=1, lease_until=NOW)
+    closed = store.move(leased, Event.MODEL_WRITTEN, closed_at=NOW)
+    second = a_buffer(number=2, base=4, in_flight_before=2)
+    run = store.run("run-1")
+    assert run
+    store.open_round(run, second, Progress())
+    return closed, second
+
+
+def test_a_buffer_is_filled_in_batches_each_once(store: RoundStore, buffers: tuple[Round, Round]) -> None:
+    _, second = buffers
+    store.fill(second, ["thing-2", "thing-3"], unfilled=1, at=NOW + 9)
+    filled = store.round("run-1", 2, 1)
+    assert filled
+    assert (filled.asked, filled.batches, filled.unfilled) == (2, 2, 1)
+    part = store.participant(second, "thing-2")
+    assert part
+    assert (part.state, part.announced_at, part.batch, part.base) == (Participation.ASKED, NOW + 9, 2, 4)
+    with pytest.raises(LostRace):
+        store.fill(second, ["thing-4"], unfilled=0, at=NOW)
+    store.fill(filled, [], unfilled=3, at=NOW)
+    again = store.round("run-1", 2, 1)
+    assert again
+    assert (again.asked, again.batches, again.unfilled) == (2, 2, 3)
+
+
+def test_participants_of_several_rounds_are_read_in_order(
+    store: RoundStore, buffers: tuple[Round, Round]
+) -> None:
+    store.fill(buffers[1], ["thing-1"], unfilled=0, at=NOW)
+    found = [
+        (number, attempt, part.device) for number, attempt, part in store.participants_from("run-1", 1, 2)
+    ]
+    assert found == [(1, 1, "thing-0"), (1, 1, "thing-1"), (2, 1, "thing-1")]
+    assert [number for number, _, _ in store.participants_from("run-1", 2, 10)] == [2]
+
+
+def test_a_device_of_an_earlier_round_is_counted_in_the_open_buffer_once(
+    store: RoundStore, buffers: tuple[Round, Round]
+) -> None:
+    first, second = buffers
+    part = store.participant(first, "thing-0")
+    assert part
+    values = round_metrics.reply_fields(a_reply(announced_at=NOW + 5), NOW + 77)
+    store.carry(second, part, (1, 1), Participation.REPLIED, values)
+
+    left, there = store.participant(first, "thing-0"), store.participant(second, "thing-0")
+    assert left
+    assert there
+    assert (left.state, left.to_round, left.to_attempt) == (Participation.CARRIED, 2, 1)
+    assert (there.state, there.from_round, there.from_attempt, there.base) == (Participation.REPLIED, 1, 1, 3)
+    assert (there.announced_at, there.received_at, there.examples) == (NOW + 5, NOW + 77, 50)
+    counted = store.round("run-1", 2, 1)
+    assert counted
+    assert (counted.replied, counted.accepted, counted.asked, counted.outstanding) == (1, 1, 0, 1)
+    with pytest.raises(LostRace):
+        store.carry(second, part, (1, 1), Participation.REPLIED, values)
+    assert store.round("run-1", 2, 1) == counted
+
+
+def test_no_device_is_carried_over_to_a_buffer_that_is_not_open(
+    store: RoundStore, buffers: tuple[Round, Round]
+) -> None:
+    first, second = buffers
+    part = store.participant(first, "thing-0")
+    assert part
+    store.move(second, Event.GIVEN_UP)
+    with pytest.raises(LostRace):
+        store.carry(second, part, (1, 1), Participation.FAILED, {"reason": "no memory"})
+    assert store.participant(first, "thing-0") == part
+    assert store.participant(second, "thing-0") is None
+
+
+def test_a_silent_device_that_is_carried_over_takes_part_again(
+    store: RoundStore, buffers: tuple[Round, Round]
+) -> None:
+    first, second = buffers
+    part = store.participant(first, "thing-0")
+    assert part
+    store.move_later(first, part, Participation.SILENT, {})
+    silent = store.participant(first, "thing-0")
+    assert silent
+    store.carry(second, silent, (1, 1), Participation.REPLIED, {"bytes": 7, "received_at": NOW})
+    left, counted = store.round("run-1", 1, 1), store.round("run-1", 2, 1)
+    assert left
+    assert counted
+    assert (left.silent, counted.replied, counted.bytes_up, counted.outstanding) == (0, 1, 7, 2)
+
+
+def test_a_reply_is_held_in_a_round_that_has_ended_once(
+    store: RoundStore, buffers: tuple[Round, Round]
+) -> None:
+    first, _ = buffers
+    part = store.participant(first, "thing-0")
+    assert part
+    store.move_later(first, part, Participation.HELD, round_metrics.reply_fields(a_reply(), NOW + 3))
+    held = store.participant(first, "thing-0")
+    assert held
+    assert (held.state, held.checksum, held.received_at) == (Participation.HELD, "0" * 32, NOW + 3)
+    with pytest.raises(LostRace):
+        store.move_later(first, part, Participation.LATE, {})
+    with pytest.raises(LostRace):  # the round is not in the state that was read
+        store.move_later(msgspec.structs.replace(first, state=State.OPEN), held, Participation.LATE, {})
+    assert store.participant(first, "thing-0") == held

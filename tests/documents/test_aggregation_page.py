@@ -36,7 +36,7 @@ def test_the_page_has_each_option_with_what_it_takes_and_its_default() -> None:
 
 
 def test_the_example_of_a_custom_strategy_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = re.search(r"```python\n(# cloud_functions/mine.py\n.*?)```", PAGE, re.DOTALL)
+    found = re.search(r"```python\n(# cautious.py\n.*?)```", PAGE, re.DOTALL)
     assert found
     (tmp_path / "mine_of_the_page.py").write_text(found[1])
     monkeypatch.syspath_prepend(str(tmp_path))

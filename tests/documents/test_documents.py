@@ -16,10 +16,12 @@ from msgspec import Struct
 
 import package
 from components.trainer.trainer_configuration import FOR_OTHERS, Configuration
+from components.trainer.worker.worker_protocol import StatisticsPolicy
 from fedgrass import __version__
 from fedgrass.console.main import parse
 from fedgrass.federation.selection import SELECTIONS
 from fedgrass.federation.settings import RunSettings
+from fedgrass.federation.statistics.statistics_query import StatisticsQuery
 from tests.documents.documented_fields import field_words
 
 ROOT = package.ROOT
@@ -47,7 +49,7 @@ def spelled(default: object) -> str:
 
 @pytest.mark.parametrize(
     ("heading", "kind"),
-    [("setting", RunSettings), ("key", Configuration)],
+    [("setting", RunSettings), ("part of `statistics`", StatisticsQuery), ("key", Configuration)],
 )
 def test_the_page_of_settings_has_each_field_with_what_it_takes_and_its_default(
     heading: str, kind: type[Struct]
@@ -56,6 +58,13 @@ def test_the_page_of_settings_has_each_field_with_what_it_takes_and_its_default(
     if kind is Configuration:
         del documented["python"]  # of the install step
     assert documented == {name: (said, spelled(value)) for name, (said, value) in field_words(kind).items()}
+
+
+def test_the_page_of_statistics_has_each_key_of_the_device_with_what_it_takes_and_its_default() -> None:
+    page = (ROOT / "docs" / "statistics.md").read_text()
+    documented = {name.strip("`"): (takes, default) for name, takes, default, _ in rows(page, "key")}
+    expected = field_words(StatisticsPolicy)
+    assert documented == {name: (said, spelled(value)) for name, (said, value) in expected.items()}
 
 
 def test_the_page_of_selection_has_each_option_with_what_it_takes_and_its_default() -> None:
@@ -153,3 +162,10 @@ def test_the_diagram_in_the_docs_is_drawn_from_the_table() -> None:
     page = (DOCS / "round.md").read_text()
     assert drawn(page) == page
     assert "OPEN --> ABANDONED" in page
+
+
+def test_the_diagram_of_a_device_in_a_buffered_run_is_drawn_from_the_table() -> None:
+    drawn = runpy.run_path(str(DOCS / "draw_round.py"))["drawn_buffers"]
+    page = (DOCS / "buffered_rounds.md").read_text()
+    assert drawn(page) == page
+    assert "HELD --> CARRIED" in page

@@ -89,6 +89,42 @@ def evidence(chosen: Mapping[str, Any] | None = None, **changes: Any) -> Evidenc
     return Evidence(run, [record], objects, {})
 
 
+def stale_evidence(starts: int = 0, weight: float = 0.5**0.5) -> Evidence:
+    """Return the evidence of a buffered run: its second round has an update that started from model 0.
+
+    Args:
+        starts: number of the model that the second device was told to start from.
+        weight: by which the averager multiplied that device's change.
+    """
+    first = evidence({"mode": "buffered", "rounds": 2, "buffer_size": 2, "in_flight": 4})
+    (record,) = first.records
+    keys = [object_keys.update("thing-1", "run-1", 2, 1), object_keys.update("thing-3", "run-1", 1, 1)]
+    files = [encode({"body": np.full(4, value, np.float32)}) for value in (2.75, 4.0)]
+    participants = [
+        Participant(
+            device=key.split("/")[1],
+            state=Participation.REPLIED,
+            announced_at=1,
+            examples=2,
+            checksum=checksum(file),
+        )
+        for key, file in zip(keys, files, strict=True)
+    ]
+    # Changes of 2 since model 1 (0.75), and of 4 since model 0.
+    made = encode({"body": np.full(4, 0.75 + (2 + weight * 4) / 2, np.float32)})
+    second = msgspec.structs.replace(
+        record.round,
+        number=2,
+        base=1,
+        base_sha256=record.round.model_sha256,
+        model_sha256=hashlib.sha256(made).hexdigest(),
+    )
+    objects = {**first.objects, **dict(zip(keys, files, strict=True)), object_keys.model("run-1", 2): made}
+    told = {keys[0]: object_keys.model("run-1", 1), keys[1]: object_keys.model("run-1", starts)}
+    records = [record, RoundRecord(second, participants)]
+    return Evidence(first.run, records, objects, {}, told)
+
+
 def found_in(what: Evidence) -> Findings:
     findings = Findings()
     audit(what, findings)
@@ -137,6 +173,31 @@ def test_the_audit_finds_a_model_that_was_changed_or_of_no_round() -> None:
 
 def test_the_audit_finds_a_round_that_started_from_a_stale_model() -> None:
     assert "starts from another model" in found_in(evidence(base_sha256="0" * 64)).wrong_models[0]
+
+
+def test_the_audit_finds_nothing_in_a_flawless_buffered_run() -> None:
+    findings = found_in(stale_evidence())
+    assert (findings.wrong_models, findings.double_counted) == ([], [])
+    assert (findings.buffers, findings.stale) == (2, 1)
+
+
+def test_the_audit_finds_a_stale_update_with_the_weight_of_a_fresh_one() -> None:
+    wrong = found_in(stale_evidence(weight=1.0)).wrong_models
+    assert wrong == ["run-1/2/1: the model differs from the weighted_mean of 2 updates by 0.185"]
+
+
+def test_the_audit_finds_a_change_relative_to_another_model_than_the_devices_start() -> None:
+    assert "differs from the weighted_mean" in found_in(stale_evidence(starts=1)).wrong_models[0]
+
+
+def test_the_audit_finds_an_update_in_the_models_of_two_rounds() -> None:
+    good = stale_evidence()
+    first, second = good.records
+    again = RoundRecord(
+        msgspec.structs.replace(second.round, replied=3), [*second.participants, first.participants[1]]
+    )
+    found = found_in(Evidence(good.run, [first, again], good.objects, {}, good.starts)).double_counted
+    assert found == ["run-1: updates/thing-2/run-1/1-1.safetensors is in 2 models"]
 
 
 def test_the_audit_finds_a_state_of_the_server_that_is_missing_or_wrong() -> None:

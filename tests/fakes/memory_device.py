@@ -96,11 +96,13 @@ class MemoryHost(Broker):
         self.failures = 0  # reads of the configuration that fail first
         self.unwatched = 0  # requests to watch it that fail first
         self.running = 0  # reports
+        self.options_changed = False
         self._changed: Callable[[], None] | None = None
         self._lost: Callable[[str, str], None] = lambda _topic, _reason: None
 
     def configuration(self) -> dict[str, Any]:
         self.reads += 1
+        self.options_changed = False
         if self.failures:
             self.failures -= 1
             message = "could not read the configuration: the nucleus did not answer within 10 s"
@@ -120,6 +122,9 @@ class MemoryHost(Broker):
         for _ in range(times):
             assert self._changed
             self._changed()
+
+    def device_options_changed(self) -> bool:
+        return self.options_changed
 
     def watch_subscriptions(self, lost: Callable[[str, str], None]) -> None:
         self._lost = lost

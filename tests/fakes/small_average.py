@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cloud_functions.aggregation import aggregation_context, guarded_strategy, new_model
+from cloud_functions.aggregation.aggregation_context import AggregationContext
 from cloud_functions.rounds import publish
 from cloud_functions.services import Services
 from fedgrass.federation import object_keys
@@ -71,27 +72,52 @@ class SmallAverage:
 
     @property
     def model(self) -> dict[str, NDArray[Any]]:
-        return decode(self.bucket.objects[object_keys.model(RUN, self.number)])
+        return self.model_of(self.number)
+
+    def model_of(self, number: int) -> dict[str, NDArray[Any]]:
+        """Return the model that round ``number`` made."""
+        return decode(self.bucket.objects[object_keys.model(RUN, number)])
 
     def state(self, name: str) -> dict[str, NDArray[Any]]:
         """Return the server state of the latest model."""
         return decode(self.bucket.objects[object_keys.state(RUN, self.number, name)])
 
-    def upload(self, updates: Sequence[Arrays | bytes], trained: Collection[str] | None = None) -> None:
+    def upload(
+        self,
+        updates: Sequence[Arrays | bytes],
+        trained: Collection[str] | None = None,
+        starts: Sequence[int] = (),
+    ) -> None:
         """Put the updates of the next round into the bucket.
 
         Args:
             updates: full weights after training, or files.
             trained: the arrays that gradients move, as all updates declare; None for no declaration.
+            starts: numbers of the models from which devices started; the newest model by default.
         """
         for place, update in enumerate(updates):
-            data = update if isinstance(update, bytes) else self.encode(update, seed=place, trained=trained)
-            self.bucket.write(object_keys.update(_device(place), RUN, self.number + 1, 1), data)
+            number = starts[place] if starts else self.number
+            data = (
+                update
+                if isinstance(update, bytes)
+                else self.encode(update, seed=place, trained=trained, number=number)
+            )
+            self.bucket.write(object_keys.update(_device(place), RUN, number + 1, 1), data)
 
-    def encode(self, update: Arrays, seed: int = 0, trained: Collection[str] | None = None) -> bytes:
-        """Return the file of an update given as full weights; auxiliary arrays are zero unless given."""
+    def encode(
+        self,
+        update: Arrays,
+        seed: int = 0,
+        trained: Collection[str] | None = None,
+        number: int | None = None,
+    ) -> bytes:
+        """Return the file of an update given as full weights; auxiliary arrays are zero unless given.
+
+        ``number`` is that of the model from which the device started; None for the newest one.
+        """
         file, carried = self.bucket.objects[object_keys.model(RUN, self.number)], self._carried()
-        start = {**self.model, **carried} if self.encoding.difference else None
+        begun = self.model if number is None else self.model_of(number)
+        start = {**begun, **carried} if self.encoding.difference else None
         target = io.BytesIO()
         layout = update_layout(read_layout(file, len(file)), guarded_strategy.load(self.settings).carried)
         rng = np.random.default_rng(seed)
@@ -117,11 +143,36 @@ class SmallAverage:
         examples: Sequence[int] | None = None,
         metrics: Sequence[dict[str, float]] | None = None,
         evaluations: int = 0,
+        starts: Sequence[int] = (),
     ) -> dict[str, NDArray[Any]]:
         """Average the updates that ``upload`` wrote; return the new model."""
-        number = self.number + 1
+        replies = self.replies(count, examples, metrics, starts)
+        context = self.begin(count, evaluations)
+        new_model.make(context, replies, [])
+        return self.keep(context)
+
+    def begin(self, count: int, evaluations: int = 0) -> AggregationContext:
+        """Begin the aggregation of a round in which ``count`` devices were asked."""
+        leased = self._round(self.number + 1, count)
+        return aggregation_context.begin(self.services, self._run(evaluations), leased)
+
+    def keep(self, context: AggregationContext) -> dict[str, NDArray[Any]]:
+        """Publish the drafts of an aggregation; return the new model."""
+        assert not publish.keep_model(self.services, context.run, context.round)
+        self.number = context.round.number
+        return self.model
+
+    def replies(
+        self,
+        count: int,
+        examples: Sequence[int] | None = None,
+        metrics: Sequence[dict[str, float]] | None = None,
+        starts: Sequence[int] = (),
+    ) -> list[Participant]:
+        """Return the replies of the devices whose updates ``upload`` wrote."""
         replies = []
         for place in range(count):
+            number = (starts[place] if starts else self.number) + 1
             data = self.bucket.objects[object_keys.update(_device(place), RUN, number, 1)]
             replies.append(
                 Participant(
@@ -132,20 +183,23 @@ class SmallAverage:
                     checksum=checksum(data),
                     examples=examples[place] if examples else 1,
                     metrics=metrics[place] if metrics else {},
+                    from_round=number if starts else 0,
+                    from_attempt=1 if starts else 0,
+                    base=starts[place] if starts else None,
                 )
             )
-        run, leased = self._run(evaluations), self._round(number, count)
-        new_model.make(aggregation_context.begin(self.services, run, leased), replies, [])
-        assert not publish.keep_model(self.services, run, leased)
-        self.number = number
-        return self.model
+        return replies
 
     def round(
-        self, updates: Sequence[Arrays | bytes], trained: Collection[str] | None = None, **replies: Any
+        self,
+        updates: Sequence[Arrays | bytes],
+        trained: Collection[str] | None = None,
+        starts: Sequence[int] = (),
+        **replies: Any,
     ) -> dict[str, NDArray[Any]]:
         """Upload the updates and average them."""
-        self.upload(updates, trained)
-        return self.make(len(updates), **replies)
+        self.upload(updates, trained, starts)
+        return self.make(len(updates), starts=starts, **replies)
 
     def _run(self, evaluations: int) -> Run:
         return Run(

@@ -16,7 +16,7 @@ WRITTEN = {
     "RoundsClosed", "RoundsAbandoned", "RoundSeconds", "TurnaroundSeconds", "UpdatesAccepted",
     "UpdatesRefused", "UpdatesLate", "MessagesIgnored", "DevicesAsked", "DevicesFailed", "DevicesSeen",
     "Accuracy", "Loss", "AveragingSeconds", "ModelsCollapsed",
-    "BytesUploaded", "BytesDownloaded",
+    "BytesUploaded", "BytesDownloaded", "UpdatesStale", "Staleness",
 }  # fmt: skip
 
 

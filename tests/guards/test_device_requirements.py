@@ -11,10 +11,13 @@ from packaging.utils import canonicalize_name
 
 PROJECT = Path(__file__).parents[2]
 FOLDER = PROJECT / "components" / "trainer"
-ENTRY = re.compile(r"([A-Za-z0-9._-]+)==(\S+) \\\n((?:    --hash=sha256:[0-9a-f]{64}(?: \\)?\n)+)")
+ENTRY = re.compile(
+    r"([A-Za-z0-9._-]+)==(\S+)(?: ; python_version < '3\.14')? \\\n"
+    r"((?:    --hash=sha256:[0-9a-f]{64}(?: \\)?\n)+)"
+)
 PYTHONS = ("3.11", "3.12", "3.13", "3.14")
 MACHINES = ("x86_64", "aarch64")
-COMMON = {"boto3", "msgspec", "numpy", "safetensors", "scikit-learn", "xxhash"}
+COMMON = {"boto3", "datasketches", "msgspec", "numpy", "safetensors", "scikit-learn", "xxhash"}
 DIRECT = {
     "requirements.txt": COMMON | {"awsiotsdk", "cbor2", "stream-manager"},
     "requirements-mqtt.txt": COMMON | {"paho-mqtt"},

@@ -130,6 +130,10 @@ class MqttConnection:
         """Call ``changed`` on SIGHUP, which ``systemctl reload`` sends."""
         signal.signal(signal.SIGHUP, lambda *_: changed())
 
+    def device_options_changed(self) -> bool:
+        """Return False: the device's file has its options, like all others."""
+        return False
+
     def watch_subscriptions(self, lost: Callable[[str, str], None]) -> None:
         """Call ``lost``, on another thread, as in ``Host``."""
         self._subscription_lost = lost

@@ -3,6 +3,10 @@
 import logging
 import threading
 from collections.abc import Callable
+from typing import Literal
+
+import msgspec
+from msgspec.structs import replace
 
 from components.runtime.component_errors import UploadFailed
 from components.runtime.event_loop import Call, EventLoop, Timer
@@ -15,6 +19,7 @@ from components.trainer.worker.worker_protocol import (
     Failure,
     Progress,
     Result,
+    StatisticsPolicy,
     TaskOptions,
     Waiting,
     WorkOrder,
@@ -23,6 +28,8 @@ from components.trainer.worker.worker_protocol import (
 )
 from fedgrass.federation import object_keys
 from fedgrass.federation.messages import Announcement, Completion
+from fedgrass.federation.messages.message_codec import LARGEST_MESSAGE
+from fedgrass.federation.messages.message_fields import shorten
 
 
 class Deadline:
@@ -117,12 +124,18 @@ class Assignment:
         """Seconds until the deadline, at least 0."""
         return self._deadline.seconds_left
 
-    def begin(self, options: TaskOptions, packages: str = "") -> None:
+    def begin(
+        self,
+        options: TaskOptions,
+        packages: str = "",
+        statistics: StatisticsPolicy = StatisticsPolicy(),  # noqa: B008 - frozen
+    ) -> None:
         """Record the assignment in the journal and pass it to the worker, which answers to ``_answered``.
 
         Args:
             options: of the task, with the place of its code.
             packages: the folder of the task's own requirements; empty if it has none.
+            statistics: what the device answers to queries of statistics.
         """
         self._training = True
         self._context.journal.take(Accepted(self.announcement))
@@ -135,6 +148,8 @@ class Assignment:
             packages=packages,
             update=str(self._context.update_path(self.announcement)),
             memory=str(feedback.path(run)),
+            statistics=statistics,
+            **self._context.private_arrays.order(self.announcement),
         )
         self._context.worker.start(work, self._answered)
 
@@ -189,14 +204,14 @@ class Assignment:
             if written is None:
                 if answer.unloadable:
                     self._unloadable(answer.reason)
-                self._fail(answer.reason)
+                self._fail(answer.reason, "declined" if answer.declined else "failed")
                 return
             log.info("%s: the update was complete before the worker failed: %s", self.name, answer.reason)
             answer = written
         self._context.journal.record_result(self.announcement, answer)
         part = " (stopped by the deadline)" if answer.partial else ""
         log.info("%s: done with %d examples%s, %s", self.name, answer.examples, part, _measured(answer))
-        if self.announcement.work == "evaluate":
+        if not answer.bytes:
             self._complete(answer, 0.0)
             return
         self._upload(answer)
@@ -245,9 +260,9 @@ class Assignment:
             return
         seconds = self._context.loop.clock() - self._upload_started
         log.info("%s: uploaded %d bytes in %.2f s", self.name, result.bytes, seconds)
-        self._context.error_feedback.adopt(
-            self._context.update_path(self.announcement), self.announcement.run
-        )
+        update, run = self._context.update_path(self.announcement), self.announcement.run
+        self._context.error_feedback.adopt(update, run)
+        self._context.private_arrays.adopt(update, self.announcement.task, run)
         self._complete(result, seconds)
 
     def _complete(self, result: Result, upload_seconds: float) -> None:
@@ -271,18 +286,29 @@ class Assignment:
             train_seconds=result.train_seconds,
             upload_seconds=upload_seconds,
             partial=result.partial,
+            answer=result.answer,
         )
-        self._end(Reply(announcement=announcement, completion=completion))
+        self._end(Reply(announcement=announcement, completion=_with_note(completion, result.note)))
 
-    def _fail(self, reason: str) -> None:
-        log.warning("%s: failed: %s", self.name, reason)
-        failed = status(self.announcement, "failed", reason)
+    def _fail(self, reason: str, state: Literal["failed", "declined"] = "failed") -> None:
+        log.warning("%s: %s: %s", self.name, state, reason)
+        failed = status(self.announcement, state, reason)
         self._end(Reply(announcement=self.announcement, failed=failed, settled=True))
 
     def _end(self, reply: Reply) -> None:
         seconds_left = self.seconds_left
         self.cancel()
         self._finished(reply, seconds_left)
+
+
+def _with_note(completion: Completion, note: str) -> Completion:
+    """Return a completion with a note for the operator, as long as the message has room for it."""
+    if not note:
+        return completion
+    noted = replace(completion, note=shorten(note))
+    if len(msgspec.json.encode(noted)) > LARGEST_MESSAGE:  # its metrics are worth more; the log has the note
+        return completion
+    return noted
 
 
 def _measured(result: Result) -> str:

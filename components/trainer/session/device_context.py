@@ -13,6 +13,7 @@ from components.runtime.event_loop import Call, EventLoop
 from components.trainer.session.eligibility import HostMetrics, read_host_metrics
 from components.trainer.session.error_feedback import ErrorFeedback, pending_path
 from components.trainer.session.journal import Journal, result_path
+from components.trainer.session.private_arrays import PrivateStore, pending_private
 from components.trainer.session.restarts import RestartBudget
 from components.trainer.session.session_ports import Uploader, Worker
 from fedgrass.federation.messages import Announcement, WorkMessage
@@ -82,17 +83,23 @@ class DeviceContext:
         """The client state of each run, in a folder next to that of the updates."""
         return ErrorFeedback(self.folder.parent / "memory")
 
+    @property
+    def private_arrays(self) -> PrivateStore:
+        """The arrays that stay on the device, in a folder next to that of the updates."""
+        return PrivateStore(self.folder.parent)
+
     def sweep(self, keep: Path | None = None) -> None:
         """Remove the files of earlier assignments: a killed worker may leave partial or complete ones."""
-        kept = {keep, pending_path(keep), result_path(keep)} if keep else set()
+        kept = {keep, pending_path(keep), pending_private(keep), result_path(keep)} if keep else set()
         if self.folder.exists():
             for file in self.folder.iterdir():
                 if file not in kept:
                     file.unlink(missing_ok=True)
         self.error_feedback.sweep()
+        self.private_arrays.sweep()
 
     def discard(self, announcement: Announcement) -> None:
-        """Remove the update of an assignment that is over, with the client state that it was to leave."""
+        """Remove the update of an assignment that is over, with the client state and private arrays of it."""
         path = self.update_path(announcement)
-        for file in (path, pending_path(path), result_path(path)):
+        for file in (path, pending_path(path), pending_private(path), result_path(path)):
             file.unlink(missing_ok=True)

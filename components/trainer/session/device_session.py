@@ -160,7 +160,9 @@ class Session:
     def _on_verdict(self, verdict: Verdict) -> None:
         name = round_id(verdict.run, verdict.round, verdict.attempt)
         if not verdict.counted:
-            self._context.error_feedback.take_back(self._context.update_path(verdict), verdict.run)
+            update = self._context.update_path(verdict)
+            self._context.error_feedback.take_back(update, verdict.run)
+            self._context.private_arrays.take_back(update, verdict.run)
         if self._assignment and self._assignment.name == name:
             # The journal was lost after the reply, or the round is over: the work would be useless.
             self._drop(f"the cloud has sent its verdict: {verdict.reason or 'counted'}")
@@ -195,6 +197,8 @@ class Session:
         """Return why the assignment is declined; empty if it is accepted."""
         if announcement.task not in self._configuration.tasks:
             return f"this device has the tasks: {', '.join(sorted(self._configuration.tasks)) or 'none'}"
+        if announcement.work == "statistics" and not self._configuration.statistics.allowed:
+            return "this device answers no statistics: its configuration has statistics.allowed false"
         if self._assignment and self._assignment.announcement.run != announcement.run:
             return f"busy with {self._assignment.name}"
         return objection(
@@ -229,7 +233,7 @@ class Session:
         self._last_progress = self._context.loop.clock()
         self._assignment = self._assign(announcement, options)
         # The worker first: it starts while the message is being sent.
-        self._assignment.begin(options, packages)
+        self._assignment.begin(options, packages, self._configuration.statistics)
         self._send(status(announcement, "accepted"))
 
     def _assign(self, announcement: Announcement, options: TaskOptions | None = None) -> Assignment:

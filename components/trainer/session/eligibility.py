@@ -108,6 +108,7 @@ _WINDOW = f"{_CLOCK}-{_CLOCK}"
 _MEGABYTE = 1_000_000
 # A training holds the downloaded model, the trained one, its gradients, its momenta and the update.
 _COPIES_OF_MODEL = 5
+_COPIES_OF_FROZEN = 2  # the file, and the network that holds them
 LARGEST = 10_000_000  # megabytes
 
 Hours = Annotated[
@@ -141,9 +142,10 @@ class Demand(Struct, frozen=True):
 def demand_of(announcement: Announcement) -> Demand:
     """Return what an assignment needs: its update on disk, and the copies of its model in memory."""
     trains = announcement.work == "train"
+    frozen = announcement.frozen.bytes if announcement.frozen else 0
     return Demand(
-        announcement.model_bytes if trains else 0,
-        announcement.model_bytes * (_COPIES_OF_MODEL if trains else 2),
+        (announcement.model_bytes if trains else 0) + frozen,
+        announcement.model_bytes * (_COPIES_OF_MODEL if trains else 2) + frozen * _COPIES_OF_FROZEN,
     )
 
 

@@ -99,7 +99,7 @@ class Journal:
         measured = tuple(sorted(training_settings.without_local_metrics(result.reported)))
         changed = msgspec.structs.replace(
             state,
-            work=Accepted(announcement, result) if trained else state.work,
+            work=Accepted(announcement, result) if result.bytes else state.work,
             examples={**state.examples, task: result.examples_of_task},
             metrics={**state.metrics, task: measured} if trained else state.metrics,
         )

@@ -51,6 +51,12 @@ class Host(Messaging, Protocol):
     def watch_configuration(self, changed: Callable[[], None]) -> None:
         """Call ``changed``, perhaps on another thread, whenever the configuration may have changed."""
 
+    def device_options_changed(self) -> bool:
+        """Return whether the device's own options have changed since ``configuration`` read them.
+
+        Raises the errors of :meth:`publish`.
+        """
+
     def watch_subscriptions(self, lost: Callable[[str, str], None]) -> None:
         """Call ``lost``, perhaps on another thread, with the topic of a lost subscription and the reason."""
 

@@ -63,6 +63,12 @@ class Noise:
         """Return the number given in the options."""
         return self._examples
 
+    def features(self) -> dict[str, NDArray[np.generic]]:
+        """Return as many reproducible numbers as there are examples, with labels from 0 to 3."""
+        random = np.random.default_rng(self._seed)
+        values = random.normal(random.random(), 1.0, self._examples)
+        return {"value": values, "labels": random.integers(0, 4, self._examples)}
+
     def predictor(self, weights: Arrays) -> Predict:
         """Return a function that adds the mean of ``bias`` to each input, a number."""
         mean = float(np.asarray(weights["bias"], dtype=np.float32).mean())

@@ -26,16 +26,18 @@ that is learned by one parameter:
 docs/own_task.md describes tasks for their authors; docs/examples has complete ones, each run by a test.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from fedgrass.federation.errors import FedgrassError
 from fedgrass.federation.weights import Arrays
+from fedgrass.federation.weights.array_sharing import Sharing
 
 Settings = Mapping[str, bool | int | float | str]  # of the training, by name
 Report = Callable[[float], None]  # takes the completed fraction of the training, 0 to 1
 Stop = Callable[[], bool]  # returns whether the training should stop soon
+Features = Mapping[str, Any] | Iterable[Mapping[str, Any]]  # arrays with n rows each, or batches of them
 Predict = Callable[[Sequence[object]], list[object]]  # takes n inputs, returns n outputs, all JSON values
 
 
@@ -133,6 +135,33 @@ class Task(Protocol):
 
     def examples(self) -> int:
         """Return the current number of local examples for training."""
+
+
+@runtime_checkable
+class StatisticsTask(Task, Protocol):
+    """A task that answers queries of federated statistics about its data; see docs/statistics.md."""
+
+    def features(self) -> Features:
+        """Return the local data as features: arrays by name, with a row per example.
+
+        An array of shape (n,) is one feature; one of shape (n, c), c at most 64, is c features ``name.0``,
+        ``name.1``, ...; any other one is a single feature of all its values. NaN is a missing value. The
+        array ``labels``, and arrays of text, are counted by their values instead. Data that do not fit into
+        memory are returned as an iterable of such mappings, one batch after the other.
+        """
+
+
+@runtime_checkable
+class PartialTask(Task, Protocol):
+    """A task of which only some arrays travel.
+
+    ``evaluate`` and ``fit`` get all arrays: the shared ones of the run's model, the private ones that this
+    device keeps, and the frozen ones. ``fit`` returns all of them; frozen ones may be left out. Only shared
+    arrays are sent. ``initial_weights`` returns all arrays; its frozen ones must not depend on the seed.
+    """
+
+    def sharing(self) -> Sharing:
+        """Return the patterns of the shared, private and frozen arrays, always the same."""
 
 
 class PredictingTask(Task, Protocol):

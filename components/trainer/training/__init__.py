@@ -3,7 +3,8 @@
 Read torch_task (the interface) and local_training (one round) first. They use, in this order: hooks (what a
 task may override), sgd (settings and optimizer), batches and structures (examples of any structure), fitting
 (one epoch), losses (the loss and the metrics), precision (CPU or GPU, bfloat16), arrays (tensors to and from
-numpy), torch_predictor (predictions) and source_location (file and line in messages).
+numpy), torch_sharing (roles of arrays), torch_predictor (predictions), torch_features (data for
+statistics) and source_location (file and line in messages).
 """
 
 from components.trainer.training.arrays import load_arrays, state_arrays

@@ -1,5 +1,8 @@
 """Conversion of a model's state to named numpy arrays and back, each array in the model's own precision."""
 
+from collections.abc import Iterable, Mapping
+from typing import TypeVar
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -7,6 +10,55 @@ from torch import Tensor, nn
 
 from components.runtime.component_errors import WorkFailed
 from fedgrass.federation.weights import BFLOAT16, Arrays, finite
+
+Entry = TypeVar("Entry")
+Named = TypeVar("Named")
+
+
+def wrapper_prefixes(model: nn.Module) -> tuple[str, ...]:
+    """Return the prefixes that wrappers put before the names of a model's arrays, the innermost first.
+
+    ``torch.compile`` adds ``_orig_mod.``, ``DataParallel`` and ``DistributedDataParallel`` add ``module.``.
+    The names of arrays do not have them, so that devices with and without such a wrapper share a model.
+    """
+    found = []
+    for path, module in model.named_modules(remove_duplicate=False):
+        start = f"{path}." if path else ""
+        if isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            found.append(f"{start}module.")
+        elif isinstance(module._modules.get("_orig_mod"), nn.Module):  # noqa: SLF001 - its class is private
+            found.append(f"{start}_orig_mod.")
+    return tuple(reversed(found))
+
+
+def canonical_name(name: str, prefixes: Iterable[str]) -> str:
+    """Return the name of an array without the prefixes of wrappers.
+
+    Args:
+        name: as in the model's state.
+        prefixes: from ``wrapper_prefixes``.
+    """
+    for prefix in prefixes:
+        if name.startswith(prefix):
+            outer = prefix[:-1].rpartition(".")[0]
+            name = f"{outer}.{name[len(prefix) :]}" if outer else name[len(prefix) :]
+    return name
+
+
+def canonical(model: nn.Module, entries: Iterable[tuple[str, Entry]]) -> dict[str, Entry]:
+    """Return entries of a model's state, such as its named parameters, by the names of arrays."""
+    prefixes = wrapper_prefixes(model)
+    return {canonical_name(name, prefixes): entry for name, entry in entries}
+
+
+def named_as(given: Iterable[str], model: nn.Module, arrays: Mapping[str, Named]) -> dict[str, Named]:
+    """Return what is known of a model's arrays under the names that a global model gives them.
+
+    They differ for the models of older versions, which have the prefixes of wrappers.
+    """
+    prefixes = wrapper_prefixes(model)
+    names = {canonical_name(name, prefixes): name for name in given}
+    return {names.get(name, name): found for name, found in arrays.items()}
 
 
 def state_arrays(model: nn.Module) -> dict[str, NDArray[np.generic]]:
@@ -17,13 +69,14 @@ def state_arrays(model: nn.Module) -> dict[str, NDArray[np.generic]]:
     Raises:
         WorkFailed: an entry has a dtype unknown to numpy, such as float8, or is not a tensor with values.
     """
-    return {name: _array(name, value) for name, value in model.state_dict().items()}
+    state = canonical(model, model.state_dict().items())
+    return {name: _array(name, value) for name, value in state.items()}
 
 
 def trained_arrays(model: nn.Module) -> frozenset[str]:
     """Return the names of the parameters that require gradients; a tied parameter has several names."""
-    parameters = model.named_parameters(remove_duplicate=False)
-    return frozenset(name for name, parameter in parameters if parameter.requires_grad)
+    parameters = canonical(model, model.named_parameters(remove_duplicate=False))
+    return frozenset(name for name, parameter in parameters.items() if parameter.requires_grad)
 
 
 def load_arrays(model: nn.Module, weights: Arrays) -> None:
@@ -33,7 +86,11 @@ def load_arrays(model: nn.Module, weights: Arrays) -> None:
         WorkFailed: names or shapes are not those of the model, or its dtype cannot hold the values; the text
             names the first such array.
     """
-    own = {name: _entry(name, value) for name, value in model.state_dict().items()}
+    prefixes = wrapper_prefixes(model)
+    names = {canonical_name(name, prefixes): name for name in model.state_dict()}
+    weights = {canonical_name(name, prefixes): array for name, array in weights.items()}
+    state = canonical(model, model.state_dict().items())
+    own = {name: _entry(name, value) for name, value in state.items()}
     expected = {name: tuple(value.shape) for name, value in own.items()}
     found = {name: tuple(array.shape) for name, array in weights.items()}
     for name in sorted({*expected, *found}):
@@ -43,7 +100,7 @@ def load_arrays(model: nn.Module, weights: Arrays) -> None:
                 f" there and {expected.get(name, 'missing')} here"
             )
             raise WorkFailed(message)
-    model.load_state_dict({name: _tensor(name, array, own[name]) for name, array in weights.items()})
+    model.load_state_dict({names[name]: _tensor(name, array, own[name]) for name, array in weights.items()})
 
 
 def _tensor(name: str, array: NDArray[np.generic], own: Tensor) -> Tensor:
@@ -94,7 +151,7 @@ def check_finite_state(model: nn.Module, arrays: Arrays, advice: str, before: Ar
     Raises:
         WorkFailed: an array is not finite; the text names the first one and gives advice.
     """
-    parameters = dict(model.named_parameters(remove_duplicate=False))
+    parameters = canonical(model, model.named_parameters(remove_duplicate=False))
     for name, array in arrays.items():
         good = finite(array)
         if good.all():

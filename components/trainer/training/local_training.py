@@ -11,7 +11,13 @@ from torch.nn import Parameter
 from components.runtime.component_errors import WorkFailed
 from components.trainer.tasks.task import Evaluation, Fit, Report, Stop
 from components.trainer.training import batches, precision, structures
-from components.trainer.training.arrays import check_finite_state, load_arrays, state_arrays, trained_arrays
+from components.trainer.training.arrays import (
+    check_finite_state,
+    load_arrays,
+    named_as,
+    state_arrays,
+    trained_arrays,
+)
 from components.trainer.training.batches import Loading, Samples
 from components.trainer.training.fitting import Epoch, Fitting, Patience
 from components.trainer.training.hooks import Hooks
@@ -119,7 +125,9 @@ class LocalTraining:
         self._check_finite(chosen, weights)
         steps = plain_steps(self._model, fitting.steps, chosen) if correction is not None else None
         metrics = {"train_loss": loss, **metrics}
-        return Fit(state_arrays(self._model), seen, metrics, partial, steps, trained_arrays(self._model))
+        after = named_as(weights, self._model, state_arrays(self._model))
+        trained = named_as(weights, self._model, dict.fromkeys(trained_arrays(self._model)))
+        return Fit(after, seen, metrics, partial, steps, frozenset(trained))
 
     def _epoch(
         self,

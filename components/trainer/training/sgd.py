@@ -18,7 +18,7 @@ from torch.optim.sgd import sgd
 
 from components.runtime.component_errors import WorkFailed
 from components.trainer.tasks.task import GradientSteps, Settings
-from components.trainer.training.arrays import trained_arrays
+from components.trainer.training.arrays import canonical, trained_arrays
 from fedgrass.federation.conversion import convert
 from fedgrass.federation.errors import SettingsError
 from fedgrass.federation.weights import Arrays
@@ -148,7 +148,7 @@ def corrections_of(model: nn.Module, correction: Arrays) -> list[tuple[Parameter
         WorkFailed: a correction has another shape than its parameter; the text names the array.
     """
     found = []
-    for name, parameter in model.named_parameters():
+    for name, parameter in canonical(model, model.named_parameters()).items():
         if parameter.requires_grad and name in correction:
             added = torch.tensor(np.asarray(correction[name]), dtype=parameter.dtype, device=parameter.device)
             if added.shape != parameter.shape:

@@ -2,7 +2,7 @@
 
 import copy
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from components.runtime.component_errors import WorkFailed
 from components.trainer.tasks.task import Evaluation, Fit, Predict, Report, Settings, Stop
 from components.trainer.training import batches, structures
-from components.trainer.training.arrays import check_finite_state, load_arrays, state_arrays
+from components.trainer.training.arrays import canonical, check_finite_state, load_arrays, state_arrays
 from components.trainer.training.batches import Collate, Loading, Samples, Source
 from components.trainer.training.hooks import Hooks
 from components.trainer.training.local_training import LocalTraining, explain_batch_norm, trained_parameters
@@ -21,8 +21,12 @@ from components.trainer.training.losses import Measures, as_loss, default_loss, 
 from components.trainer.training.precision import accept_float32, choose_device
 from components.trainer.training.sgd import TrainingSettings, parse_plain_settings, parse_training_settings
 from components.trainer.training.source_location import caller_location, work_failed
+from components.trainer.training.torch_features import batch_features
 from components.trainer.training.torch_predictor import make_predict
+from components.trainer.training.torch_sharing import Patterns, freeze, sharing_of
+from fedgrass.federation.errors import SettingsError
 from fedgrass.federation.weights import Arrays
+from fedgrass.federation.weights.array_sharing import Sharing
 
 _FIRST_BATCH = 32  # examples
 
@@ -59,6 +63,10 @@ class TorchTask(Hooks):
         collate: converts a list of examples to a batch, for examples of different shapes.
         test: examples that no device trains on, by which ``fedgrass demo`` evaluates the global model;
             ``held_out`` by default.
+        shared: which arrays are in the run's model: patterns on their names, such as ``"head.*"``, or one of
+            ``"trainable"``, ``"no_batch_norm"`` and ``"body"`` (torch_sharing.py). All of them by default.
+        private: patterns of the arrays that stay on this device.
+        frozen: patterns of the arrays that are never trained and are the same on all devices.
 
     Raises:
         WorkFailed: an argument cannot be used; the text names the location in the user's file.
@@ -74,6 +82,9 @@ class TorchTask(Hooks):
         loss: Any = default_loss,
         collate: Collate | None = None,
         test: Source | None = None,
+        shared: Patterns = (),
+        private: Patterns = (),
+        frozen: Patterns = (),
     ) -> None:
         torch.set_num_threads(max(1, int(os.environ.get("OMP_NUM_THREADS", "1"))))
         self._location = caller_location()
@@ -88,6 +99,11 @@ class TorchTask(Hooks):
         if isinstance(self._loss, nn.Module):
             self._loss = self._loss.to(self._device)
         self._model = accept_float32(self._make_model().to(self._device))
+        try:
+            self._sharing = sharing_of(self._model, shared, private, frozen)
+        except SettingsError as error:
+            raise work_failed(str(error), self._location) from error
+        freeze(self._model, self._sharing)
         self._counted: Samples | None = None  # the data set that examples() has counted, for the next fit
         self._trainer = LocalTraining(
             self._model,
@@ -98,6 +114,10 @@ class TorchTask(Hooks):
             measure=self.measure,
             location=self._location,
         )
+
+    def sharing(self) -> Sharing:
+        """Return the roles of the model's arrays."""
+        return self._sharing
 
     def split_batch(self, batch: Any) -> tuple[Any, Any]:
         """Split a batch into the model's inputs and the targets.
@@ -226,6 +246,17 @@ class TorchTask(Hooks):
             correction=correction,
         )
 
+    def features(self) -> Iterator[Mapping[str, Any]]:
+        """Yield the training examples as features, in batches; see ``tasks.task.StatisticsTask``.
+
+        Inputs are named ``x`` (several ones ``x0``, ``x1``, ..., those of a dict by their keys). Targets that
+        are one whole number or truth value per example are ``labels``, other ones the feature ``target``.
+        Override it to give the features names of their own.
+        """
+        samples = self._read(self._training)
+        for inputs, targets in batches.in_order(samples, torch.device("cpu"), loading=self._loading):
+            yield batch_features(inputs, targets)
+
     def predictor(self, weights: Arrays) -> Predict:
         """Return a function from inputs to outputs, both as nested lists; it has its own copy of the model.
 
@@ -272,8 +303,8 @@ class TorchTask(Hooks):
             raise
         if loss.requires_grad:
             loss.backward()  # type: ignore[no-untyped-call] # torch does not type it
-        trained = [pair for pair in self._model.named_parameters() if pair[1].requires_grad]
-        return {name: parameter.grad for name, parameter in trained}
+        parameters = canonical(self._model, self._model.named_parameters())
+        return {name: parameter.grad for name, parameter in parameters.items() if parameter.requires_grad}
 
     def _batch(self, samples: Samples, size: int) -> tuple[Any, Any]:
         return next(batches.in_order(samples, self._device, size, self._loading))

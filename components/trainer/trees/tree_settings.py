@@ -54,7 +54,7 @@ class TreeSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     reg_lambda: NotNegative = 1.0
     reg_alpha: NotNegative = 0.0
     max_delta_step: NotNegative = 0.0
-    scale_pos_weight: Annotated[float, Meta(gt=0, le=1_000_000)] = 1.0
+    scale_pos_weight: Annotated[float, Meta(gt=0, le=100_000)] = 1.0
     max_bin: Annotated[int, Meta(ge=2, le=65_536)] = 256
     tree_method: Literal["hist", "approx", "exact"] = "hist"
     grow_policy: Literal["depthwise", "lossguide"] = "depthwise"

@@ -1,5 +1,6 @@
 """``XGBoostTask``: implements the interface of tasks for gradient-boosted trees and a table of numbers."""
 
+import hashlib
 import math
 import os
 import secrets
@@ -86,6 +87,7 @@ class XGBoostTask:
         self._base_score = self._objective.base_score if base_score is None else base_score
         self._margin = margin_of(self._objective, self._base_score)
         self._features = features
+        self._kept: tuple[bytes, xgboost.Booster] | None = None  # the last model, by its SHA-256
         self._threads = max(1, int(os.environ.get("OMP_NUM_THREADS", "1")))
 
     def initial_weights(self, seed: int) -> dict[str, NDArray[Any]]:  # noqa: ARG002 - nothing is random
@@ -104,7 +106,7 @@ class XGBoostTask:
         model = self._model(weights)
         if not len(table):
             return Evaluation(0)
-        found = margins(margin_booster(model), model.base_score, self._fitting(table, model), self._threads)
+        found = self._margins(model, self._fitting(table, model))
         return Evaluation(len(table), self._objective.measure(found, table.targets))
 
     def fit(self, weights: Arrays, settings: Settings, report: Report, stop: Stop) -> Fit:
@@ -128,7 +130,7 @@ class XGBoostTask:
             message = "there are no examples to train on: training has no rows"
             raise WorkFailed(message)
         inputs = self._fitting(table, model)
-        start = margins(margin_booster(model), model.base_score, inputs, self._threads)
+        start = self._margins(model, inputs)
         matrix = xgboost.DMatrix(inputs, label=table.targets, base_margin=start, nthread=self._threads)
         progress = _Progress(report, stop, chosen.trees_per_round)
         new = trees_in(
@@ -168,6 +170,13 @@ class XGBoostTask:
     def booster(self, weights: Arrays) -> xgboost.Booster:
         """Return a model of a run as XGBoost's own, to be saved or inspected (docs/own_task.md)."""
         return full_booster(self._model(weights), self._objective.of_xgboost(), self._threads)
+
+    def _margins(self, model: Ensemble, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the margins of examples, of shape (n, G); the last booster is kept: it is slow to make."""
+        digest = hashlib.sha256(b"".join(array.tobytes() for array in model.arrays().values())).digest()
+        if self._kept is None or self._kept[0] != digest:
+            self._kept = digest, margin_booster(model, self._threads)
+        return margins(self._kept[1], model.base_score, inputs, self._threads)
 
     def _parameters(self, chosen: TreeSettings, trees: int) -> dict[str, Any]:
         seed = secrets.randbits(31) if chosen.seed is None else (chosen.seed + trees) % 2**31

@@ -16,6 +16,7 @@ from typing import BinaryIO
 
 import msgspec
 
+from components.runtime.component_errors import WorkDeclined
 from components.runtime.token_exchange_address import ADDRESS
 from components.trainer.worker.model_download import ModelDownload
 from components.trainer.worker.resource_limits import describe_memory_error, is_memory_error
@@ -115,7 +116,8 @@ def perform(
             return Failure(describe_memory_error())
         named = isinstance(error, FedgrassError)
         reason = str(error) if named else f"task {work.announcement.task!r} failed: {describe(error)}"
-        return Failure(_encodable(reason), unloadable=runner.unloadable)
+        declined = isinstance(error, WorkDeclined)
+        return Failure(_encodable(reason), unloadable=runner.unloadable, declined=declined)
 
 
 def _encodable(reason: str) -> str:

@@ -14,9 +14,11 @@ import msgspec
 from components.runtime.component_errors import WorkFailed
 from components.trainer.session.journal import publish_result
 from components.trainer.tasks.registry import is_current, is_imported, load_task
-from components.trainer.tasks.task import Fit, Report, Stop, Task
+from components.trainer.tasks.task import Fit, PartialTask, Report, Stop, Task
 from components.trainer.worker.local_metrics import describe_unsent, sendable, with_local_metrics
+from components.trainer.worker.model_parts import Download, ModelParts, TaskArrays, open_parts
 from components.trainer.worker.scaffold_client import ScaffoldTraining, correctable, server_control
+from components.trainer.worker.statistics_work import answer_query
 from components.trainer.worker.update_writer import CONTROL, write_update, write_whole_update
 from components.trainer.worker.worker_protocol import Result, TaskOptions, WorkOrder, id_of
 from fedgrass.federation import encodings, training_settings, weights
@@ -43,6 +45,7 @@ class WorkRunner:
         self._fetch = fetch
         self._tasks: dict[str, tuple[TaskOptions, Task]] = {}
         self.unloadable = False  # whether the class of the task could not be imported or given its options
+        self._task_arrays: dict[str, TaskArrays] = {}
 
     def perform(self, work: WorkOrder, report: Report, stop: Stop) -> Result:
         """Perform an assignment and return the result to report to the cloud.
@@ -65,13 +68,17 @@ class WorkRunner:
         # First, because creating a task may import torch, which must not count as time of the download.
         task = self._task(announcement.task, work.options)
         trains = announcement.work == "train"
+        if announcement.work == "statistics":
+            return self._answer_query(work, task)
         started_at = time.monotonic()
         data = self._download(
             announcement, announcement.model_key, announcement.model_sha256, announcement.model_bytes
         )
         model, layout = encodings.decode_model(data, announcement.download)
+        parts = self._parts(work, task, layout)
         scaffold = self._scaffold(work, task, layout) if trains and announcement.carried else None
         given = to_task_types(model, layout)
+        given = parts.complete(given) if parts else given
         downloaded_at = time.monotonic()
         evaluation = task.evaluate(given)
         evaluated_at = time.monotonic()
@@ -85,6 +92,7 @@ class WorkRunner:
             examples_evaluated=_checked_count(evaluation.examples, "evaluated on"),
             download_seconds=downloaded_at - started_at,
             evaluate_seconds=evaluated_at - downloaded_at,
+            note=parts.note if parts else "",
         )
         if not trains:
             return msgspec.structs.replace(result, unsent_metrics=_describe(unsent))
@@ -93,10 +101,11 @@ class WorkRunner:
         if fit.partial and not announcement.allow_partial:
             message = f"the training was stopped after {fit.examples} examples"
             raise WorkFailed(message)
+        update = parts.split(fit) if parts else fit
         written = (
-            scaffold.write(fit, model)
+            scaffold.write(update, model)
             if scaffold
-            else write_update(work, fit.weights, model, layout, trained=fit.trained)
+            else write_update(work, update.weights, model, layout, trained=update.trained)
             if fit.update is None
             else write_whole_update(work, fit.update)
         )
@@ -106,15 +115,37 @@ class WorkRunner:
             return result
         # After the update has been written: whatever the evaluation does to the arrays cannot change it.
         seconds_left = announcement.deadline_seconds - (trained_at - arrived_at)
-        return with_local_metrics(result, fit.weights, task.evaluate, announcement, seconds_left)
+        after = parts.after(fit) if parts else fit.weights
+        return with_local_metrics(result, after, task.evaluate, announcement, seconds_left)
+
+    def _answer_query(self, work: WorkOrder, task: Task) -> Result:
+        """Download the query of a round of statistics and answer it."""
+        announcement, started_at = work.announcement, time.monotonic()
+        data = self._download(
+            announcement, announcement.model_key, announcement.model_sha256, announcement.model_bytes
+        )
+        return answer_query(work, task, data, time.monotonic() - started_at)
 
     def _scaffold(self, work: WorkOrder, task: Task, model: Layout) -> ScaffoldTraining:
         """Download the server's control variate and return the training that uses it."""
         announcement = work.announcement
         able = correctable(announcement.task, task, announcement.carried)
         state = announcement.carried[CONTROL]
-        file = self._download(announcement, state.key, state.sha256, state.bytes) if state else None
+        file = self._file_of(announcement)(state) if state else None
         return ScaffoldTraining(work, able, model, server_control(model, file))
+
+    def _file_of(self, announcement: Announcement) -> Download:
+        return lambda file: self._download(announcement, file.key, file.sha256, file.bytes)
+
+    def _parts(self, work: WorkOrder, task: Task, layout: Layout) -> ModelParts | None:
+        """Return what this device adds to the run's model; None if the whole model travels."""
+        announcement = work.announcement
+        if not (isinstance(task, PartialTask) or announcement.shared or announcement.frozen_sha256):
+            return None
+        known = self._task_arrays.get(announcement.task)
+        if known is None or not known.is_of(task):
+            known = self._task_arrays[announcement.task] = TaskArrays(task)
+        return open_parts(work, known, layout, self._file_of(announcement))
 
     def _download(self, announcement: Announcement, key: str, sha256: str, size: int) -> bytes:
         """Return an object of the announcement's bucket, checked against its announced SHA-256."""

@@ -4,7 +4,9 @@ Requests are WorkOrder, StopEarly and TokenExchange; answers are Progress, Waiti
 WorkOrder is answered by exactly one Result or Failure, unless the worker dies first.
 """
 
-from msgspec import Struct
+from typing import Annotated
+
+from msgspec import Meta, Struct
 
 from fedgrass.federation.messages import Announcement, round_id
 
@@ -15,14 +17,31 @@ _MOST = 0.5  # of the whole time: at least half of it is for training
 TaskOptions = dict[str, bool | int | float | str]
 
 
+class StatisticsPolicy(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What the device answers to queries of statistics, by its configuration."""
+
+    allowed: bool = True
+    minimum_examples: Annotated[int, Meta(ge=0, le=2**53)] = 10  # fewer are not answered about
+    minimum_devices: Annotated[int, Meta(ge=0, le=1_000_000)] = (
+        0  # queries with a smaller minimum are declined
+    )
+    noise: Annotated[float, Meta(ge=0, le=1000)] = (
+        0.0  # epsilon of an answer: the smaller, the more noise; 0: none
+    )
+
+
 class WorkOrder(Struct, frozen=True, kw_only=True, tag="work"):
-    """Trainer to worker: train or evaluate as announced, and write the update to a file."""
+    """Trainer to worker: train, evaluate or compute as announced, and write the update to a file."""
 
     announcement: Announcement
     options: TaskOptions  # of the task, from the component's configuration
     packages: str = ""  # folder of the task's own requirements, after the trainer's; empty: none
     update: str  # path of the update file to write
+    statistics: StatisticsPolicy = StatisticsPolicy()  # what the device answers to a query of statistics
     memory: str = ""  # path of the run's client state after earlier updates; the file may be missing
+    private: str = ""  # path of the run's private arrays after earlier updates; the file may be missing
+    private_before: str = ""  # the same of the run that this one continues
+    frozen: str = ""  # folder of the frozen arrays, each file named by its SHA-256
 
 
 class StopEarly(Struct, frozen=True, tag="finish"):
@@ -64,6 +83,8 @@ class Result(Struct, frozen=True, kw_only=True, tag="result"):
     train_metrics: dict[str, float] = {}  # reported by the training
     unsent_metrics: str = ""  # metrics that a message cannot carry, each with the reason
     partial: bool = False  # the training was stopped; ``examples`` counts those seen until then
+    answer: str = ""  # to a query of statistics, if it fits into the completion; otherwise it is in the file
+    note: str = ""  # what the operator should know, such as private arrays that were dropped
 
     @property
     def reported(self) -> dict[str, float]:
@@ -72,10 +93,11 @@ class Result(Struct, frozen=True, kw_only=True, tag="result"):
 
 
 class Failure(Struct, frozen=True, tag="failure"):
-    """Worker to trainer: the work failed; the reason is one line."""
+    """Worker to trainer: the work failed, or is declined; the reason is one line."""
 
     reason: str
     unloadable: bool = False  # the class of the task cannot be imported, or does not take its options
+    declined: bool = False  # the device cannot do it, or its configuration does not allow it
 
 
 Request = WorkOrder | StopEarly | TokenExchange

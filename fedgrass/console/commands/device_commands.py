@@ -17,10 +17,34 @@ def add_deployments(deploy: "argparse._SubParsersAction[argparse.ArgumentParser]
 def _add_devices(deploy: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     devices = deploy.add_parser(
         "devices",
-        help="create or revise the Greengrass deployment of a thing group",
-        description="Other components of the group's deployment, and settings that are not given, are kept.",
+        help="create or revise the Greengrass deployment of a thing group, or options of single things",
+        description="Other components of the group's deployment, and settings that are not given, are kept."
+        " With --thing or --options-table, things get their own options of tasks, which take precedence over"
+        " those of their groups.",
     )
-    devices.add_argument("--group", required=True, help="thing group of the devices")
+    devices.add_argument("--group", default="", help="thing group of the devices")
+    devices.add_argument(
+        "--thing",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a single thing, for its own options of tasks; may be repeated",
+    )
+    devices.add_argument(
+        "--option",
+        action="append",
+        default=[],
+        metavar="TASK.OPTION=VALUE",
+        help="an option of a task, such as digits.share=3, of the group or of the things; for a thing, an"
+        " empty value removes it",
+    )
+    devices.add_argument(
+        "--options-table",
+        type=Path,
+        metavar="FILE",
+        help="CSV file in UTF-8 with options of many things: a first line thing,option,value, then rows such"
+        " as press-1,digits.share,3; an empty value removes the option",
+    )
     devices.add_argument(
         "--component",
         action="append",
@@ -53,9 +77,13 @@ def _add_devices(deploy: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         action="store_true",
         help="deploy a configuration even if this version's components would refuse it",
     )
-    devices.add_argument("--remove", action="store_true", help="remove the components instead")
     devices.add_argument(
-        "--again", action="store_true", help="send the deployment again even if nothing changes"
+        "--remove", action="store_true", help="remove the components, or all options of the things, instead"
+    )
+    devices.add_argument(
+        "--again",
+        action="store_true",
+        help="send the deployment again even if nothing changes; of single things, to those where it failed",
     )
     devices.add_argument("--name", default="", help="name of the deployment")
     limits = devices.add_argument_group("resources of the components on a device")
@@ -70,7 +98,16 @@ def _add_devices(deploy: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     )
     rollout = devices.add_argument_group("roll-out to the devices")
     rollout.add_argument(
-        "--rate", type=whole_number(1, 1000), help="devices per minute, 1 to 1000 (all at once)"
+        "--rate",
+        type=whole_number(1, 1000),
+        help="devices per minute, 1 to 1000 (all at once; 60 for --thing and --options-table)",
+    )
+    rollout.add_argument(
+        "--at-once",
+        type=whole_number(0, 1_000_000),
+        default=0,
+        metavar="N",
+        help="with --options-table: things whose deployment may be unfinished at a time (no limit)",
     )
     rollout.add_argument(
         "--timeout-minutes",

@@ -64,6 +64,15 @@ def add_demo(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
         help="a setting of the run or of its training: aggregation=fedadam, learning_rate=0.01",
     )
     demo.add_argument(
+        "--strategy",
+        dest="strategies",
+        action="append",
+        default=[],
+        type=Path,
+        metavar="FILE",
+        help="a module or package folder with your own aggregation strategies, as in `deploy cloud`",
+    )
+    demo.add_argument(
         "--profile", choices=["classic", "lite"], default="classic", help="nucleus to emulate (classic)"
     )
     demo.add_argument("--keep", action="store_true", help="keep the cloud and the fleet running until Ctrl-C")
@@ -127,6 +136,12 @@ def _add_weights(kinds: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     weights.add_argument("--seed", type=whole_number(0, 2**32 - 1), default=0, help="seed of the weights (0)")
     weights.add_argument(
         "--out", type=Path, required=True, metavar="FILE", help="file to write, such as 0.safetensors"
+    )
+    weights.add_argument(
+        "--frozen-out",
+        type=Path,
+        metavar="FILE",
+        help="also write the frozen arrays, for `fedgrass run start --frozen`",
     )
     weights.set_defaults(run=deferred("fedgrass.local.task_weights:weights_command"))
 

@@ -43,6 +43,9 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
         "--settings-file", type=Path, help="a JSON object of settings; setting=value overrides it"
     )
     start.add_argument("--model", type=Path, help="file of the initial model, in safetensors format")
+    start.add_argument(
+        "--frozen", type=Path, help="file of the frozen arrays, which devices download once (with --model)"
+    )
     start.add_argument("--continue-from", metavar="RUN/ROUND", help="start from a model of another run")
     add_stack(start)
     start.set_defaults(run=deferred("fedgrass.console.runs.operator_actions:start"))

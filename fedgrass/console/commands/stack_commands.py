@@ -26,6 +26,22 @@ def add_cloud(deploy: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
         metavar="NAME=VALUE",
         help="a parameter of template.yaml, such as FleetName=garden; others keep their value or default",
     )
+    cloud.add_argument(
+        "--strategy",
+        action="append",
+        default=[],
+        type=Path,
+        metavar="FILE",
+        help="a module with your own aggregation strategies, or the folder of a package; it is kept by later"
+        " deployments, and a run names it as aggregation=my_module:MyClass",
+    )
+    cloud.add_argument(
+        "--without-strategy",
+        action="append",
+        default=[],
+        metavar="MODULE",
+        help="remove the strategies of a module, unless a run that has not ended uses one",
+    )
     cloud.add_argument("--dry-run", action="store_true", help="only list the resources that would change")
     cloud.add_argument("--timeout-minutes", type=_MINUTES, default=30.0, help="time to wait for AWS (30)")
     _add_common(cloud)

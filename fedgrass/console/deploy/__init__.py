@@ -2,5 +2,5 @@
 
 Stack: deploy_cloud, with deployment_checks, deploy_package (template and artifacts) and deploy_stack
 (CloudFormation); teardown. Devices: component_publishing; device_actions (the command), device_plan,
-device_deployment, component_configuration. Before deployment: costs.
+device_deployment, component_configuration, task_options. Before deployment: costs.
 """

@@ -17,6 +17,7 @@ from components.predictor.predictor_configuration import parse_configuration as 
 from components.runtime.component_errors import ComponentError
 from components.trainer.trainer_configuration import parse_configuration as read_trainer
 from fedgrass.console.deploy.device_deployment import merge
+from fedgrass.console.deploy.task_options import check_task_options
 from fedgrass.console.options import FULL_NAMES
 from fedgrass.federation.conversion import nearest, shown
 from fedgrass.federation.errors import FedgrassError, SettingsError
@@ -76,11 +77,13 @@ def check_configuration(name: str, merged: Mapping[str, Any]) -> list[str]:
     reader = _reader(name)
     if reader is None:
         return []
-    values = merge(_defaults(name), merged)
+    values = merge(default_configuration(name), merged)
     check_python(name, values)
     with _Warnings() as warnings:
         try:
             reader(values)
+            for task, options in values.get("tasks", {}).items():
+                check_task_options(task, options or {})
         except (FedgrassError, ValueError) as error:
             message = f"{name} would refuse its configuration: {error}"
             raise SettingsError(message) from error
@@ -130,7 +133,7 @@ def _read(reader: Callable[[Mapping[str, Any]], object], values: Mapping[str, An
 
 
 @cache
-def _defaults(name: str) -> Mapping[str, Any]:
+def default_configuration(name: str) -> Mapping[str, Any]:
     """Return the default configuration in the recipe of a component, of this version of fedgrass."""
     found = yaml.safe_load(recipe_of(name))
     defaults: Mapping[str, Any] = found["ComponentConfiguration"]["DefaultConfiguration"]

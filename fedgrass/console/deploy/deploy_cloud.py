@@ -26,6 +26,14 @@ from fedgrass.console.deploy.deployment_checks import (
     reserved_executions,
 )
 from fedgrass.console.stack import StackError, caller
+from fedgrass.console.strategies.custom_strategies import (
+    CustomStrategy,
+    chosen_strategies,
+    read_strategy,
+    write_files,
+)
+from fedgrass.console.strategies.deployed_strategies import check_uses, deployed_strategies, living_uses
+from fedgrass.console.strategies.strategy_check import checked
 from fedgrass.console.terminal import say
 from fedgrass.federation.conversion import nearest
 from fedgrass.federation.errors import SettingsError
@@ -49,6 +57,8 @@ class CloudOptions:
     parameters: Mapping[str, str] = field(default_factory=dict)
     account: str = ""
     artifact_bucket: str = ""
+    strategies: Sequence[Path] = ()  # files and package folders of custom strategies
+    without_strategies: Sequence[str] = ()  # modules to remove
     timeout: float = TIMEOUT_SECONDS
     dry_run: bool = False
     poll_seconds: float = 2.0
@@ -71,11 +81,12 @@ def deploy_cloud(clients: Clients, options: CloudOptions, report: Report) -> Map
 
     Raises:
         SettingsError: the credentials belong to another account, a parameter is unknown, the stack's name is
-            invalid, or another stack has a fleet of the same name.
+            invalid, another stack has a fleet of the same name, or a custom strategy cannot be used.
         StackError: the stack is in a failed state or was not deployed by fedgrass, the bucket for artifacts
             cannot be used, or AWS refused the deployment.
     """
     _check_name(options.stack)
+    given_strategies = checked([read_strategy(path) for path in options.strategies])
     account, _ = caller(clients, options.account)
     cloudformation = clients("cloudformation")
     stack = Stack(cloudformation, options.stack, report, options.poll_seconds)
@@ -101,10 +112,12 @@ def deploy_cloud(clients: Clients, options: CloudOptions, report: Report) -> Map
         check_concurrency(clients, reserved, most_concurrent(document, chosen), report)
     artifacts = Artifacts(clients("s3"), account, options.stack, options.artifact_bucket)
     artifacts.check()
+    strategies = _strategies(clients, given_strategies, options.without_strategies, before, report)
     architecture = _chosen("Architecture", known, given, before)
     with tempfile.TemporaryDirectory(prefix="fedgrass-deploy-") as folder:
         code = Path(folder) / "cloud_functions.zip"
-        _build(code, "" if is_emulated(cloudformation) else architecture, report)
+        extra = write_files(strategies, Path(folder) / "strategies")
+        _build(code, "" if is_emulated(cloudformation) else architecture, extra, report)
         artifacts.prepare()
         try:
             body = packaged(template, code, artifacts.upload)
@@ -185,14 +198,42 @@ def _pseudo_parameters(clients: Clients, account: str) -> dict[str, str]:
     return {"AWS::Region": meta.region_name, "AWS::Partition": meta.partition, "AWS::AccountId": account}
 
 
-def _build(target: Path, architecture: str, report: Report) -> None:
+def _strategies(
+    clients: Clients,
+    given: Sequence[CustomStrategy],
+    without: Sequence[str],
+    before: Mapping[str, Any],
+    report: Report,
+) -> dict[str, CustomStrategy]:
+    """Return the custom strategies to deploy, and report each.
+
+    Raises:
+        SettingsError: they contradict each other, or a living run would lose the one that it uses.
+        StackError: those that are deployed cannot be read.
+    """
+    outputs = outputs_of(before)
+    # A stack that lacks the output is older than custom strategies.
+    averager = outputs.get("AveragerName", "")
+    deployed = deployed_strategies(clients, averager) if averager else {}
+    chosen = chosen_strategies(deployed, given, without)
+    if any(chosen.get(name) != one for name, one in deployed.items()):
+        check_uses(living_uses(clients, outputs), deployed, chosen)
+    for name, one in chosen.items():
+        state = "keeping" if one == deployed.get(name) else "replacing" if name in deployed else "adding"
+        report(f"{state} the strategy {name}: {', '.join(one.classes)}")
+    for name in sorted(deployed.keys() - chosen.keys()):
+        report(f"removing the strategy {name}: {', '.join(deployed[name].classes)}")
+    return chosen
+
+
+def _build(target: Path, architecture: str, extra: Sequence[tuple[str, Path]], report: Report) -> None:
     """Build the zip of the functions, with their dependencies if an ``architecture`` is given."""
     if architecture and architecture not in package.LAMBDA_MACHINES:
         message = f"Architecture is {architecture!r}; it takes {' or '.join(sorted(package.LAMBDA_MACHINES))}"
         raise SettingsError(message)
     report(f"building the functions{f' for {architecture}' if architecture else ''}")
     try:
-        package.build_functions(target, architecture or None)
+        package.build_functions(target, architecture or None, extra=extra)
     except (subprocess.SubprocessError, OSError) as error:
         message = f"the functions could not be built, and nothing was deployed: {error}"
         raise StackError(message) from error
@@ -206,6 +247,8 @@ def cloud_command(arguments: argparse.Namespace) -> None:
         parameters=_parameters(arguments.parameter),
         account=arguments.account,
         artifact_bucket=arguments.artifact_bucket,
+        strategies=arguments.strategy,
+        without_strategies=arguments.without_strategy,
         timeout=arguments.timeout_minutes * 60,
         dry_run=arguments.dry_run,
     )

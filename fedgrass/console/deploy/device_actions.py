@@ -6,8 +6,10 @@ import time
 from fedgrass.console import stack
 from fedgrass.console.deploy.device_deployment import Limits, Rollout
 from fedgrass.console.deploy.device_plan import Asked, make_plan, read_configuration
+from fedgrass.console.device_options.options_command import deploy_options
 from fedgrass.console.greengrass_cloud import Account, GreengrassCloud
 from fedgrass.console.terminal import fail, say
+from fedgrass.federation.errors import SettingsError
 
 WATCH_SECONDS = 5.0  # between two requests for a deployment's progress
 _MOST_STATES = 50  # devices to list
@@ -16,7 +18,10 @@ _RETRY = "fix what they report, then send the deployment again by the same comma
 
 @stack.refusals()
 def devices_command(arguments: argparse.Namespace) -> None:
-    """Create or revise the deployment of a thing group, and print what changes."""
+    """Create or revise the deployment of a thing group, or of single things, and print what changes."""
+    if arguments.thing or arguments.options_table:
+        deploy_options(arguments)
+        return
     asked = _asked(arguments)
     cloud = GreengrassCloud(stack.client, Account(stack.client, arguments.account))
     plan = make_plan(cloud, stack.outputs(arguments.stack), asked)
@@ -40,6 +45,18 @@ def devices_command(arguments: argparse.Namespace) -> None:
 
 
 def _asked(arguments: argparse.Namespace) -> Asked:
+    """Return the options of a deployment to a group. Raises SettingsError if they contradict each other."""
+    if not arguments.group:
+        message = (
+            "deploy devices needs --group GROUP, or --thing or --options-table for options of single things"
+        )
+        raise SettingsError(message)
+    if arguments.at_once:
+        message = "--at-once goes with --thing or --options-table: use --rate for a group"
+        raise SettingsError(message)
+    if arguments.remove and arguments.option:
+        message = "--remove removes the components from the group: omit --option, or --remove"
+        raise SettingsError(message)
     limits = Limits(
         posix_user=arguments.user, cpus=arguments.cpus, memory_megabytes=arguments.memory_megabytes
     )
@@ -55,6 +72,7 @@ def _asked(arguments: argparse.Namespace) -> Asked:
         components=arguments.component or ([] if arguments.task else ["trainer"]),
         tasks=arguments.task,
         configuration=read_configuration(arguments.configuration) if arguments.configuration else {},
+        options=arguments.option,
         reset=arguments.reset,
         checked=not arguments.unchecked,
         limits=limits,

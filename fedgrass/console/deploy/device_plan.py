@@ -11,6 +11,7 @@ from msgspec.structs import replace
 from fedgrass.console.deploy.component_configuration import (
     MOST_PARTS,
     check_configuration,
+    default_configuration,
     document_parts,
     full_name,
     nulls,
@@ -24,6 +25,7 @@ from fedgrass.console.deploy.device_deployment import (
     merge,
     revision,
 )
+from fedgrass.console.deploy.task_options import parse_options
 from fedgrass.console.greengrass_cloud import GreengrassCloud
 from fedgrass.console.options import TRAINERS, read_text
 from fedgrass.console.tasks.task_component import PREFIX as TASK_PREFIX
@@ -45,6 +47,7 @@ class Asked(Struct, frozen=True, kw_only=True):
     components: Sequence[str] = ()  # NAME or NAME=VERSION
     tasks: Sequence[str] = ()  # NAME or NAME=VERSION of tasks that were published
     configuration: Mapping[str, Mapping[str, Any]] = {}
+    options: Sequence[str] = ()  # TASK.OPTION=VALUE, of the trainer
     reset: Sequence[str] = ()  # NAME:/POINTER
     checked: bool = True  # whether to check the configuration of fedgrass components
     limits: Limits = Limits()
@@ -78,7 +81,7 @@ def make_plan(cloud: GreengrassCloud, stack: Mapping[str, str], asked: Asked) ->
     target = cloud.group(asked.group)
     old = cloud.latest_deployment(target)
     asked, users, kept = _with_tasks(asked, old)
-    wanted = _removal(asked, old) if asked.remove else _addition(cloud, stack, asked)
+    wanted = _removal(asked, old) if asked.remove else _addition(cloud, stack, _with_options(asked, old))
     wanted = replace(wanted, users=users)
     arguments = revision(target, asked.group, old, wanted)
     things, lite = cloud.things(asked.group), cloud.lite_devices(target)
@@ -136,6 +139,35 @@ def read_configuration(path: Path) -> dict[str, dict[str, Any]]:
         )
         raise SettingsError(message)
     return {full_name(str(name)): given for name, given in found.items()}
+
+
+def _with_options(asked: Asked, old: Mapping[str, Any]) -> Asked:
+    """Return the options of the command with those of tasks in the configuration of the trainer.
+
+    Raises:
+        SettingsError: no trainer is deployed, it has no such task, or an option is not TASK.OPTION=VALUE.
+    """
+    if not asked.options:
+        return asked
+    names = [full_name(given.partition("=")[0]) for given in asked.components]
+    trainers = [name for name in names if name in TRAINERS]
+    if not trainers:
+        message = f"--option is for tasks of the trainer, and --component has only {', '.join(names)}"
+        raise SettingsError(message)
+    options = parse_options(asked.options)
+    configuration = dict(asked.configuration)
+    for trainer in trainers:
+        given = configuration.get(trainer, {})
+        values = merge(
+            default_configuration(trainer), configurations(old.get("components", {})).get(trainer, {})
+        )
+        known = merge(values, given).get("tasks", {})
+        for task in options:
+            if task not in known:
+                message = f"--option names the task {task!r}: {nearest(task, sorted(known))}"
+                raise SettingsError(message)
+        configuration[trainer] = merge(given, {"tasks": options})
+    return replace(asked, configuration=configuration)
 
 
 def _addition(cloud: GreengrassCloud, stack: Mapping[str, str], asked: Asked) -> Wanted:

@@ -68,6 +68,17 @@ class Operator:
             raise SettingsError(message)
         return self.act("start", name, settings=msgspec.to_builtins(settings))
 
+    def upload_frozen(self, name: str, frozen: bytes) -> None:
+        """Upload the file with the frozen arrays of a new run.
+
+        Raises:
+            SettingsError: another file exists under the run's name.
+        """
+        key = object_keys.frozen(name)
+        if self._bucket.write_once(key, frozen) != frozen:
+            message = f"other frozen arrays exist at {key}: choose another name for the run"
+            raise SettingsError(message)
+
     def act(self, action: str, name: str, **details: object) -> Run:
         """Ask the initiator for an action on a run: start, pause, resume, cancel, retry, next, status.
 
@@ -117,6 +128,10 @@ class Operator:
             while found := self._rounds.round(run.name, number, attempt):
                 yield RoundRecord(found, list(self._rounds.participants(found)))
                 attempt += 1
+
+    def read(self, key: str, largest: int) -> bytes:
+        """Return an object of at most ``largest`` bytes. Raises KeyError if it does not exist."""
+        return self._bucket.read(key, largest)
 
     def model(self, name: str, number: int) -> bytes:
         """Return global model ``number``, which the round of that number made, as a safetensors file."""

@@ -29,6 +29,14 @@ _HEADINGS = (
     ("took", "s"),
 )
 
+# In a buffered run the age of the models that the counted devices started from takes the place of "took".
+_BUFFER_HEADINGS = (
+    ("round", ""),
+    ("devices", "asked/\nreplied/wasted"),
+    *_HEADINGS[2:4],
+    ("models old", "mean/most"),
+)
+
 
 def summarize(record: RoundRecord, evaluations: Evaluations) -> dict[str, Any]:
     """Return the figures of one attempt at a round: counts, bytes, and seconds of the cloud's clock.
@@ -58,6 +66,13 @@ def summarize(record: RoundRecord, evaluations: Evaluations) -> dict[str, Any]:
         "silent": round_.silent,
         "gone": round_.gone,
         "late": round_.late,
+        "in_flight": round_.in_flight,
+        "in_flight_before": round_.in_flight_before,
+        "overdue": round_.overdue,
+        "stale": round_.stale,
+        "wasted": round_.wasted,
+        "staleness_mean": round_.staleness_mean,
+        "staleness_max": round_.staleness_max,
         "opening_seconds": round_.opening_seconds,
         "averaging_seconds": round_.averaging_seconds,
         "seconds": (round_.closed_at - round_.opened_at) / 1000 if round_.closed_at else None,
@@ -78,6 +93,7 @@ def summarize(record: RoundRecord, evaluations: Evaluations) -> dict[str, Any]:
 def _device(part: Participant, cap: int) -> dict[str, Any]:
     """Return one participant's figures, with its turnaround if it replied, and its examples after the cap."""
     fields: dict[str, Any] = msgspec.to_builtins(part)
+    fields.pop("answer")  # to a query of statistics: only the merged ones are shown
     return {
         **fields,
         "counted_examples": min(part.examples, cap) if cap else part.examples,
@@ -91,14 +107,19 @@ def table(summaries: Sequence[Mapping[str, Any]]) -> Table:
     # Without held-out data of the operator, the table shows what the devices measured on their own data: the
     # downloaded model, and their local model after training.
     measures = "held_out" if held_out else "metrics"
-    headings = (*_HEADINGS, ("held out" if held_out else "local", "accuracy"), ("", "loss"))
+    buffered = any(line.get("in_flight") for line in summaries)
+    headings = (
+        *(_BUFFER_HEADINGS if buffered else _HEADINGS),
+        ("held out" if held_out else "local", "accuracy"),
+        ("", "loss"),
+    )
     rows = [
         (
             _round_cell(line),
-            f"{line['asked']} / {line['replied']} / {line['late']}",
+            f"{line['asked']} / {line['replied']} / {line['wasted' if buffered else 'late']}",
             f"{_seconds(line['turnaround_median_seconds'])} / {_seconds(line['turnaround_slowest_seconds'])}",
             f"{line['bytes_up'] / 1e6:.2f} / {line['bytes_down'] / 1e6:.2f}",
-            _seconds(line["seconds"]),
+            _age(line) if buffered else _seconds(line["seconds"]),
             _before_and_after(line[measures], "accuracy", _share),
             _before_and_after(line[measures], "loss", _number),
         )
@@ -112,7 +133,7 @@ def table(summaries: Sequence[Mapping[str, Any]]) -> Table:
 
 def _round_cell(line: Mapping[str, Any]) -> str:
     again = f".{line['attempt']}" if line["attempt"] > 1 else ""
-    work = ["evaluate"] if line["work"] == Work.EVALUATE else []
+    work = [] if line["work"] == Work.TRAIN else [str(line["work"])]
     outcome = [] if line["state"] == State.CLOSED else [line["state"].lower()]
     return " ".join([f"{line['round']}{again}", *work, *outcome])
 
@@ -121,6 +142,10 @@ def _before_and_after(metrics: Mapping[str, float], name: str, shown: Callable[[
     after = metrics.get(f"{LOCAL_PREFIX}{name}")
     before = shown(metrics.get(name))
     return before if after is None else f"{before.removesuffix('%')}/{shown(after)}"
+
+
+def _age(line: Mapping[str, Any]) -> str:
+    return f"{line['staleness_mean']:.1f} / {line['staleness_max']}" if line["in_flight"] else "-"
 
 
 def _seconds(value: float | None) -> str:

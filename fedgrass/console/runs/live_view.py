@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import paho.mqtt.client as mqtt
+from msgspec import UNSET
 from paho.mqtt.enums import CallbackAPIVersion
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -91,14 +92,22 @@ class Watcher:
         client.subscribe(self._filter, qos=1)
 
 
+_COUNTS = (
+    *("asked", "accepted", "replied", "refused", "declined", "failed", "silent", "late", "capped"),
+    *("overdue", "stale", "wasted"),
+)
+
+
 def _line_of(figures: RoundFigures) -> str:
     """Return the figures of a closed or abandoned round in one line, without counts of zero."""
-    names = ("asked", "accepted", "replied", "refused", "declined", "failed", "silent", "late", "capped")
-    counts = [f"{getattr(figures, name)} {name}" for name in names if getattr(figures, name)]
+    counts = [f"{getattr(figures, name)} {name}" for name in _COUNTS if getattr(figures, name)]
+    ages = ""
+    if figures.staleness_mean is not UNSET:
+        ages = f"; {figures.staleness_mean:.3g} models old on average, {figures.staleness_max} at most"
     return (
         f"{', '.join(counts) or 'no devices asked'}; {figures.bytes_up / 1e6:.2f} MB up, "
         f"{figures.bytes_down / 1e6:.2f} MB down; opened in {figures.opening_seconds:.2f} s, "
-        f"averaged in {figures.averaging_seconds:.2f} s"
+        f"averaged in {figures.averaging_seconds:.2f} s{ages}"
     )
 
 

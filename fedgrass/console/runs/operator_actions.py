@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from rich.table import Table
 
 from fedgrass.console import stack
@@ -17,12 +18,27 @@ from fedgrass.console.runs.fleet_operator import LARGEST_MODEL, Operator
 from fedgrass.console.tables import show, table
 from fedgrass.console.terminal import LONGEST_TEXT, printable, say
 from fedgrass.federation.conversion import shown
+from fedgrass.federation.encodings.array_types import read_arrays
 from fedgrass.federation.errors import SettingsError, UpdateRefused
 from fedgrass.federation.messages.message_fields import checked_name
 from fedgrass.federation.runs import Run
 from fedgrass.federation.selection import Candidate
+from fedgrass.federation.settings import RunSettings
 from fedgrass.federation.settings_parser import parse_settings
-from fedgrass.federation.weights import check_finite, encode, read_layout, views
+from fedgrass.federation.weights import (
+    PREFIX,
+    check_finite,
+    encode,
+    read_layout,
+    read_layout_and_metadata,
+    views,
+)
+from fedgrass.federation.weights.array_sharing import (
+    FROZEN_SHA256,
+    check_shared,
+    frozen_fingerprint,
+    is_named,
+)
 
 _MOST_ROUNDS = 100_000  # of a run
 _SECONDS_OF = (("d", 86_400), ("h", 3_600), ("min", 60))
@@ -117,8 +133,15 @@ def start(arguments: argparse.Namespace) -> None:
     source = _parse_run_and_round(arguments.continue_from) if arguments.continue_from else None
     known = arguments.name in operator.runs()
     if arguments.model:
-        run = operator.start(arguments.name, settings, _model(arguments.model))
+        model = _model(arguments.model, settings.shared)
+        settings = _with_frozen(settings, arguments.model)
+        if arguments.frozen:
+            operator.upload_frozen(arguments.name, _frozen(arguments.frozen, settings))
+        run = operator.start(arguments.name, settings, model)
     else:
+        if arguments.frozen:
+            message = "--frozen belongs to a --model: a run that continues another has its frozen arrays"
+            raise SettingsError(message)
         continued = {"continue_from": source} if source else {}
         run = operator.act("start", arguments.name, settings=given, **continued)
     if known:  # starting is idempotent: an operator who means a second run must know
@@ -137,7 +160,13 @@ def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
                 f"{arguments.settings_file} contains {shown(settings)} instead of a JSON object of settings"
             )
             raise SettingsError(message)
-    for pair in arguments.settings:
+    return {**settings, **parse_pairs(arguments.settings)}
+
+
+def parse_pairs(pairs: Iterable[str]) -> dict[str, Any]:
+    """Return settings given as ``setting=value``: JSON values or text. Raises SettingsError."""
+    settings: dict[str, Any] = {}
+    for pair in pairs:
         name, equals, value = pair.partition("=")
         if not equals:
             message = f"{pair!r} is not a setting; it takes setting=value, such as rounds=10"
@@ -159,21 +188,62 @@ def _parse_run_and_round(given: str) -> dict[str, str | int]:
         raise SettingsError(message) from error
 
 
-def _model(path: Path) -> bytes:
+def _model(path: Path, shared: Sequence[str] = ()) -> bytes:
     """Return a model file as runs store it: canonical encoding, each array in its own data type.
 
+    Args:
+        path: of the file.
+        shared: patterns of the arrays that the run shares, to which the model is reduced; empty: all.
+
     Raises:
-        SettingsError: the file cannot be read, is not a safetensors file, or has values that are not finite.
+        SettingsError: the file cannot be read, is not a safetensors file, has values that are not finite, or
+            a pattern matches none of its arrays.
     """
     data = read(path, LARGEST_MODEL, named="--model")
     try:
         layout = read_layout(data, len(data))
         arrays = views(data, layout)
         check_finite(arrays)
+        if shared:
+            arrays = {name: array for name, array in arrays.items() if is_named(name, shared)}
+            check_shared(arrays or layout.arrays, shared)
         return encode(arrays, layout)
     except UpdateRefused as error:
         message = f"--model {path} is not a model in safetensors format: {error}"
         raise SettingsError(message) from error
+
+
+def _with_frozen(settings: RunSettings, path: Path) -> RunSettings:
+    """Return the settings with the fingerprint of the frozen arrays that a model file names."""
+    with path.open("rb") as file:  # only the header: the file was read and checked before
+        prefix = file.read(PREFIX)
+        head = prefix + file.read(int.from_bytes(prefix, "little"))
+    _, metadata = read_layout_and_metadata(head, path.stat().st_size)
+    found, chosen = metadata.get(FROZEN_SHA256), settings.frozen_sha256
+    if found and chosen and chosen != found:
+        message = f"the run's frozen_sha256 is {chosen}, but the frozen arrays of --model {path} have {found}"
+        raise SettingsError(message)
+    return msgspec.structs.replace(settings, frozen_sha256=chosen or found)
+
+
+def _frozen(path: Path, settings: RunSettings) -> bytes:
+    """Return a file of frozen arrays, checked against the run's fingerprint. Raises SettingsError."""
+    data = read(path, LARGEST_MODEL, named="--frozen")
+    try:
+        arrays = read_arrays(data)
+        check_finite(arrays)
+        found = frozen_fingerprint(arrays)
+    except UpdateRefused as error:
+        message = f"--frozen {path} is not a file of arrays in safetensors format: {error}"
+        raise SettingsError(message) from error
+    if found != settings.frozen_sha256:
+        expected = f"is {settings.frozen_sha256}" if settings.frozen_sha256 else "is not set"
+        message = (
+            f"--frozen {path} has the fingerprint {found}, but the run's frozen_sha256 {expected}: write both"
+            " files at once, with `fedgrass task weights --out FILE --frozen-out FILE`"
+        )
+        raise SettingsError(message)
+    return data
 
 
 @stack.refusals()

@@ -62,6 +62,9 @@ class Strategy(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     separable: ClassVar[bool] = False
     # Training settings that must be 0 with this strategy: the tasks of this project refuse other values.
     without: ClassVar[tuple[str, ...]] = ()
+    # Why all updates must start from one model, so that a buffered run refuses the strategy; empty: they need
+    # not. A strategy with ``carried`` is always refused there.
+    needs_one_model: ClassVar[str] = ""
 
     def check(self, contribution: Contribution) -> None:
         """Refuse an update that the strategy cannot use, such as one without the metric it weighs by.

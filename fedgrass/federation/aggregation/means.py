@@ -95,6 +95,7 @@ class QFedAvg(Strategy, frozen=True):
     """
 
     survey: ClassVar[Literal["", "norms", "products"]] = "norms"
+    needs_one_model: ClassVar[str] = "it compares the losses that devices measured of it"
 
     q: Annotated[float, Meta(ge=0, le=100)] = 0.1
     learning_rate: Annotated[float, Meta(gt=0)] = 0.1  # of the devices' training

@@ -56,6 +56,19 @@ def read_task_arrays(data: bytes | memoryview) -> dict[str, NDArray[np.generic]]
     return to_task_types(decode(data), read_layout(data, len(data)))
 
 
+def read_arrays(data: bytes | memoryview) -> dict[str, NDArray[np.generic]]:
+    """Return the arrays of a weights file by name, bfloat16 as ``BFLOAT16``, as read-only views.
+
+    Raises:
+        UpdateRefused: ``data`` is not a weights file.
+    """
+    layout = read_layout(data, len(data))
+    return {
+        name: array.view(BFLOAT16) if layout.arrays[name].dtype == "BF16" else array
+        for name, array in decode(data).items()
+    }
+
+
 def to_model_types(layout: Layout, arrays: Arrays) -> dict[str, NDArray[np.generic]]:
     """Return arrays converted to the types of a model, in their own shapes; BF16 as uint16 bits.
 

@@ -61,6 +61,8 @@ LONGEST_UNSENT = 200  # characters
 Unsent = Annotated[str, Meta(max_length=LONGEST_UNSENT)]
 MetricName = Annotated[str, Meta(pattern=rf"^[A-Za-z0-9_./:@ -]{{1,{LONGEST_METRIC_NAME}}}\Z")]
 Metrics = Annotated[dict[MetricName, float], Meta(max_length=MOST_METRICS)]
+LONGEST_ANSWER = 2732  # characters: 2,048 bytes in base64
+Answer = Annotated[str, Meta(max_length=LONGEST_ANSWER, pattern=r"^[A-Za-z0-9+/=]*\Z")]
 # No quotation marks, backslashes or control characters, so that a run's `where` can express every text.
 AttributeName = Annotated[
     str,
@@ -81,8 +83,15 @@ MOST_OPTIONS = 24
 Option = bool | int | float | str
 Options = Annotated[dict[str, Option], Meta(max_length=MOST_OPTIONS)]
 StrategyOptions = dict[str, Option]  # of a selection or aggregation strategy, which bounds them itself
-Sha256 = Annotated[str, Meta(pattern="^[0-9a-f]{64}\\Z")]
+Sha256 = Annotated[
+    str, Meta(pattern="^[0-9a-f]{64}\\Z", description="a SHA-256 as 64 hexadecimal digits, in lower case")
+]
 StateName = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]{0,31}\Z")]
+# Patterns of array names: see weights/array_sharing.py.
+ArrayPatterns = Annotated[
+    list[Annotated[str, Meta(min_length=1, max_length=128, description="a pattern of 1 to 128 characters")]],
+    Meta(max_length=16, description="a list of at most 16 patterns of array names, such as 'head.*'"),
+]
 MOST_CARRIED = 1  # kinds of auxiliary state per update: more would not fit an announcement
 
 

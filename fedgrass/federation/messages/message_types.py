@@ -12,6 +12,8 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from fedgrass.federation.errors import SettingsError
 from fedgrass.federation.messages.message_fields import (
     MOST_CARRIED,
+    Answer,
+    ArrayPatterns,
     Attributes,
     Count,
     Metrics,
@@ -131,7 +133,7 @@ Carried = Annotated[dict[StateName, CarriedFile | None], Meta(max_length=MOST_CA
 class Announcement(WorkMessage, frozen=True, kw_only=True, tag_field="type", tag="work"):
     """Cloud to device: work to do. The completion returns ``announced_at`` unchanged."""
 
-    work: Literal["train", "evaluate"]
+    work: Literal["train", "evaluate", "statistics"]  # of statistics, the "model" is the query
     task: TaskName
     announced_at: Milliseconds
     deadline_seconds: Seconds  # time left in the round; a duration, since clocks are never compared
@@ -144,6 +146,11 @@ class Announcement(WorkMessage, frozen=True, kw_only=True, tag_field="type", tag
     upload: Encoding = Encoding()  # required of the update
     allow_partial: bool = False  # whether a training cut short by the deadline may send its result
     carried: Carried = {}  # the server's auxiliary state, whose change the update has to contain
+    # Of partial models (weights/array_sharing.py), and left out of all other announcements.
+    shared: ArrayPatterns | UnsetType = UNSET  # narrow the arrays that the task shares
+    frozen_sha256: Sha256 | UnsetType = UNSET  # fingerprint of the frozen arrays
+    frozen: CarriedFile | UnsetType = UNSET  # file with the frozen arrays, if the task does not bring them
+    continues: RunName | UnsetType = UNSET  # the run whose private arrays this one starts from
 
 
 class Verdict(WorkMessage, frozen=True, kw_only=True, tag_field="type", tag="verdict"):
@@ -170,6 +177,8 @@ class Completion(WorkMessage, frozen=True, kw_only=True):
     train_seconds: Seconds = 0.0
     upload_seconds: Seconds = 0.0
     partial: bool = False  # the deadline cut the training short; ``examples`` are those really seen
+    answer: Answer = ""  # to a query of statistics, instead of metrics; empty: it was uploaded
+    note: Reason | UnsetType = UNSET  # what the operator should know of this reply
 
 
 class Status(WorkMessage, frozen=True, kw_only=True):
@@ -229,6 +238,13 @@ class RoundFigures(Struct, frozen=True, kw_only=True):
     metrics: Metrics = {}
     capped: Count | UnsetType = UNSET  # devices that claimed more examples than count, if any
     metrics_left_out: Count = 0  # a message has room for 24, the first ones by name
+    # Of buffered runs:
+    in_flight_before: Count | UnsetType = UNSET  # devices that were training when the buffer opened
+    overdue: Count | UnsetType = UNSET  # given up because their own deadline had passed
+    stale: Count | UnsetType = UNSET  # given up, or refused, because their model was too old
+    wasted: Count | UnsetType = UNSET  # trainings that are of no use: late or stale
+    staleness_mean: Seconds | UnsetType = UNSET  # in models, of the counted replies
+    staleness_max: Count | UnsetType = UNSET
 
 
 class RoundChange(Message, frozen=True, kw_only=True):
@@ -254,6 +270,11 @@ class NewModel(Message, frozen=True, kw_only=True):
     sha256: str
     bytes: Count
     closed_at: Milliseconds = 0  # when the round that made it was closed
+    # Of partial models, as in an announcement: by them a predictor adds the device's own arrays.
+    shared: ArrayPatterns | UnsetType = UNSET
+    frozen_sha256: Sha256 | UnsetType = UNSET
+    frozen: CarriedFile | UnsetType = UNSET
+    continues: RunName | UnsetType = UNSET
 
 
 class PredictorReport(Message, frozen=True, kw_only=True):

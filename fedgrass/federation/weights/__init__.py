@@ -6,6 +6,7 @@
     slices.py              a model cut into slices, for averaging
     array_roles.py         which arrays gradients move, and those in updates in addition to the model's
     tree_ensemble.py       decision trees as arrays, and the checks of trees from untrusted senders
+    array_sharing.py       which arrays travel, stay on the device, or are frozen
 
 This module reads the values of a file, and refuses non-finite ones.
 """

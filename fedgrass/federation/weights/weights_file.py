@@ -126,7 +126,11 @@ def write(
     return Written(layout.file_bytes, header_checksum(head), layout)
 
 
-def encode(arrays: Mapping[str, NDArray[np.generic]], layout: Layout | None = None) -> bytes:
+def encode(
+    arrays: Mapping[str, NDArray[np.generic]],
+    layout: Layout | None = None,
+    metadata: Mapping[str, str] | None = None,
+) -> bytes:
     """Return ``arrays`` as the bytes of a file; equal arrays give equal bytes.
 
     Arrays are sorted by type width, widest first as in safetensors, and by name, so that all are aligned.
@@ -134,6 +138,7 @@ def encode(arrays: Mapping[str, NDArray[np.generic]], layout: Layout | None = No
     Args:
         arrays: Arrays of any shape by name; bfloat16 as ``BFLOAT16``.
         layout: If given, the types; uint16 arrays may be bits of BF16, as returned by ``views``.
+        metadata: further entries of the header's metadata.
 
     Raises:
         UpdateRefused: An array has a dtype that weights files do not support.
@@ -141,7 +146,7 @@ def encode(arrays: Mapping[str, NDArray[np.generic]], layout: Layout | None = No
     by_width = sorted(arrays.items(), key=lambda item: (-item[1].dtype.itemsize, item[0]))
     types = {name: layout.arrays[name].dtype if layout else dtype_of(name, array) for name, array in by_width}
     target = BytesIO()
-    write({name: unencoded(array, types[name]) for name, array in by_width}, target)
+    write({name: unencoded(array, types[name]) for name, array in by_width}, target, metadata)
     return target.getvalue()
 
 

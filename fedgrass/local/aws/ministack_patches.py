@@ -13,6 +13,8 @@
   anyway, and the ClientHello is lost: no device can connect.
 - It derives the secret key of a function's role from public names, and uses the account number as key when
   policies are not enforced. `RequestGuard` needs a secret for each.
+- It returns the address of a function's code with a fixed signature, which `RequestGuard` refuses: here the
+  account's owner signs it, as AWS does.
 - Parameters of a template are text, even for the number MaximumConcurrency of a queue.
 """
 
@@ -25,14 +27,18 @@ import os
 import ssl
 from collections.abc import Callable, Mapping
 from typing import Any
-from urllib.parse import unquote
+from urllib.parse import unquote, urlsplit
 
+from botocore.auth import S3SigV4QueryAuth
+from botocore.awsrequest import AWSRequest
+from botocore.credentials import Credentials
 from ministack import app
 from ministack.core import iam_actions, lambda_runtime
 from ministack.core.iam_evaluator import pin_request_origin
 from ministack.services import dynamodb, iot, lambda_svc, s3, scheduler, sts
 
 _SCHEDULER_TICK_SECONDS = 1.0
+_CODE_SECONDS = 600  # for which the address of a function's code is valid, as on AWS
 
 
 def apply_patches() -> None:
@@ -45,6 +51,7 @@ def apply_patches() -> None:
     iot._MtlsAcceptor.connection_made = once_reading(iot._MtlsAcceptor.connection_made)  # noqa: SLF001 - as above
     lambda_runtime.execution_credentials = with_secrets(lambda_runtime.execution_credentials)
     lambda_svc.execution_credentials = lambda_runtime.execution_credentials
+    lambda_svc._presigned_code_url = signing(lambda_svc._presigned_code_url)  # noqa: SLF001 - as above
     # Imported here: jsonata, which it imports, raises the recursion limit of the process.
     from ministack.services.cloudformation import provisioners  # noqa: PLC0415 - see above
 
@@ -118,6 +125,19 @@ def once_reading(accept: Callable[[Any, Any], None]) -> Callable[[Any, Any], Non
         asyncio.get_running_loop().call_soon(accept, protocol, transport)
 
     return connection_made
+
+
+def signing(locate: Callable[[str], str]) -> Callable[[str], str]:
+    """Return a ``locate`` whose URL of a function's code is signed by the owner of the account."""
+
+    def locate_signed(function: str) -> str:
+        port, path = os.environ["GATEWAY_PORT"], urlsplit(locate(function)).path
+        request = AWSRequest("GET", f"http://127.0.0.1:{port}{path}")
+        owner = Credentials(os.environ["AWS_ACCESS_KEY_ID"], os.environ["AWS_SECRET_ACCESS_KEY"])
+        S3SigV4QueryAuth(owner, "s3", os.environ["AWS_REGION"], expires=_CODE_SECONDS).add_auth(request)
+        return str(request.url)
+
+    return locate_signed
 
 
 def with_secrets(

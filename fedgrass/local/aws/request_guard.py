@@ -8,7 +8,8 @@ the developer's browser could run code on the machine. Therefore:
   a browser sends for a page are refused;
 - every request must be signed with Signature Version 4, by the random key of the owner or by credentials that
   the cloud itself issued;
-- MiniStack's own API is closed, except for two resources without secrets.
+- MiniStack's own API is closed, except for two resources without secrets, and the code of functions, which
+  has a presigned address.
 """
 
 import json
@@ -27,6 +28,7 @@ Send = Callable[[Message], Awaitable[None]]
 Application = Callable[[Message, Receive, Send], Awaitable[None]]
 
 _PUBLIC_PATHS = ("/_ministack/ready", "/_ministack/iot/ca.pem")
+_SIGNED_PATH = "/_ministack/lambda-code/"
 _OWN_API = ("/_ministack", "/_localstack", "/health")
 _STREAMING_SIGNATURE = "STREAMING-AWS4-HMAC-SHA256"
 _LOOPBACK_HOST = re.compile(r"(127\.0\.0\.1|localhost)(:[0-9]{1,5})?", re.IGNORECASE)
@@ -72,7 +74,8 @@ class RequestGuard:
     def _closed(request: "_Request") -> str | None:
         if not request.path.startswith(_OWN_API):
             return None
-        if request.method == "GET" and request.path in _PUBLIC_PATHS:
+        is_open = request.path in _PUBLIC_PATHS or request.path.startswith(_SIGNED_PATH)
+        if request.method == "GET" and is_open:
             return None
         return "this part of MiniStack's own API is closed"
 

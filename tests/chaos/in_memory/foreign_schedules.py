@@ -2,7 +2,7 @@
 
     python -m tests.chaos --schedules 2000 --seed 1
 
-A schedule is determined by its seed: ``play(seed)`` reproduces it.
+A schedule is determined by its seed: ``play(seed)`` reproduces it. Those of odd seeds have a buffered run.
 """
 
 import random
@@ -16,7 +16,7 @@ from msgspec import Struct
 
 from fedgrass.federation.aggregation.sharding_plan import Scale
 from tests.chaos.in_memory.disturbed_ports import CALM, Chances
-from tests.chaos.in_memory.simulation import Disturbances, Simulation
+from tests.chaos.in_memory.simulation import DEVICES, Disturbances, Simulation
 
 SCALES = (Scale(), Scale(), Scale(group=2, grouped_bytes=0), Scale(sharded_bytes=0))
 _SETTINGS: dict[str, tuple[Any, ...]] = {
@@ -40,6 +40,17 @@ _SCHEDULES: tuple[dict[str, Any], ...] = (
 _COHORTS: tuple[dict[str, Any], ...] = ({}, {}, {"selection": "random", "count": 3})
 
 
+_BUFFERED: dict[str, tuple[Any, ...]] = {
+    "rounds": (3, 5, 8),
+    "buffer_size": (1, 2, 2, 3),
+    "max_staleness": (1, 3, 10),
+    "staleness": ("polynomial", "constant", "hinge"),
+    "staleness_exponent": (0.5, 1.0),
+    "staleness_slack": (0, 1),
+}
+_NOT_BUFFERED = ("threshold", "evaluate_every", "count", "selection")
+
+
 class Played(Struct, frozen=True):
     """The findings of a schedule."""
 
@@ -49,18 +60,26 @@ class Played(Struct, frozen=True):
     letters: int
     happened: dict[str, int]
     problems: list[str]
+    stale: int = 0  # updates in models that started from an older model than the newest
     given_up: bool = (
         False  # by the operator: the table was restored, and the bucket had lost the later rounds
     )
 
 
-def draw(seed: int) -> Simulation:
-    """Return the schedule of a seed: with all kinds of faults, or only some."""
+def draw(seed: int, *, buffered: bool | None = None) -> Simulation:
+    """Return the schedule of a seed: with all kinds of faults, or only some.
+
+    Args:
+        seed: of the schedule.
+        buffered: whether its run is buffered; if None, the seed decides.
+    """
     dice = random.Random(f"schedule {seed}")  # noqa: S311 - repeatable
     settings = {field: dice.choice(values) for field, values in _SETTINGS.items()}
     settings |= dice.choice(_SCHEDULES) | dice.choice(_COHORTS)
     if settings.get("count") and settings["minimum_replies"] > 2:
         settings["minimum_replies"] = 2
+    if buffered or (buffered is None and seed % 2):
+        settings = _buffered(random.Random(f"buffered {seed}"), settings)  # noqa: S311 - repeatable
     everything = dice.random() < 0.5
 
     def some(value: Any, nothing: Any = 0) -> Any:
@@ -96,9 +115,22 @@ def draw(seed: int) -> Simulation:
     return Simulation(seed, wrong, dice.choice(SCALES), settings)
 
 
-def play(seed: int) -> Played:
-    """Run the schedule of a seed."""
-    simulation = draw(seed)
+def _buffered(dice: random.Random, settings: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings of a buffered run with the same schedule and deadlines."""
+    kept = {field: value for field, value in settings.items() if field not in _NOT_BUFFERED}
+    drawn = {field: dice.choice(values) for field, values in _BUFFERED.items()}
+    size = drawn["buffer_size"]
+    oldest = (drawn["max_staleness"] + 1) * size  # more devices in flight would mostly be refused
+    drawn["in_flight"] = dice.randint(size, min(DEVICES, oldest))
+    drawn["minimum_replies"] = min(kept["minimum_replies"], size)
+    if drawn["staleness"] != "hinge":
+        del drawn["staleness_slack"]
+    return {**kept, **drawn, "mode": "buffered"}
+
+
+def play(seed: int, *, buffered: bool | None = None) -> Played:
+    """Run the schedule of a seed; see :func:`draw`."""
+    simulation = draw(seed, buffered=buffered)
     try:
         simulation.play()
     except Exception as error:  # noqa: BLE001 - every error is reported with its seed
@@ -111,6 +143,7 @@ def play(seed: int) -> Played:
         len(simulation.queue.all_letters),
         simulation.disturber.happened,
         simulation.problems,
+        simulation.stale,
         simulation.given_up,
     )
 
@@ -132,6 +165,7 @@ def report(played: list[Played], began: float) -> tuple[list[str], int]:
     lines = [
         f"{len(played)} schedules in {time.monotonic() - began:.0f} s",
         f"{sum(one.closed for one in played)} rounds closed",
+        f"{sum(one.stale for one in played)} updates from older models in models of buffered runs",
         f"{sum(one.letters for one in played)} dead letters",
         f"{sum(one.given_up for one in played)} runs cancelled, since they could not be repaired",
         "runs: " + ", ".join(f"{count} {state}" for state, count in sorted(states.items())),

@@ -1,13 +1,13 @@
 """A queue with the semantics of SQS: at-least-once delivery, retries, a dead-letter queue."""
 
-import heapq
-import itertools
 import json
 import random
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from msgspec import Struct
+
+from fedgrass.local.in_memory.virtual_clock import VirtualClock
 
 Body = Mapping[str, Any]
 
@@ -17,31 +17,6 @@ class Letter(Struct, frozen=True):
 
     body: Body
     reasons: tuple[str, ...]
-
-
-class Clockwork:
-    """The simulation's clock and the actions that are due later."""
-
-    def __init__(self, now: int) -> None:
-        self.now = now
-        self._due: list[tuple[int, int, Callable[[], None]]] = []
-        self._numbers = itertools.count()
-
-    def after(self, seconds: float, act: Callable[[], None]) -> None:
-        """Schedule an action after some seconds."""
-        heapq.heappush(self._due, (self.now + round(seconds * 1000), next(self._numbers), act))
-
-    def run_until(self, until: int, most: int) -> int:
-        """Run the actions that are due, up to a maximum; return how many were run."""
-        done = 0
-        while self._due and self._due[0][0] <= until and done < most:
-            at, _, act = heapq.heappop(self._due)
-            self.now = max(self.now, at)
-            act()
-            done += 1
-        if done < most:
-            self.now = max(self.now, until)
-        return done
 
 
 class Queue:
@@ -55,7 +30,7 @@ class Queue:
 
     VISIBILITY, MOST_TRIES = 90, 10
 
-    def __init__(self, clock: Clockwork, dice: random.Random, take: Callable[[Body], str | None]) -> None:
+    def __init__(self, clock: VirtualClock, dice: random.Random, take: Callable[[Body], str | None]) -> None:
         self.letters: list[Letter] = []  # that were not sent back
         self.all_letters: list[Letter] = []
         self.twice = 0.0  # the probability that a message is delivered again, soon or hours later

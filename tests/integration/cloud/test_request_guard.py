@@ -10,6 +10,7 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import boto3
 import paho.mqtt.client as mqtt
@@ -255,3 +256,26 @@ def test_an_observer_receives_from_its_fleet_and_may_publish_nothing(
     finally:
         client.disconnect()
         client.loop_stop()
+
+
+def test_the_code_of_a_function_needs_the_signature_of_its_address(cloud: EmbeddedCloud) -> None:
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as code:
+        code.writestr("handler.py", "def run(event, context): return 'ran'")
+    functions = cloud.client("lambda")
+    role = cloud.client("iam").create_role(RoleName="coded", AssumeRolePolicyDocument="{}")["Role"]["Arn"]
+    functions.create_function(
+        FunctionName="coded",
+        Runtime="python3.12",
+        Handler="handler.run",
+        Role=role,
+        Code={"ZipFile": archive.getvalue()},
+    )
+    location = functions.get_function(FunctionName="coded")["Code"]["Location"]
+    parts = urlsplit(location)
+    assert ask(cloud, "GET", f"{parts.path}?{parts.query}") == (200, archive.getvalue())
+    for query in ("", parts.query.replace("X-Amz-Signature=", "X-Amz-Signature=0"), "X-Amz-Signature=none"):
+        assert ask(cloud, "GET", f"{parts.path}?{query}")[0] == 403
+    assert ask(cloud, "GET", f"{parts.path.replace('coded', 'other')}?{parts.query}")[0] == 403
+    functions.delete_function(FunctionName="coded")
+    cloud.client("iam").delete_role(RoleName="coded")

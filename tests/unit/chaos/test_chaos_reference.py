@@ -94,6 +94,42 @@ def test_the_reference_clips_long_changes_as_the_averager_does(aggregation: str)
     assert play(SmallAverage(INITIAL, aggregation=aggregation, clip_norm=40.0)) < 1e-5
 
 
+@pytest.mark.parametrize("encoding", ENCODINGS, ids=lambda encoding: encoding.kind)
+@pytest.mark.parametrize("aggregation", sorted(set(AVERAGING) - {"q_fedavg", "scaffold"}))
+@pytest.mark.parametrize("staleness", ["polynomial", "hinge"])
+def test_the_reference_weighs_stale_updates_as_the_averager_does(
+    aggregation: str, encoding: Encoding, staleness: str
+) -> None:
+    average = SmallAverage(
+        INITIAL,
+        encoding=encoding,
+        aggregation=aggregation,
+        clip_norm=80.0,
+        mode="buffered",
+        buffer_size=DEVICES,
+        in_flight=2 * DEVICES,
+        staleness=staleness,
+        staleness_slack=1,
+    )
+    server = Server()
+    for number in range(1, 5):
+        newest = number - 1
+        starts = [max(0, newest - age) for age in (0, 1, 0, 3, 2)]
+        models = [average.model_of(start) for start in starts]
+        average.upload([trained(model, d, number) for d, model in enumerate(models)], {"body"}, starts)
+        keys = [
+            object_keys.update(f"thing-{device:04}", RUN, start + 1, 1) for device, start in enumerate(starts)
+        ]
+        updates = [
+            Update(average.bucket.objects[key], examples, loss, wide(model), newest - start)
+            for key, examples, loss, model, start in zip(keys, EXAMPLES, LOSSES, models, starts, strict=True)
+        ]
+        expected = next_model(wide(average.model), updates, average.settings, server, DEVICES)
+        made = average.make(DEVICES, EXAMPLES, starts=starts)
+        for name in INITIAL:
+            np.testing.assert_allclose(made[name], expected[name], atol=2e-5, rtol=2e-5)
+
+
 def test_the_reference_detects_an_update_that_counts_twice_with_each_strategy() -> None:
     updates = [
         Update(SmallAverage(INITIAL).encode(trained(INITIAL, d, 1)), EXAMPLES[d], LOSSES[d]) for d in range(5)

@@ -63,6 +63,7 @@ LARGEST: list[Message] = [
             )
             for number in map(str, range(MOST_CARRIED))
         },
+        continues=RUN,
     ),
     Verdict(**WORK, counted=False, reason=LONGEST_REASON),
     Completion(
@@ -366,7 +367,7 @@ def test_a_message_cannot_be_changed() -> None:
         setattr(Hello(), "version", 2)  # noqa: B010 - mypy would reject the assignment
 
 
-@pytest.mark.parametrize("training", [{"x": "y" * 2_990}, {"a\x01" * 20: "\x01" * 400}])
+@pytest.mark.parametrize("training", [{"x": "y" * 2_890}, {"a\x01" * 20: "\x01" * 400}])
 def test_all_training_options_that_settings_allow_fit_an_announcement(training: dict[str, Any]) -> None:
     settings = msgspec.convert({"task": "digits", "training": training}, RunSettings)
     announcement = next(message for message in LARGEST if isinstance(message, Announcement))

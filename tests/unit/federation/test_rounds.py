@@ -146,7 +146,10 @@ def test_a_participant_never_comes_back_to_where_it_was() -> None:
 
 def test_where_a_participant_may_come_from() -> None:
     at_work = {Participation.ASKED, Participation.ACCEPTED, Participation.SILENT}
-    assert before(Participation.REPLIED) == before(Participation.LATE) == at_work
+    assert before(Participation.REPLIED) == at_work | {Participation.HELD}
+    given_up = {Participation.OVERDUE, Participation.STALE}
+    assert before(Participation.LATE) == at_work | {Participation.HELD} | given_up
+    assert before(Participation.CARRIED) == at_work | {Participation.HELD}
     assert before(Participation.SILENT) == {Participation.ASKED}
     assert before(Participation.REFUSED) == {Participation.REPLIED}
     assert before(Participation.ASKED) == frozenset()

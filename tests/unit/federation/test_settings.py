@@ -61,7 +61,7 @@ def test_only_the_task_is_required() -> None:
             {"text": "\ud800"},
             r"training.text is '\ud800': it takes a finite number, a Unicode text",
         ),
-        ("training", {"text": "x" * 3_001}, "at most 3,000 are allowed"),
+        ("training", {"text": "x" * 2_901}, "at most 2,900 are allowed"),
         ("round", 5, "'round' is not one of the run's settings: did you mean 'rounds'?"),
         ("deadline_seconds", -1, "from 5 to 604,800"),
         ("count", 0, "from 1 to 1,000,000"),
@@ -132,7 +132,7 @@ def test_a_bad_field_is_refused_by_its_name_and_with_what_it_may_be(
         ({"schedule": "every", "every_minutes": 0}, "set every_minutes to the number of minutes"),
         (
             {"training": {"text": "x" * 2_000}, "training_by_round": {"2": {"t": "y" * 1_500}}},
-            "JSON in round 2; at most 3,000 are",
+            "JSON in round 2; at most 2,900 are",
         ),
         (
             {"aggregation": "scaffold", "training": {"momentum": 0.9}},

@@ -18,7 +18,7 @@ NAMES = {
     "MessagesIgnored",
     "RoundsClosed", "RoundsAbandoned", "RoundSeconds", "TurnaroundSeconds", "UpdatesAccepted",
     "UpdatesRefused", "UpdatesLate", "DevicesAsked", "DevicesFailed", "DevicesSeen", "Accuracy", "Loss",
-    "AveragingSeconds", "ModelsCollapsed", "BytesUploaded", "BytesDownloaded",
+    "AveragingSeconds", "ModelsCollapsed", "BytesUploaded", "BytesDownloaded", "UpdatesStale", "Staleness",
 }  # fmt: skip  # as template.yaml's alarms and dashboard name them
 
 _NUMBERS = itertools.count()

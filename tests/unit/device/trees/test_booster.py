@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from components.trainer.trees.booster import full_booster, margin_booster, margins, trees_in
-from fedgrass.federation.weights.tree_ensemble import Ensemble, check_trees, no_trees
+from fedgrass.federation.errors import UpdateRefused
+from fedgrass.federation.weights.tree_ensemble import Ensemble, check_trees, no_trees, trees_of
 from tests.fakes.small_trees import FEATURES, ensemble, random_tree, stump, walked
 
 FLOATS = st.floats(-(2.0**70), 2.0**70, width=32)
@@ -80,6 +81,36 @@ def _walk(tree: Any) -> NDArray[np.int64]:
                 following += [int(tree.left[node]), int(tree.right[node])]
         level = following
     return place
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.data())
+def test_what_a_hostile_device_gets_past_the_checks_is_predicted_as_it_is_written(
+    seed: int, data: st.DataObject
+) -> None:
+    """XGBoost's own reader trusts a file: what it gets must be a tree."""
+    rng = np.random.default_rng(seed)
+    arrays = {name: array.copy() for name, array in random_tree(rng, 5).arrays().items()}
+    for _ in range(data.draw(st.integers(1, 3))):
+        name = data.draw(st.sampled_from(sorted(arrays)))
+        values = arrays[name]
+        if data.draw(st.booleans()):
+            values.view(np.uint8)[data.draw(st.integers(0, values.nbytes - 1))] = data.draw(
+                st.integers(0, 255)
+            )
+        else:
+            places = st.integers(0, len(values) - 1)
+            values[data.draw(places)] = values[data.draw(places)]
+    try:
+        check_trees(trees_of(arrays), FEATURES, 1)
+    except UpdateRefused:
+        return
+    inputs = rng.normal(size=(8, FEATURES)).astype(np.float32)
+    inputs[rng.random(inputs.shape) < 0.2] = np.nan
+    model = ensemble(trees_of(arrays))
+    found = margins(margin_booster(model), model.base_score, inputs)
+    assert np.isfinite(found).all()
+    assert found.tobytes() == walked(model.arrays(), inputs).tobytes()
 
 
 def test_nodes_that_pruning_removed_are_left_out() -> None:

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from components.predictor.serving import Request, Served, Serving
 from components.runtime.component_errors import RequestRefused, WorkFailed
 from components.trainer.tasks.task import Fit, InputRefused
-from components.trainer.trees import TreeSettings, XGBoostTask
+from components.trainer.trees import TreeSettings, XGBoostTask, xgboost_task
+from components.trainer.trees.booster import margin_booster
 from components.trainer.trees.tree_settings import parse_tree_settings
 from components.trainer.worker.work_runner import WorkRunner
 from components.trainer.worker.worker_protocol import TaskOptions, WorkOrder
@@ -19,7 +20,7 @@ from fedgrass.federation import weights
 from fedgrass.federation.encodings.array_types import read_task_arrays
 from fedgrass.federation.messages import NewModel
 from fedgrass.federation.messages.message_types import Encoding
-from fedgrass.federation.weights.tree_ensemble import TREE_ARRAYS
+from fedgrass.federation.weights.tree_ensemble import TREE_ARRAYS, Ensemble
 from tests.fakes.memory_device import announcement
 from tests.fakes.small_average import SmallAverage
 from tests.fakes.small_trees import ensemble, file_of_trees, stump
@@ -114,6 +115,23 @@ def test_the_weights_of_the_servers_trees_count_in_the_next_round() -> None:
     margins = fit(own, halved).weights
     full = fit(own, first).weights
     assert not np.array_equal(margins["node_value"], full["node_value"])
+
+
+def test_a_model_is_made_once_for_its_evaluation_and_its_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[int] = []
+
+    def counted(model: Ensemble, threads: int) -> xgboost.Booster:
+        made.append(model.trees.total)
+        return margin_booster(model, threads)
+
+    monkeypatch.setattr(xgboost_task, "margin_booster", counted)
+    own = task()
+    first = own.evaluate(own.initial_weights(0))
+    trained = fit(own).weights
+    halved = {**trained, "tree_weight": np.full(1, 0.5, np.float32)}
+    losses = [own.evaluate(model).metrics["loss"] for model in (trained, halved, trained)]
+    assert made == [0, 1, 1, 1]
+    assert first.metrics["loss"] > losses[1] > losses[0] == losses[2]
 
 
 @pytest.mark.parametrize(

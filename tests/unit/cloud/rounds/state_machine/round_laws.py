@@ -121,7 +121,7 @@ class Laws(RuleBasedStateMachine):
             assert of.asked == len(states)
             assert of.accepted == sum(_accepted(part) for part in parts)
             assert of.bytes_up == sum(p.bytes for p in parts if p.state is Participation.REPLIED)
-            assert of.outstanding == sum(states.count(s) for s in AT_WORK) + of.late
+            assert of.outstanding == sum(states.count(s) for s in AT_WORK)
 
     @invariant()
     def whoever_was_asked_later_hears_of_its_own_time_alone(self) -> None:

@@ -1,0 +1,19 @@
+"""A task with an array of each role whose predictions show them: body, head and base."""
+
+from collections.abc import Sequence
+
+from components.trainer.tasks.task import Predict
+from fedgrass.federation.weights import Arrays
+from tests.fakes.partial_task import Marked
+
+
+class Served(Marked):
+    """Predicts the first number of its shared, private and frozen arrays, whatever the input is."""
+
+    def predictor(self, weights: Arrays) -> Predict:
+        numbers = [float(weights[name][0]) for name in ("body.weight", "head.weight", "base.weight")]
+
+        def predict(inputs: Sequence[object]) -> list[object]:
+            return [numbers for _ in inputs]
+
+        return predict

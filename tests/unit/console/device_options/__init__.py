@@ -1,0 +1,1 @@
+"""Unit tests of deployments and their checks."""

@@ -1,0 +1,145 @@
+"""``fedgrass stats``: its options, its tables and pictures, and mistakes of operators."""
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from matplotlib.image import imread
+
+from fedgrass.console.main import parse
+from fedgrass.console.statistics import statistics_picture, statistics_tables
+from fedgrass.console.statistics.query_options import query_of
+from fedgrass.console.statistics.statistics_actions import compare, show
+from fedgrass.federation.errors import SettingsError
+from fedgrass.federation.settings_parser import parse_settings
+from fedgrass.federation.statistics.answer_merger import AnswerMerger
+from fedgrass.federation.statistics.data_summary import Batch, summarize
+from fedgrass.federation.statistics.statistics_query import StatisticsQuery
+from fedgrass.federation.statistics.statistics_result import StatisticsResult, encode_result
+
+
+def query(*options: str, other: StatisticsResult | None = None) -> dict[str, Any]:
+    return query_of(parse(["stats", "start", "look", "--task", "digits", *options]), other)
+
+
+def result_of(batch: Batch, devices: int = 5, **asked: Any) -> StatisticsResult:
+    made = StatisticsQuery(**asked)
+    merger = AnswerMerger(made)
+    for number in range(devices):
+        merger.add(summarize([batch], made, np.random.default_rng(number))[0])
+    return merger.result("look", "digits", 1)
+
+
+RESULT = result_of(
+    {
+        "x": np.array([1.0, 2.0, np.nan, np.inf]),
+        "labels": np.array([1, 1, 2, 3]),
+        "other": np.array([5.0, 5.0, 5.0, 5.0]),
+    },
+    edges={"x": [0, 1.5, 3]},
+)
+
+
+def text_of(result: StatisticsResult) -> list[list[str]]:
+    return [
+        [str(cell) for column in table.columns for cell in column.cells]
+        for table in statistics_tables.tables(result)
+    ]
+
+
+def test_without_options_everything_is_asked_of_all_features() -> None:
+    assert query() == {}
+    assert parse_settings({"task": "digits", "statistics": query()}).rounds == 2
+
+
+def test_the_options_make_a_query_that_the_cloud_accepts() -> None:
+    found = query("--edges", "x=0,1,2", "--statistics", "mean", "histogram", "--minimum-devices", "9")
+    assert found == {
+        "statistics": ["mean", "histogram"],
+        "minimum_devices": 9,
+        "edges": {"x": [0.0, 1.0, 2.0]},
+        "features": ["x"],
+    }
+    settings = parse_settings({"task": "digits", "statistics": found})
+    assert (settings.rounds, settings.minimum_replies) == (1, 9)
+
+
+def test_the_edges_of_another_result_are_taken_so_that_one_round_is_enough() -> None:
+    found = query("--edges-of", "look", other=result_of({"x": [1.0]}, edges={"x": [0, 3]}))
+    assert found == {"edges": {"x": [0.0, 3.0]}, "features": ["x"]}
+    assert parse_settings({"task": "digits", "statistics": found}).rounds == 1
+
+
+@pytest.mark.parametrize("given", ["x", "x=", "=1,2", "x=1,two"])
+def test_edges_that_are_no_numbers_are_refused_by_the_option(given: str) -> None:
+    with pytest.raises(SettingsError, match=r"--edges is .*it takes FEATURE=E0,E1"):
+        query("--edges", given)
+
+
+def test_a_result_without_histograms_has_no_edges_to_take() -> None:
+    with pytest.raises(SettingsError, match="--edges-of is look, whose result has no histograms"):
+        query("--edges-of", "look", other=result_of({"x": [1.0]}))
+
+
+def test_the_tables_have_each_feature_and_its_figures() -> None:
+    numbers, labels = text_of(RESULT)
+    assert "x" in numbers
+    assert {"10", "5", "1.5", "0.5"} <= set(numbers)
+    assert labels == ["labels", "5", "20", "0", "1: 10, 2: 5, 3: 5"]
+
+
+def test_what_is_withheld_is_named_with_the_reason_and_the_features() -> None:
+    few = result_of({"x": [1.0], "y": [2.0]}, devices=4)
+    lines = list(statistics_tables.notes(few))
+    assert "no mean of x, y: 4 devices answered; at least 5 are needed" in lines
+    noisy = result_of({"x": [1.0]}, edges={"x": [0, 3]}, epsilon=1.0)
+    assert any(line.startswith("no mean of x: 0 devices") and "noise" in line for line in
+               statistics_tables.notes(noisy))  # fmt: skip
+    assert "counts have noise" in statistics_tables.heading(noisy)
+
+
+def test_names_from_devices_reach_neither_the_terminal_nor_formulas_of_the_picture() -> None:
+    features = {"$x_$\u202e\x9b2J": RESULT.features["other"], **RESULT.features}
+    foreign = msgspec.structs.replace(RESULT, features=features)
+    assert not any({"\u202e", "\x9b"} & set(cell) for table in text_of(foreign) for cell in table)
+    picture = imread(io.BytesIO(statistics_picture.draw(foreign)))
+    assert picture.shape[0] > 200
+    assert picture.shape[1] > 800
+
+
+def test_a_picture_of_many_features_has_as_many_panels_as_can_be_read() -> None:
+    many = result_of({f"x{number}": np.array([1.0, 2.0]) for number in range(40)})
+    figure = statistics_picture.make_figure(many)
+    assert len(figure.axes) == statistics_picture.MOST_PANELS
+    assert "16 further features are not drawn" in figure.get_suptitle()
+
+
+def test_a_picture_of_no_feature_is_still_a_picture() -> None:
+    assert statistics_picture.draw(result_of({"x": [1.0]}, features=["y"])).startswith(b"\x89PNG")
+
+
+def test_results_kept_as_files_are_shown_and_compared(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, picture = tmp_path / "look.json", tmp_path / "look.png"
+    file.write_bytes(encode_result(RESULT))
+    show(parse(["stats", "show", str(file), "--json", "--picture", str(picture)]))
+    printed = capsys.readouterr().out
+    assert json.loads(printed)["features"]["x"]["count"] == 10
+    assert printed.isascii()
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    compare(parse(["stats", "compare", str(file), str(file)]))
+    printed = capsys.readouterr().out
+    assert "stable" in printed
+    assert "below 0.1 stable, below 0.25 moderate" in printed
+
+
+def test_a_file_that_has_no_result_is_refused_by_its_name(tmp_path: Path) -> None:
+    file = tmp_path / "notes.json"
+    file.write_text("{}")
+    with pytest.raises(SettingsError, match=r"notes.json is not a result of `fedgrass stats`"):
+        show(parse(["stats", "show", str(file)]))
