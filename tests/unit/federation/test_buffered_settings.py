@@ -33,7 +33,7 @@ def test_a_buffered_run_needs_only_the_size_of_its_buffer() -> None:
         ({"selection": "random", "fraction": 0.4}, "fraction is 0.4, .*in_flight"),
         (
             {"aggregation": "scaffold"},
-            "aggregation 'scaffold', which needs updates .*choose another aggregation, or the mode 'synchronous'",
+            "aggregation 'scaffold', which needs .*choose another aggregation, or the mode",
         ),
         ({"in_flight": 0}, "in_flight"),
         ({"max_staleness": -1}, "max_staleness"),
