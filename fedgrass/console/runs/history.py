@@ -202,7 +202,9 @@ def reasons(summaries: Sequence[Mapping[str, Any]]) -> list[str]:
         devices: dict[tuple[str, str], list[str]] = {}
         for part in line["devices"]:
             if part["reason"]:
-                devices.setdefault((part["state"].lower(), part["reason"]), []).append(part["device"])
+                state = part["state"].lower()
+                reason = part["reason"].removeprefix(f"{state}: ")  # late updates are refused as "late: ..."
+                devices.setdefault((state, reason), []).append(part["device"])
         if devices:
             attempt = f"round {line['round']}.{line['attempt']}"
             return [

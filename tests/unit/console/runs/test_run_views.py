@@ -491,6 +491,12 @@ def test_a_run_shows_why_its_devices_failed_once_per_reason(
     ]
 
 
+def test_a_late_device_is_late_once() -> None:
+    late = Participant(device="a", state=Participation.LATE, announced_at=1, reason="late: the run is FAILED")
+    summary = history.summarize(RoundRecord(record().round, [late]), {})
+    assert history.reasons([summary]) == ["round 2.1 a late: the run is FAILED"]
+
+
 def test_old_reasons_are_not_repeated() -> None:
     summaries = [history.summarize(r, {}) for r in (failed_record(("a", "no")), record(), record())]
     assert history.reasons(summaries[:2]) == ["round 2.1 a failed: no"]
