@@ -60,8 +60,9 @@ def _wait(operator: Operator, run: Run) -> Run:
 
 
 def _show_ended(operator: Operator, run: Run) -> None:
+    """Print a run and its result. Raises SettingsError if it has ended without one, for the exit code."""
     show_run(operator, run)
-    if run.state is RunState.SUCCEEDED:
+    if run.state not in LIVING:
         _print(result_of(operator, run.name))
 
 

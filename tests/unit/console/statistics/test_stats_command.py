@@ -11,10 +11,11 @@ import pytest
 from matplotlib.image import imread
 
 from fedgrass.console.main import parse
-from fedgrass.console.statistics import statistics_picture, statistics_tables
+from fedgrass.console.statistics import statistics_actions, statistics_picture, statistics_tables
 from fedgrass.console.statistics.query_options import query_of
-from fedgrass.console.statistics.statistics_actions import compare, show
+from fedgrass.console.statistics.statistics_actions import compare, show, start
 from fedgrass.federation.errors import SettingsError
+from fedgrass.federation.runs import Run, RunState
 from fedgrass.federation.settings_parser import parse_settings
 from fedgrass.federation.statistics.answer_merger import AnswerMerger
 from fedgrass.federation.statistics.data_summary import Batch, summarize
@@ -143,3 +144,31 @@ def test_a_file_that_has_no_result_is_refused_by_its_name(tmp_path: Path) -> Non
     file.write_text("{}")
     with pytest.raises(SettingsError, match=r"notes.json is not a result of `fedgrass stats`"):
         show(parse(["stats", "show", str(file)]))
+
+
+class FailedRun:
+    """An operator whose run of statistics has failed."""
+
+    def act(self, _action: str, name: str, **_settings: object) -> Run:
+        return self.run(name)
+
+    def run(self, name: str) -> Run:
+        return Run(
+            name=name,
+            state=RunState.FAILED,
+            reason="all devices failed",
+            settings=parse_settings({"task": "noise", "statistics": {}}),
+            started_at=1,
+            initial_sha256="0" * 64,
+            initial_bytes=1,
+        )
+
+    def read(self, key: str, _most: int) -> bytes:
+        raise KeyError(key)
+
+
+def test_a_start_whose_run_fails_is_an_error_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(statistics_actions, "_operator", lambda _arguments: FailedRun())
+    monkeypatch.setattr(statistics_actions, "show_run", lambda *_shown: None)
+    with pytest.raises(SettingsError, match="run 'look' has no statistics: it is FAILED: all devices failed"):
+        start(parse(["stats", "start", "look", "--task", "noise"]))
