@@ -36,7 +36,7 @@ def warning(services: Services, run: Run, leased: Round, participants: Sequence[
     Args:
         services: the ports.
         run: the run.
-        leased: the round, under its lease.
+        leased: the round, under its lease; it did not start from the initial model.
         participants: of the round.
     """
     model, after = _measured_model(run, leased, participants)
