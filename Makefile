@@ -67,6 +67,7 @@ test-deploy: .venv-sam/.installed .venv-checkov/.installed
 bench: $(VENV)/.for-tests
 	$(BIN)/python -m benchmarks.round_overhead $(OPTIONS)
 	$(BIN)/python -m benchmarks.selection $(OPTIONS)
+	$(BIN)/python -m benchmarks.stragglers $(OPTIONS)
 	$(BIN)/python -m benchmarks.averaging $(OPTIONS)
 	$(BIN)/python -m benchmarks.encodings $(OPTIONS)
 	$(BIN)/python -m benchmarks.partial_models $(OPTIONS)

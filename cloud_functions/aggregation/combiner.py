@@ -20,8 +20,7 @@ Numerical Algorithms", 2002, chapter 4).
 import math
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from types import MappingProxyType
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -87,9 +86,8 @@ class PartialSum(NamedTuple):
 
     file: Readable  # the mean, float64
     share: float  # of all its updates together
-    kept: float  # the mean factor of a change, weighted by share
+    kept: float  # the mean clip factor, weighted by share
     votes: Votes = NO_VOTES  # on the arrays that gradients move
-    older: Mapping[int, float] = MappingProxyType({})  # parts of share times kept, by the older model
 
 
 class BadPartialSums(Exception):
@@ -202,19 +200,12 @@ class Combiner:
             BadPartialSums: some partial sums cannot be used; discard what was yielded.
         """
         total = float(shares.sum() + sum(group.share for group in groups))
-        older = self.kept_of_older(shares, factors)
-        for number, kept in (item for group in groups for item in group.older.items()):
-            older[number] = older.get(number, 0.0) + kept
-        own = self._starts.own(shares * factors.model)
-        own += sum(group.share * group.kept - sum(group.older.values()) for group in groups)
-        parts = {number: kept / total for number, kept in older.items()}
+        kept = shares * factors.model
+        own = self._starts.own(kept) + sum(group.share * group.kept for group in groups)
+        older = {number: weight / total for number, weight in self._starts.weights(kept).items()}
         return self._changes_of(
-            self.means(shares, factors, groups), _Terms(own / total, parts, averaged, groups)
+            self.means(shares, factors, groups), _Terms(own / total, older, averaged, groups)
         )
-
-    def kept_of_older(self, shares: Floats, factors: Factors) -> dict[int, float]:
-        """Return the sum of the shares, each times its factor, of the updates of each older model."""
-        return self._starts.weights(shares * factors.model)
 
     def means(
         self, shares: Floats, factors: Factors, groups: Sequence[PartialSum] = ()
@@ -239,8 +230,7 @@ class Combiner:
             yield from _divided(self.sums(shares / power, factors), rest)
             return
         lanes = lanes_for(self._model.base.lanes, max(len(shares), len(groups)))
-        models = self._starts.count({number for group in groups for number in group.older})
-        length = self._model.length(2 * bytes_per_value(lanes, WIDEST, WIDEST) + WIDEST * models, WIDEST)
+        length = self._model.length(2 * bytes_per_value(lanes, WIDEST, WIDEST), WIDEST)
         files = [group.file for group in groups]
         of_groups = self._sums(files, lambda _part: weights, length, wide=True, error=BadPartialSums)
         if not len(shares):
@@ -281,20 +271,13 @@ class Combiner:
                 try:
                     self._starts.correct(change, self._model, terms.older, terms.averaged(part))
                 except UnreadableStart as error:
-                    self._refuse_start(error, terms.groups)
+                    raise BadUpdates(self._without_start(error)) from error
             yield change
 
-    def _refuse_start(self, error: UnreadableStart, groups: Sequence[PartialSum]) -> NoReturn:
-        """Refuse what started from a model that cannot be read.
-
-        Raises:
-            BadUpdates: updates that are read here did.
-            BadPartialSums: no update did, but partial sums contain such updates.
-        """
-        if bad := [self._updates[place].name for place in self._starts.places(error.number)]:
-            raise BadUpdates(dict.fromkeys(bad, error.reason)) from error
-        sums = [group.file.name for group in groups if error.number in group.older]
-        raise BadPartialSums(dict.fromkeys(sums, error.reason)) from error
+    def _without_start(self, error: UnreadableStart) -> dict[str, str]:
+        """Return the updates that started from a model that cannot be read, with the reason, by name."""
+        places = self._starts.places(error.number)
+        return {self._updates[place].name: error.reason for place in places}
 
     def _refuse_outliers(self, part: Slice, groups: Sequence[PartialSum] = ()) -> None:
         """Refuse the updates whose change of a slice is too large for any strategy.
@@ -311,9 +294,11 @@ class Combiner:
                 return values
             return values - (before if older is None else self._starts.values(older, part))
 
-        found = outliers(
-            self._model.sent, [*self._updates, *(group.file for group in groups)], part, change_of
-        )
+        files = [*self._updates, *(group.file for group in groups)]
+        try:
+            found = outliers(self._model.sent, files, part, change_of)
+        except UnreadableStart as error:
+            raise BadUpdates(self._without_start(error)) from error
         if bad := {update.name: found[update.name] for update in self._updates if update.name in found}:
             raise BadUpdates(bad)
         if found:
@@ -371,7 +356,7 @@ class Combiner:
         exact = self._model.layout.data_bytes <= EXACT_BYTES
         read = WIDEST if wide else self._model.width
         added = WIDEST if exact else read
-        held = bytes_per_value(count, read, added) + WIDEST * self._starts.count()
+        held = bytes_per_value(count, read, added) + WIDEST * len(self._starts)
         length = length or self._model.length(held, read)
         with self._reading(updates, count, length, error) as lanes:
             adder = WeightedSum(lanes, weights_of, length, read, added)
@@ -391,7 +376,7 @@ class Combiner:
             BadUpdates: at the end, if there are bad updates.
         """
         rows = max(1, len(self._updates) if whole else min(len(self._updates), _ROWS_OF_SURVEY))
-        held = AHEAD * rows * self._model.width + WIDEST * self._starts.count()
+        held = AHEAD * rows * self._model.width + WIDEST * len(self._starts)
         length = self._model.length(held, self._model.width)
         with self._reading(self._updates, max(1, min(self._model.base.lanes, rows)), length) as lanes:
             for block in Blocks(lanes, rows, length, self._model.width).over(self._model.slices(length)):
@@ -429,8 +414,7 @@ class Combiner:
         try:
             self._starts.correct_rows(block, self._model, base, mask)
         except UnreadableStart as error:
-            places = self._starts.places(error.number)
-            bad |= {self._updates[place].name: error.reason for place in places}
+            bad |= self._without_start(error)
         with np.errstate(over="ignore", invalid="ignore"):
             finite = bool(np.isfinite(block.rows.sum(axis=1)).all())
         if not finite:  # some values are not, or only a sum overflowed

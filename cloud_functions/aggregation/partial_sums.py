@@ -48,11 +48,10 @@ class Group(Struct, frozen=True):
     checksums: list[str]  # of these updates, one for each device
     refused: dict[str, str]  # the reason for each update that is not in the sum, by device
     share: float = 0.0  # of all its updates together
-    kept: float = 0.0  # the mean factor of a change, from clipping and staleness, weighted by share
+    kept: float = 0.0  # the mean clip factor, weighted by share
     key: str = ""  # of the file; empty if the sum has no updates
     sha256: str = ""  # of the file
     votes: Votes = NO_VOTES  # of the updates, on the arrays that gradients move
-    older: dict[int, float] = {}  # of ``share`` times ``kept``: of updates that started from an older model
 
 
 _GROUP = msgspec.json.Decoder(Group)
@@ -145,8 +144,7 @@ def _summed(context: AggregationContext, members: Sequence[Participant], refused
     kept = float((shares * factors.model).sum() / shares.sum())
     devices, total = [member.device for member in members], float(shares.sum())
     checksums = [member.checksum for member in members]
-    older = combined.kept_of_older(shares, factors)
-    return Group(devices, checksums, refused, total, kept, key, file.stored().sha256, combined.votes, older)
+    return Group(devices, checksums, refused, total, kept, key, file.stored().sha256, combined.votes)
 
 
 def finished_groups(
@@ -188,11 +186,7 @@ def sums_of(context: AggregationContext, groups: Mapping[int, Group]) -> list[Pa
     bucket, layout = context.services.bucket, in_type(context.layout, "F64")
     return [
         PartialSum(
-            SumFile(bucket, group.key, layout, group.sha256),
-            group.share,
-            group.kept,
-            _votes(context, group),
-            group.older,
+            SumFile(bucket, group.key, layout, group.sha256), group.share, group.kept, _votes(context, group)
         )
         for group in groups.values()
     ]

@@ -12,7 +12,7 @@ Gupta, "Asynchronous Federated Optimization" (2019), algorithm 1, so that each n
 current one and those of the devices. A variance thus stays above zero, whatever model it started from.
 """
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,9 +64,9 @@ class StartModels:
         self._part: Slice | None = None
         self._values: dict[int, Floats] = {}
 
-    def count(self, more: Collection[int] = ()) -> int:
-        """Return the number of distinct older models, with ``more`` models of partial sums."""
-        return len({*self._older, *more})
+    def __len__(self) -> int:
+        """Return the number of distinct older models."""
+        return len(self._older)
 
     def places(self, number: int) -> list[int]:
         """Return the places of the updates that started from a model."""

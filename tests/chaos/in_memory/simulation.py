@@ -433,6 +433,9 @@ class Simulation:
             except FedgrassError as error:
                 self.problems.append(f"{event['action']}: {type(error).__name__}: {error}")
             break
+        else:
+            if event["action"] == "repair":  # it may have written some rows: the operator repeats it
+                self.clock.after(OPERATOR_SECONDS, partial(self._ask, event, tries))
         self.bucket.note()
 
     def _act_at_random(self) -> None:

@@ -1,6 +1,7 @@
 """Buffered runs: changes are relative to the model that a device started from, and weighted by its age."""
 
 import math
+import tracemalloc
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -8,8 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from cloud_functions.aggregation import aggregation_context, guarded_strategy, new_model, partial_sums
-from cloud_functions.aggregation.combiner import BadPartialSums
+from cloud_functions.aggregation import aggregation_context, guarded_strategy, new_model
 from cloud_functions.aggregation.update_reader import BadUpdates
 from fedgrass.federation import object_keys
 from fedgrass.federation.encodings import Encoding
@@ -311,35 +311,6 @@ def test_a_model_made_in_shards_has_the_same_bytes(encoding: Encoding) -> None:
     assert whole[read_layout(whole, len(whole)).header_bytes :] == b"".join(parts)
 
 
-@pytest.mark.parametrize("encoding", [Encoding(), Encoding(difference=True)], ids=str)
-@pytest.mark.parametrize("clip", [None, 3.0])
-def test_partial_sums_of_stale_updates_make_the_same_model(encoding: Encoding, clip: float | None) -> None:
-    run = a_run(encoding, clip_norm=clip)
-    run.upload(updates_of(run), TRAINED, STARTS)
-    context, replies = run.begin(5), run.replies(5, EXAMPLES, starts=STARTS)
-    group = partial_sums._summed(context, replies[:3], {})
-    new_model.make(context, replies[3:], partial_sums.sums_of(context, {1: group}))
-    found = run.keep(context)
-    run.bucket.objects.pop(object_keys.model(RUN, 4))
-    wanted = run_at(run, 3).make(5, EXAMPLES, starts=STARTS)
-    for name in ("w", "wide", "running_var"):
-        np.testing.assert_allclose(found[name], wanted[name], rtol=1e-5, atol=1e-6, err_msg=name)
-
-
-def test_a_sum_whose_older_model_is_gone_is_not_used_so_that_its_updates_are_read() -> None:
-    run = a_run()
-    run.upload(updates_of(run), TRAINED, STARTS)
-    context, replies = run.begin(5), run.replies(5, EXAMPLES, starts=STARTS)
-    group = partial_sums._summed(context, replies[3:], {})  # one of them started from model 0
-    del run.bucket.objects[object_keys.model(RUN, 0)]
-    with pytest.raises(BadPartialSums) as caught:
-        new_model.make(context, replies[:3], partial_sums.sums_of(context, {1: group}))
-    assert list(caught.value.refused) == [group.key]
-    with pytest.raises(BadUpdates) as refused:
-        new_model.make(context, replies, [])
-    assert list(refused.value.refused) == ["thing-0003"]
-
-
 def test_a_custom_strategy_gets_the_rows_times_their_weights() -> None:
     run = a_run(aggregation="tests.own_strategies:RangeMiddle")
     starts = [0, 3]
@@ -354,3 +325,25 @@ def test_a_custom_strategy_that_carries_state_is_refused_by_name() -> None:
     )
     with pytest.raises(SettingsError, match=r"CarriesOne.*its updates carry .*one round"):
         guarded_strategy.load(settings)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("aggregation", ["weighted_mean", "median"])
+def test_the_memory_does_not_grow_with_the_updates_or_the_models_that_they_started_from(
+    aggregation: str,
+) -> None:
+    size = 2_000_000  # values: the model has 8 MB
+    peaks = []
+    for starts in ([3, 3, 3, 3], [0, 1, 2, 3] * 6):
+        run = SmallAverage({"w": np.zeros(size, np.float32)}, aggregation=aggregation, **BUFFERED)
+        run.bucket.range_bytes = 8 * 1024**2
+        for number in range(1, 4):
+            model = {"w": np.full(size, number, np.float32)}
+            run.bucket.write(object_keys.model(RUN, number), file_of(model))
+        run.number = 3
+        run.upload([{"w": run.model_of(n)["w"] + np.float32(1)} for n in starts], {"w"}, starts)
+        tracemalloc.start()
+        run.make(len(starts), starts=starts)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 1.5 * peaks[0]

@@ -1,0 +1,1 @@
+"""Unit tests of the benchmarks, whose figures are in the pages."""
