@@ -32,7 +32,6 @@ from typing import Any, NamedTuple
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is imported
 
 import numpy as np
-from numpy.typing import NDArray
 
 from components.trainer.session.private_arrays import PrivateStore
 from components.trainer.tasks.registry import load_task
@@ -56,7 +55,6 @@ _RUN_SECONDS = 300.0
 Options = dict[str, bool | int | float | str]
 _VIBRATION: Options = {"module": "vibration_task:Vibration", "path": str(_EXAMPLES / "lora")}
 _PUMPS: Options = {"module": "fedbn_sensors:PumpState", "path": str(_EXAMPLES)}
-Model = dict[str, NDArray[np.generic]]
 
 
 class Device:
@@ -142,11 +140,10 @@ def train(folder: Path, options: Options, devices: int, rounds: int, seed: int) 
 def average(updates: Sequence[bytes]) -> bytes:
     """Return the file of the mean of update files."""
     decoded = [weights.decode(update) for update in updates]
-    mean: Model = {
-        name: np.mean([each[name] for each in decoded], axis=0, dtype=np.float64).astype(array.dtype)
-        for name, array in decoded[0].items()
-    }
-    return weights.encode(mean)
+    sums = {name: sum(np.asarray(each[name], np.float64) for each in decoded) for name in decoded[0]}
+    return weights.encode(
+        {name: np.asarray(sums[name] / len(updates), array.dtype) for name, array in decoded[0].items()}
+    )
 
 
 def alone(options: Options, devices: int, rounds: int, seed: int) -> float:

@@ -3,7 +3,7 @@
 The trainer keeps both in its work folder (components/runtime/array_folders.py); its files are replaced
 atomically and checked when they are read, so they are never seen half-written. A task that brings its frozen
 arrays needs no file for them. A device that has not trained in the run yet has no private arrays: the task's
-initial ones are used, and the report says so.
+initial ones are used, and the report has a note.
 """
 
 from collections.abc import Sequence
@@ -43,7 +43,7 @@ class Completed(NamedTuple):
         arrays: by name.
         private: the private ones of them.
         version: of the file that they are from; None if they are initial ones, or the model has none.
-        note: what the report says of the private arrays; empty if the model has none.
+        note: describes the private arrays in the report; empty if the model has none.
     """
 
     arrays: dict[str, NDArray[np.generic]]

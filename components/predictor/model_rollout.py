@@ -304,7 +304,7 @@ class ModelRollout:
         self._serve(name, models, served.model, complete, predict)
         if models.rejected:  # with these, it may be good enough
             models.rejected, models.reads_pointer = None, True
-        self._on_event(f"{name}: serves {served.name} with other arrays of its own ({measured})")
+        self._on_event(f"{name}: serves {served.name} with other private arrays ({measured})")
 
     def _compare(self, name: str, models: TaskModels, complete: Completed) -> str:
         """Return the measures of a model that may replace the served one, for the report.

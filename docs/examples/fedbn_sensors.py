@@ -37,10 +37,10 @@ _GAIN, _OFFSET, _NOISE = 0.15, 0.3, (0.05, 0.2)  # of sensors: deviations of bot
 
 
 class PumpState(TorchTask):
-    """Tells the state of a pump from its sensors.
+    """Recognizes the state of a pump from its sensors.
 
     Args:
-        share: number of this device, from 0; each has sensors of its own.
+        share: number of this device, from 0; its sensors are unlike all others.
         windows: number of windows to train on.
         held_out: number of windows to evaluate on.
         seed: of the windows.

@@ -84,11 +84,11 @@ def _carry_out(
         yield f"would write {component} {version} to {arguments.output}"
     else:
         files = make(arguments.output)
+        recipes = arguments.output / "recipes"
+        # As the command lines of both nuclei expect the files of a local deployment.
+        recipe = (recipes / f"{component}.yaml").replace(recipes / f"{component}-{version}.yaml")
         yield f"wrote {component} {version} ({len(files)} files: {_few(files)}) to {arguments.output}"
-        yield (
-            f"  fedgrass core deploy --recipe {arguments.output}/recipes/{component}.yaml"
-            f" --artifacts {arguments.output}/artifacts"
-        )
+        yield (f"  fedgrass core deploy --recipe {recipe} --artifacts {arguments.output / 'artifacts'}")
 
 
 def _few(files: list[str]) -> str:

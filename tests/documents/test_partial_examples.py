@@ -189,8 +189,8 @@ def test_the_averages_have_no_batch_normalization(tmp_path: Path) -> None:
     fleet.rounds(1)
     assert set(fleet.average.model) == {"0.weight", "0.bias", "3.weight", "3.bias", "8.weight", "8.bias"}
     private = [folder / "private" / "own" / f"{RUN}.safetensors" for folder in fleet.folders]
-    means = [weights.decode(file.read_bytes())["1.running_mean"] for file in private]
-    assert not np.array_equal(*means)
+    first, second = (weights.decode(file.read_bytes())["1.running_mean"] for file in private)
+    assert not np.array_equal(first, second)
 
 
 @pytest.mark.slow

@@ -25,7 +25,12 @@ def test_devices_exchange_adapters_only(tmp_path: Path) -> None:
     base = tmp_path / "base.safetensors"
     script = [sys.executable, str(EXAMPLE / "pretrain_base.py"), "--out", str(base), "--steps", "5"]
     subprocess.run(script, check=True, timeout=100)
-    task = {"module": "vibration_task:Vibration", "path": str(EXAMPLE), "base": str(base), "windows": 20}
+    task: dict[str, bool | int | float | str] = {
+        "module": "vibration_task:Vibration",
+        "path": str(EXAMPLE),
+        "base": str(base),
+        "windows": 20,
+    }
     things = {thing: {"tasks": {"vibration": {**task, "share": n}}} for n, thing in enumerate(DEVICES)}
     with open_testbed(tmp_path / "testbed", things) as testbed:
         initial = initial_model(load_task("vibration", task), seed=1)

@@ -19,6 +19,7 @@ from fedgrass.local.task_sharing import initial_model
 from fedgrass.local.testbed import open_testbed
 from tests.e2e.processes import wait_until
 from tests.e2e.served_partial_task import Served
+from tests.fakes.partial_task import PRIVATE_NUMBER
 from tests.mqtt_device import Operator
 
 NAME = "com.fedgrass.Predictor"
@@ -125,7 +126,10 @@ def test_a_partial_model_is_served_with_the_arrays_that_the_trainer_keeps(tmp_pa
             wait_until(lambda: report() is not None, "a report of the predictor")
             run("partial")
             # The body and the head have moved by 1 in each of 2 rounds; the base comes with the task.
-            wait_until(lambda: answers() == [[5, 2, 1]], "body, head and base of the run's last model")
+            wait_until(
+                lambda: answers() == [[5, PRIVATE_NUMBER + 2, 1]],
+                "body, head and base of the run's last model",
+            )
             found = report()
             assert found
             assert found.models == {"marked": "partial/2"}

@@ -29,7 +29,8 @@ def pretrain(out: Path, steps: int, seed: int = 0) -> float:
     for _ in range(steps):
         chosen = torch.randint(_WINDOWS, (_BATCH,))
         optimizer.zero_grad()
-        nn.functional.cross_entropy(model(windows[chosen]), classes[chosen]).backward()
+        loss = nn.functional.cross_entropy(model(windows[chosen]), classes[chosen])
+        loss.backward()  # type: ignore[no-untyped-call] # torch does not type it
         optimizer.step()
         schedule.step()
     save_file({name: array for name, array in model.state_dict().items() if not name.startswith(HEAD)}, out)

@@ -9,7 +9,7 @@ frozen one: Hu et al., "LoRA: Low-Rank Adaptation of Large Language Models", ICL
 (https://arxiv.org/abs/2106.09685). The cloud averages the two factors of an adapter one by one. The average
 of their products would be another matrix, but has no low rank; with this task the difference does not show.
 
-To adapt a model of your own: load it in ``make_model``, replace layers by ``Adapted``, read your data.
+To adapt another model: load it in ``make_model``, name its layers in ``ADAPTED``, read your data.
 """
 
 from pathlib import Path
@@ -27,16 +27,17 @@ from components.trainer.training import TorchTask, TrainingSettings
 WIDTH, BLOCKS, HEADS, PATCH = 96, 3, 4, 16
 PATCHES = SAMPLES // PATCH
 HEAD = "head."  # prefix of the last layer's arrays, which no base has
+ADAPTED = ("query", "value")  # names of the layers that get an adapter
 SCALE = 2.0  # of an adapter's output
 
 
 class Vibration(TorchTask):
-    """Tells the faults of a machine from its vibration.
+    """Recognizes the faults of a machine from its vibration.
 
     Args:
         rank: of the adapters; 0: the whole model is trained and shared, to compare.
         base: the file of the base model, next to this one; empty: a base with random weights, to compare.
-        share: number of this device, from 0. Each device has a machine of its own.
+        share: number of this device, and of its machine, from 0.
         windows: number of windows to train on.
         held_out: number of windows to evaluate on.
     """
@@ -84,9 +85,10 @@ def make_model(base: Path | None, rank: int) -> nn.Module:
     if rank:
         model.requires_grad_(requires_grad=False)
         model.head.requires_grad_(requires_grad=True)
-        for block in model.blocks:
-            block.query = Adapted(block.query, rank)
-            block.value = Adapted(block.value, rank)
+        for name, layer in list(model.named_modules()):
+            parent, _, child = name.rpartition(".")
+            if child in ADAPTED and isinstance(layer, nn.Linear):
+                setattr(model.get_submodule(parent), child, Adapted(layer, rank))
     return model
 
 
@@ -120,9 +122,7 @@ class Block(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.before_attention, self.before_layers = nn.LayerNorm(WIDTH), nn.LayerNorm(WIDTH)
-        self.query: nn.Module = nn.Linear(WIDTH, WIDTH)
-        self.key = nn.Linear(WIDTH, WIDTH)
-        self.value: nn.Module = nn.Linear(WIDTH, WIDTH)
+        self.query, self.key, self.value = (nn.Linear(WIDTH, WIDTH) for _ in range(3))
         self.out = nn.Linear(WIDTH, WIDTH)
         self.layers = nn.Sequential(nn.Linear(WIDTH, 4 * WIDTH), nn.GELU(), nn.Linear(4 * WIDTH, WIDTH))
 
@@ -130,7 +130,7 @@ class Block(nn.Module):
         """Return a tensor of the shape of ``states``: (batch, PATCHES, WIDTH)."""
         normal = self.before_attention(states)
         query, key, value = (
-            layer(normal).unflatten(2, (HEADS, -1)).transpose(1, 2)
+            layer(normal).view(*states.shape[:2], HEADS, -1).transpose(1, 2)
             for layer in (self.query, self.key, self.value)
         )
         attended = scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
@@ -152,7 +152,7 @@ class Transformer(nn.Module):
 
     def forward(self, windows: Tensor) -> Tensor:
         """Return logits of shape (batch, classes) for windows of shape (batch, SAMPLES)."""
-        states = self.patches(windows.unflatten(1, (PATCHES, PATCH))) + self.places
+        states = self.patches(windows.view(-1, PATCHES, PATCH)) + self.places
         for block in self.blocks:
             states = block(states)
         logits: Tensor = self.head(self.norm(states).mean(dim=1))

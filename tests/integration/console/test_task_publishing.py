@@ -195,7 +195,7 @@ def test_without_aws_the_component_is_written_to_a_folder(tmp_path: Path) -> Non
     done = fedgrass(folder, "--version", "1.2.0", "--output", "../out", "--include", "labels.txt")
     assert (done.returncode, done.stderr) == (0, "")
     assert f"wrote {COMPONENT} 1.2.0 (3 files: cracks.py, labels.txt, scaling.py) to ../out" in done.stdout
-    assert f"fedgrass core deploy --recipe ../out/recipes/{COMPONENT}.yaml" in done.stdout
+    assert f"fedgrass core deploy --recipe ../out/recipes/{COMPONENT}-1.2.0.yaml" in done.stdout
     assert (tmp_path / "out" / "artifacts" / COMPONENT / "1.2.0" / "task.zip").is_file()
     assert not list(folder.rglob("__pycache__")), "the check leaves nothing in the author's folder"
 
@@ -310,4 +310,4 @@ def test_requirements_are_pinned_and_may_be_bundled(tmp_path: Path, monkeypatch:
     with zipfile.ZipFile(tmp_path / "out" / "artifacts" / COMPONENT / "1.2.0" / "task.zip") as archive:
         assert archive.read("requirements.txt").startswith(b"cracklib==1.1 \\\n    --hash=sha256:")
         assert "wheels/cracklib-1.1-py3-none-any.whl" in archive.namelist()
-    assert "architecture: amd64" not in (tmp_path / "out" / "recipes" / f"{COMPONENT}.yaml").read_text()
+    assert "architecture: amd64" not in (tmp_path / "out" / "recipes" / f"{COMPONENT}-1.2.0.yaml").read_text()

@@ -128,13 +128,14 @@ def test_bundled_requirements_are_installed_by_their_hashes_and_only_once(tmp_pa
 
 
 @pytest.mark.slow
-def test_a_requirement_with_another_hash_fails_and_leaves_what_is_in_force(tmp_path: Path) -> None:
+@pytest.mark.parametrize("hashes", [f" --hash=sha256:{'0' * 64}", ""], ids=["another", "none"])
+def test_a_requirement_with_another_hash_fails_and_leaves_what_is_in_force(
+    tmp_path: Path, hashes: str
+) -> None:
     work = tmp_path / COMPONENT
     run(built(tmp_path, "1.0.0"), work)
     wheel = write_wheel(tmp_path / "wheels", "cracklib")
-    archive = built(
-        tmp_path, "2.0.0", requirements=f"cracklib==1.0 --hash=sha256:{'0' * 64}\n", wheels=[wheel]
-    )
+    archive = built(tmp_path, "2.0.0", requirements=f"cracklib==1.0{hashes}\n", wheels=[wheel])
     done = run(archive, work)
     assert done.returncode == 1
     assert "the requirements of the task cannot be installed" in done.stderr

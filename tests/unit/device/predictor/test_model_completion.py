@@ -17,10 +17,10 @@ from components.runtime.component_errors import ModelRefused
 from fedgrass.federation import weights
 from fedgrass.federation.messages import CarriedFile, NewModel
 from fedgrass.federation.weights.array_sharing import frozen_fingerprint
-from tests.fakes.partial_task import FROZEN_MARK, PRIVATE_MARK, Marked, marked
+from tests.fakes.partial_task import FROZEN_MARK, PRIVATE_MARK, PRIVATE_NUMBER, Marked, marked
 
-BASE = {"base.weight": np.full(3, 1, np.float32), "base.mark": marked(FROZEN_MARK)}
-SHARED = {"body.weight": np.full(4, 7, np.float32), "body.bias": np.zeros(2, np.float32)}
+BASE: dict[str, Any] = {"base.weight": np.full(3, 1, np.float32), "base.mark": marked(FROZEN_MARK)}
+SHARED: dict[str, Any] = {"body.weight": np.full(4, 7, np.float32), "body.bias": np.zeros(2, np.float32)}
 
 
 def head(value: float, size: int = 2, name: str = "head") -> dict[str, Any]:
@@ -78,7 +78,7 @@ def test_shared_private_and_frozen_arrays_make_one_model(tmp_path: Path) -> None
 
 def test_a_device_that_has_not_trained_serves_initial_private_arrays_and_says_so(tmp_path: Path) -> None:
     found = completion(tmp_path / "missing").complete(model(), SHARED)
-    np.testing.assert_array_equal(found.arrays["head.weight"], np.zeros(2))
+    np.testing.assert_array_equal(found.arrays["head.weight"], np.full(2, PRIVATE_NUMBER))
     assert found.note == "initial private arrays: this device has not trained in the run"
     assert found.version is None
 

@@ -22,7 +22,10 @@ from tests.unit.device.predictor.test_model_completion import file_of, head, kee
 
 
 class Scored(Marked):
-    """Its loss is what the head's first number is above 5; it predicts body and head."""
+    """Its loss is what the head's first number is above 5; it predicts body, head and base."""
+
+    def initial_weights(self, seed: int) -> Arrays:
+        return {**super().initial_weights(seed), **head(0)}
 
     def evaluate(self, weights: Arrays) -> Evaluation:
         return Evaluation(10, {"loss": max(0.0, float(weights["head.weight"][0]) - 5)})
@@ -112,8 +115,7 @@ def test_private_arrays_that_changed_after_a_round_are_taken_up(site: Site) -> N
     initial, other, next_model = site.events
     assert initial.endswith("(loss 0, initial private arrays: this device has not trained in the run)")
     assert other == (
-        "marked: serves run-a/1 with other arrays of its own (loss 0, before loss 0, private arrays of round"
-        " 2)"
+        "marked: serves run-a/1 with other private arrays (loss 0, before loss 0, private arrays of round 2)"
     )
     assert next_model == "marked: serves run-a/2 (loss 0, before loss 0, private arrays of round 2)"
 
@@ -196,7 +198,8 @@ def test_a_model_whose_own_arrays_are_gone_does_not_keep_later_ones_out(site: Si
     site.announce(1)
     served = site.serving.served("marked")
     assert served
-    site.rollout._models["marked"].task.initial_weights = lambda _: Marked(base=2).initial_weights(0)  # type: ignore[method-assign]
+    task: Any = site.rollout._models["marked"].task
+    task._base = 2.0  # as after an upgrade of its files
     site.rollout._models["marked"].completion._initial = None
     site.announce(2, frozen_sha256=_fingerprint(2))
     assert site.predict()[0] == 2
