@@ -13,7 +13,7 @@ from cloud_functions.aggregation.model_files import ModelReader
 from cloud_functions.aggregation.update_reader import BadUpdates
 from cloud_functions.services import Services
 from fedgrass.federation import object_keys
-from fedgrass.federation.collapsed_average import Evidence, find_collapse, likely_causes
+from fedgrass.federation.aggregation.collapsed_average import Evidence, find_collapse, likely_causes
 from fedgrass.federation.errors import AggregationFailed, UpdateRefused
 from fedgrass.federation.messages.message_fields import shorten
 from fedgrass.federation.rounds import Participant, Participation, Round, State, Work

@@ -8,6 +8,7 @@
     tree_bagging.py           gradient-boosted trees: the devices' trees are appended to the model's
     staleness.py              the weight of an update by the age of the model that it started from
     sharding_plan.py          how the work is divided among averagers
+    collapsed_average.py      whether a model is far worse than the local ones it was made of, and likely causes
 
 A custom strategy derives from ``Strategy`` and gets a line in ``STRATEGIES``, or is named by
 ``module:Class`` where the averager can import it.

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedgrass.federation.aggregation.aggregation_strategy import Floats
-from fedgrass.federation.collapsed_average import Evidence, find_collapse, likely_causes
+from fedgrass.federation.aggregation.collapsed_average import Evidence, find_collapse, likely_causes
 from fedgrass.federation.rounds import Round, State
 from fedgrass.federation.settings import RunSettings
 from fedgrass.federation.settings_parser import parse_settings
