@@ -222,6 +222,15 @@ def test_a_run_of_statistics_continues_from_no_model() -> None:
         )
 
 
+def test_a_run_of_statistics_has_no_model_to_continue_from() -> None:
+    made = fleet()
+    for device in made.names:
+        made.answers(device)
+    settings = {"task": made.settings.task}
+    with pytest.raises(SettingsError, match=f"run '{RUN}' is one of statistics, which makes no model"):
+        made.act("start", "next", settings=settings, continue_from={"run": RUN, "round": 1})
+
+
 def test_a_copy_of_an_answer_counts_once() -> None:
     made = fleet()
     for device in made.names:

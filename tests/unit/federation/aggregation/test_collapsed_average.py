@@ -104,7 +104,7 @@ def test_the_warning_names_model_metric_and_all_three_values() -> None:
     text = str(find_collapse(made, {"accuracy": 0.11}, settings()))
     assert text == (
         "model 2 is far worse than the local models that it was made of: accuracy 0.11, where these had 0.83"
-        " (and the model before it 0.62)"
+        " (and what they started from 0.62)"
     )
 
 
