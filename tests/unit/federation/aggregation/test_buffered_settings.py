@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from fedgrass.federation.buffered_settings import fleet_contradiction
+from fedgrass.federation.aggregation.buffered_settings import fleet_contradiction
 from fedgrass.federation.errors import SettingsError
 from fedgrass.federation.settings_parser import parse_settings
 
