@@ -193,7 +193,7 @@ def assert_one_line(
     # The checks of a task and the demo report on standard output.
     reported = [line for line in captured.out.splitlines() if line.startswith(("FAIL", "fedgrass "))]
     error = code if isinstance(code, str) else captured.err or "\n".join(reported)
-    lines = [line for line in error.splitlines() if line and not line.startswith(("usage:", "       "))]
+    lines = error.splitlines()
     assert code not in {0, None}, (words, captured.out)
     assert len(lines) == 1, (error, captured.out)
     assert "Traceback" not in error + captured.out
@@ -599,6 +599,30 @@ def leaves(parser: argparse.ArgumentParser, words: str = "") -> Iterator[tuple[s
             yield from leaves(inner, f"{words} {name}".strip())
     if not groups:
         yield words, parser
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        (
+            "stats start look",
+            "stats start: the following arguments are required: --task; see `fedgrass stats",
+        ),
+        ("run pauze one", "run: argument action: invalid choice: 'pauze'"),
+        (
+            "run start one task=digits --modle 0.safetensors rounds=2",
+            "run start: unrecognized arguments: --modle 0.safetensors: did you mean --model?; see `fedgrass run",
+        ),
+        # An abbreviation of --settings-file would be "cannot be read: No such file".
+        (
+            "run start one --settings {}",
+            "unrecognized arguments: --settings {}: did you mean --settings-file?",
+        ),
+        ("runs --\x1b[31mx", "runs: unrecognized arguments: --"),
+    ],
+)
+def test_wrong_words_are_one_line_without_the_usage(line: str, expected: str, said: Said) -> None:
+    assert expected in said(line.split(" "))
 
 
 # Commands without AWS and files, in which only the words can be wrong.
