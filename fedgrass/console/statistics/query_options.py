@@ -36,7 +36,7 @@ def query_of(arguments: argparse.Namespace, other: StatisticsResult | None = Non
         query.setdefault("features", sorted(edges.keys() | other.features.keys()))
     if edges:
         query["edges"] = edges
-        # Without patterns, only features that need no agreed edges are asked for: those with edges, and labels.
+        # Without patterns, only features that need no agreed edges are asked for: those with edges, labels.
         labels = {LABELS} if LABELS in query.get("statistics", ALL) else set()
         query.setdefault("features", sorted(labels.union(edges)))
     return query

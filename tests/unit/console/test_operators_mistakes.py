@@ -123,6 +123,10 @@ COMMANDS = [
     *(f"run {action} r" for action in ("pause", "resume", "cancel", "retry", "next", "status")),
     "repair r",
     "repair r --dry-run",
+    "stats start s --task digits",
+    "stats show s",
+    "stats compare s t",
+    "stats list",
     "queue show",
     "queue redrive",
     "fleet provision --things a,b --group g --out {folder}",
@@ -341,6 +345,7 @@ FOLDER_ARGUMENTS = [
     "task check own:Own --path {file}",
     "task new cracks --folder {file}",
     "task weights noise --out {file}/model.safetensors",
+    "task publish own:Own --version 1.0.0 --path {file}",
     "fleet provision --things a --group g --out {file}",
     "core run --recipe {recipe} --root {file}",
     "core publish a/b @{file}",
@@ -447,6 +452,8 @@ NUMBER_ARGUMENTS = [
     "task check noise --examples",
     "task check noise --seconds",
     "task weights noise --out x --seed",
+    *(f"stats start s --task digits --{one}" for one in ("bins", "quantiles", "sketch-k", "most-labels")),
+    *(f"stats start s --task digits --{one}" for one in ("minimum-devices", "epsilon")),
     "core inject broker-cut --amount",
     "core inject broker-cut --seconds",
     "core publish a b --qos",
@@ -611,7 +618,7 @@ def leaves(parser: argparse.ArgumentParser, words: str = "") -> Iterator[tuple[s
         ("run pauze one", "run: argument action: invalid choice: 'pauze'"),
         (
             "run start one task=digits --modle 0.safetensors rounds=2",
-            "run start: unrecognized arguments: --modle 0.safetensors: did you mean --model?; see `fedgrass run",
+            "run start: unrecognized arguments: --modle 0.safetensors: did you mean --model?; see `",
         ),
         # An abbreviation of --settings-file would be "cannot be read: No such file".
         (
