@@ -88,7 +88,9 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the command line; ``run`` of a parsed command line carries it out."""
-    made = Parser(prog="fedgrass", description="Federated learning over Greengrass devices.")
+    made: argparse.ArgumentParser = Parser(
+        prog="fedgrass", description="Federated learning over Greengrass devices."
+    )
     made.add_argument("--version", action="version", version=f"fedgrass {__version__}")
     commands = made.add_subparsers(required=True, metavar="command")
     laptop_commands.add_demo(commands)
