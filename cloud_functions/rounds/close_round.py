@@ -151,7 +151,7 @@ def _finish(
         "example_cap": int(cap) if math.isfinite(cap) else 0,
         "capped": len(over),
         "averaging_seconds": (services.now() - leased.leased_at) / 1000,
-        "collapse": collapse_check.warning(services, run, leased, means) if leased.base else "",
+        "collapse": collapse_check.warning(services, run, leased, participants),
     }
     if leased.in_flight:
         ages = [staleness_of(leased, reply) for reply in replies] or [0]

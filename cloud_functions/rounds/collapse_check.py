@@ -1,10 +1,12 @@
 """Checks at the end of a round whether the model that it started from is a collapsed average.
 
-Only if it is, the updates of which it was made are measured, as far as they are still in the bucket, to name
-the likely causes.
+The devices of a buffer started from several models: the one that most of them measured is judged, by their
+metrics only. Only if a model has collapsed, the updates of which it was made are measured, as far as they are
+still in the bucket, to name the likely causes.
 """
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 from cloud_functions.aggregation import aggregation_context
@@ -12,32 +14,34 @@ from cloud_functions.aggregation.aggregation_context import AggregationContext
 from cloud_functions.aggregation.model_files import ModelReader
 from cloud_functions.aggregation.update_reader import BadUpdates
 from cloud_functions.services import Services
-from fedgrass.federation import object_keys
-from fedgrass.federation.collapsed_average import Evidence, find_collapse, likely_causes
+from fedgrass.federation import object_keys, round_metrics
+from fedgrass.federation.aggregation.collapsed_average import Evidence, find_collapse, likely_causes
 from fedgrass.federation.errors import AggregationFailed, UpdateRefused
 from fedgrass.federation.messages.message_fields import shorten
-from fedgrass.federation.rounds import Participant, Participation, Round, State, Work
+from fedgrass.federation.rounds import Participant, Participation, Round, State, Work, started_from
 from fedgrass.federation.runs import Run
 from fedgrass.federation.weights.array_roles import is_statistic
 from fedgrass.federation.weights.slices import Kind, cut
 
+_FEWEST_MEASURING = 2  # devices of a buffer that started from the model that is judged
 _MOST_MEASURED = 100  # updates
 _LARGEST_MEASURED = 256 * 1024**2  # bytes of all measured updates: a few seconds of reading from S3
 
 
-def warning(services: Services, run: Run, leased: Round, after: Mapping[str, float]) -> str:
-    """Return a warning if the model from which a round started is a collapsed average; otherwise empty.
+def warning(services: Services, run: Run, leased: Round, participants: Sequence[Participant]) -> str:
+    """Return a warning if the model that a round's devices measured is a collapsed average; otherwise empty.
 
     Its first line compares the model with the local models, each further one names a likely cause.
 
     Args:
         services: the ports.
         run: the run.
-        leased: the round, under its lease; it did not start from the initial model.
-        after: the metrics of the model from which it started.
+        leased: the round, under its lease.
+        participants: of the round.
     """
-    made = _round_that_made(services, run, leased)
-    if made is None or not after:
+    model, after = _measured_model(run, leased, participants)
+    made = _round_that_made(services, run, leased, model) if model and after else None
+    if made is None:
         return ""
     collapse = find_collapse(made, after, run.settings)
     if collapse is None:
@@ -48,15 +52,33 @@ def warning(services: Services, run: Run, leased: Round, after: Mapping[str, flo
     )
 
 
-def _round_that_made(services: Services, run: Run, round_: Round) -> Round | None:
-    """Return the round that made the model from which another one started, if its row is still there.
+def _measured_model(
+    run: Run, round_: Round, participants: Sequence[Participant]
+) -> tuple[int, Mapping[str, float]]:
+    """Return the model that most counted devices started from, the newest of several, and their metrics.
+
+    In a buffer, one device alone judges no model: its data may be harder than those of the others.
+    """
+    replies = [part for part in participants if part.state is Participation.REPLIED]
+    numbers = Counter(started_from(round_, part) for part in replies)
+    if not numbers:
+        return 0, {}
+    count, model = max((count, number) for number, count in numbers.items())
+    if round_.in_flight and count < _FEWEST_MEASURING:
+        return model, {}
+    measured = [part for part in replies if started_from(round_, part) == model]
+    return model, round_metrics.mean_metrics(round_metrics.reports(measured, run.settings.examples_cap))
+
+
+def _round_that_made(services: Services, run: Run, round_: Round, model: int) -> Round | None:
+    """Return the round that made a model which another round measured, if its row is still there.
 
     None if other devices than those that train have evaluated the model: their data may differ.
     """
     if round_.work is Work.EVALUATE and run.settings.held_out:
         return None
     attempt = 1
-    while found := services.rounds.round(run.name, round_.base, attempt):
+    while found := services.rounds.round(run.name, model, attempt):
         if found.state is State.CLOSED:
             return found
         attempt += 1

@@ -158,8 +158,8 @@ def _could_fill(buffer: Round, event: Event | None) -> bool:
     """Return whether devices should be asked in the vacant places of a buffer."""
     if buffer.state is not State.OPEN:
         return False
-    if event is None:
-        return buffer.is_worth_filling
+    if event is None:  # a buffer that was opened again has to count the replies held meanwhile
+        return buffer.is_worth_filling or buffer.fence > 0
     lacking = event is Event.ENOUGH_REPLIES and buffer.good < buffer.needed
     return (lacking or event is Event.MINIMUM_OUT_OF_REACH) and buffer.vacant > 0
 

@@ -149,7 +149,7 @@ def _as_buffer(run: Run, new_round: Round, training: list[flight.Assigned]) -> R
         in_flight=run.settings.most_in_flight,
         in_flight_before=len(training),
         origins=tuple(sorted({f"{number}-{attempt}" for (number, attempt), _ in training})),
-        group_size=0,  # a sum would have to state how much of it belongs to each older model
+        group_size=0,  # a buffer is too small for partial sums to save time
     )
 
 

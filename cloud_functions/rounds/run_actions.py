@@ -67,11 +67,14 @@ def _former_run(services: Services, old: str, name: str, task: str) -> Run | Non
     """Return the run to continue, from its row or its manifest, checked to have trained the same task.
 
     Raises:
-        SettingsError: it trained another task.
+        SettingsError: it trained another task, or made no models.
     """
     source = services.rounds.run(old) or manifests.run_of(services, old)
     if source is None:
         services.log(f"continues from run {old!r}, whose task is not known")
+    elif source.settings.statistics:
+        message = f"run {old!r} is one of statistics, which makes no model to continue from"
+        raise SettingsError(message)
     elif source.settings.task != task:
         message = (
             f"run {old!r} trained the task {source.settings.task!r}, but {name!r} trains {task!r}: "

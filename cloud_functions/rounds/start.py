@@ -16,7 +16,7 @@ from cloud_functions.services import Services
 from cloud_functions.statistics.query_file import write_first_query
 from fedgrass.federation import encodings, object_keys
 from fedgrass.federation.aggregation import WholeStrategy
-from fedgrass.federation.buffered_settings import fleet_contradiction
+from fedgrass.federation.aggregation.buffered_settings import fleet_contradiction
 from fedgrass.federation.errors import LostRace, NotYet, SettingsError
 from fedgrass.federation.runs import Run, RunState
 from fedgrass.federation.settings import RunSettings

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 import msgspec
 
 from fedgrass.federation import aggregation
+from fedgrass.federation.aggregation.buffered_settings import buffered_contradictions
 from fedgrass.federation.aggregation.staleness import why_not_buffered
-from fedgrass.federation.buffered_settings import buffered_contradictions
 from fedgrass.federation.conversion import convert, shown
 from fedgrass.federation.errors import SettingsError
 from fedgrass.federation.messages.message_fields import MOST_OPTIONS, Options

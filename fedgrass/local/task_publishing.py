@@ -192,7 +192,8 @@ def check_in_child(options: dict[str, Any], note: Callable[[str], None]) -> int:
         report(f"note  creation: {error}")
         report(
             "note  the task cannot be created here, so only its import was checked: its data may be on the"
-            " devices alone; `fedgrass task check` on one of them checks the rest"
+            " devices alone; `fedgrass task check` on one of them checks the rest. A file that belongs to the"
+            " task, such as its frozen arrays, is added by --include"
         )
         return 0
     return check_task(CheckOptions(name=name, path=place, options=options["options"]), report, note)

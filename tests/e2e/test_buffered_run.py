@@ -1,4 +1,4 @@
-"""A slow device of a buffered run is waited for by nobody, and its update counts in a later buffer."""
+"""No buffer of a buffered run waits for a slow device, whose update counts in a later one."""
 
 from collections.abc import Callable
 from pathlib import Path

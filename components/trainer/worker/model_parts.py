@@ -119,7 +119,7 @@ def sharing_of(task: Task) -> Sharing:
 
 
 def _read_only(array: NDArray[np.generic]) -> NDArray[np.generic]:
-    view = array.view()
+    view: NDArray[np.generic] = array.view()
     view.flags.writeable = False
     return view
 

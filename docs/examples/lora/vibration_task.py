@@ -47,7 +47,7 @@ class Vibration(TorchTask):
         rank: int = 4,
         base: str = "base.safetensors",
         share: int = 0,
-        windows: int = 100,
+        windows: int = 70,
         held_out: int = 200,
     ) -> None:
         file = Path(__file__).parent / base if base else None

@@ -7,7 +7,9 @@
     scaffold.py               SCAFFOLD, the server's part and the device's
     tree_bagging.py           gradient-boosted trees: the devices' trees are appended to the model's
     staleness.py              the weight of an update by the age of the model that it started from
+    buffered_settings.py      which settings go together in a buffered run
     sharding_plan.py          how the work is divided among averagers
+    collapsed_average.py      whether a model is far worse than the local models it was made of
 
 A custom strategy derives from ``Strategy`` and gets a line in ``STRATEGIES``, or is named by
 ``module:Class`` where the averager can import it.

@@ -42,6 +42,10 @@ def why_not_buffered(name: str, strategy: Strategy) -> str:
         strategy: The strategy.
     """
     reason = strategy.needs_one_model
+    if not reason and strategy.reads == "whole":
+        reason = (
+            "its updates continue that model, such as by further trees, and cannot be weighted by their age"
+        )
     if not reason and strategy.carried:
         reason = (
             f"its updates carry {', '.join(map(repr, strategy.carried))}, which devices compute relative to"

@@ -212,6 +212,7 @@ def test_data_that_only_the_devices_have_are_not_required(tmp_path: Path) -> Non
     done = fedgrass(folder, *words)
     assert done.returncode == 0
     assert "note  creation: " in done.stdout
+    assert "is added by --include" in done.stdout
     assert "No such file or directory: '/data/of/the/device/images.npy'" in done.stdout
     assert "its data may be on the devices alone" in done.stdout
     assert (tmp_path / "out").exists()

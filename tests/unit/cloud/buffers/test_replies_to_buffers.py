@@ -132,6 +132,18 @@ def test_a_reply_that_comes_while_a_buffer_is_averaged_is_held_and_needs_no_rede
     assert [verdict.counted for verdict in fleet.verdicts(slow)] == [True]
 
 
+def test_a_buffer_that_is_opened_again_counts_the_replies_that_were_held_meanwhile() -> None:
+    fleet = buffered(devices=40, buffer_size=2, in_flight=40, max_staleness=50)
+    slow, *fast = training(fleet)
+    first = fleet.newest()
+    fleet.reply(fast[0], checksum="0" * 32)
+    fleet.counter.plan(lambda: fleet.reply(slow, first), name="read_layout")
+    fleet.reply(fast[1])
+    assert (buffer(fleet, 1).state, buffer(fleet, 1).good, buffer(fleet, 1).refused) == (State.CLOSED, 2, 1)
+    assert fleet.part(slow, first).state is REPLIED
+    assert fleet.verdicts(slow)[-1].counted
+
+
 def test_a_worker_that_crashes_anywhere_loses_no_held_reply() -> None:
     fleet = buffered(devices=4, buffer_size=2, in_flight=4)
     slow, *fast = training(fleet)

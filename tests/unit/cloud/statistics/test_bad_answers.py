@@ -222,6 +222,15 @@ def test_a_run_of_statistics_continues_from_no_model() -> None:
         )
 
 
+def test_a_run_of_statistics_has_no_model_to_continue_from() -> None:
+    made = fleet()
+    for device in made.names:
+        made.answers(device)
+    settings = {"task": made.settings.task}
+    with pytest.raises(SettingsError, match=f"run '{RUN}' is one of statistics, which makes no model"):
+        made.act("start", "next", settings=settings, continue_from={"run": RUN, "round": 1})
+
+
 def test_a_copy_of_an_answer_counts_once() -> None:
     made = fleet()
     for device in made.names:
@@ -250,13 +259,13 @@ def test_labels_beyond_the_most_frequent_are_a_rest_and_what_may_be_incomplete_i
 def test_no_answer_of_a_single_device_is_kept_once_it_was_merged() -> None:
     made = fleet()
     made.answers(BAD)
-    assert made.part(BAD).answer
+    answer = made.part(BAD).answer.encode()
+    assert len(answer) > 100
     for device in made.names[1:]:
         made.answers(device)
     assert [made.part(device).answer for device in made.names] == [""] * 6
     assert set(made.parts().values()) == {Participation.REPLIED}
-    manifest = made.bucket.objects[object_keys.round_manifest(RUN, 1)]
-    assert b'"answer":"g' not in manifest
+    assert [key for key, data in made.bucket.objects.items() if answer in data] == []
 
 
 def test_a_negative_count_is_only_possible_with_noise_and_within_it() -> None:

@@ -152,6 +152,31 @@ def test_the_figures_of_a_round_that_ended_are_shown_without_what_did_not_happen
     assert expected in console.export_text().replace("\n", "")
 
 
+def test_the_figures_of_a_buffer_include_the_age_of_its_replies_and_the_wasted_work() -> None:
+    live, console = view()
+    figures = RoundFigures(
+        asked=5, accepted=4, declined=0, failed=0, silent=0, late=1, refused=0, replied=4, needed=4,
+        bytes_up=4_000_000, bytes_down=8_000_000, opening_seconds=0.25, averaging_seconds=1.5,
+        in_flight_before=3, overdue=1, stale=2, wasted=3, staleness_mean=1.25, staleness_max=4,
+    )  # fmt: skip
+    change = RoundChange(run="run-1", round=1, attempt=1, state="CLOSED", text="closed", figures=figures)
+    live.receive(topics.of_run("fedgrass", "run-1"), messages.encode(change))
+    told = " ".join(console.export_text().split())
+    assert "4 replied, 1 late, 1 overdue, 2 stale, 3 wasted;" in told
+    assert "averaged in 1.50 s; 1.25 models old on average, 4 at most" in told
+
+
+def test_the_table_of_a_buffered_run_shows_the_age_of_its_replies_and_the_wasted_work() -> None:
+    console = Console(record=True, width=80)
+    found = record(in_flight=9, stale=2, staleness_max=4)
+    found = RoundRecord(msgspec.structs.replace(found.round, staleness_mean=1.5), found.participants)
+    console.print(history.table([history.summarize(found, {})]))
+    told = console.export_text()
+    assert "…" not in told
+    for figure in ("models old", "1.5 / 4", "wasted", "5 / 3 / 3"):  # one late, two stale
+        assert figure in told
+
+
 def test_text_of_a_device_cannot_style_or_break_the_view() -> None:
     live, console = view()
     hear(live, Kind.STATUS, Status(**WORK, state="failed", reason="[bold]x[/nonsense] [/]"))

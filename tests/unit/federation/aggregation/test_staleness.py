@@ -96,12 +96,12 @@ def test_a_device_that_was_carried_over_is_as_stale_as_the_models_made_since() -
     assert object_of(a_round(), carried) == (6, 1)
 
 
-@pytest.mark.parametrize("name", ["scaffold", "q_fedavg"])
+@pytest.mark.parametrize("name", ["scaffold", "q_fedavg", "tree_bagging"])
 def test_a_strategy_that_needs_one_model_is_refused_by_name_with_the_reason(name: str) -> None:
     with pytest.raises(SettingsError, match=rf"'buffered'.*{name!r}.*started from one model \(.+\): choose"):
         buffered(aggregation=name)
 
 
 def test_all_other_strategies_work() -> None:
-    others = {name for name in STRATEGIES if name not in {"scaffold", "q_fedavg"}}
+    others = {name for name in STRATEGIES if name not in {"scaffold", "q_fedavg", "tree_bagging"}}
     assert [name for name in others if why_not_buffered(name, STRATEGIES[name])] == []

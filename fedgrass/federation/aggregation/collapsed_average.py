@@ -37,7 +37,8 @@ class Collapse(Struct, frozen=True):
         """Return the comparison in one sentence."""
         return (
             f"model {self.model} is far worse than the local models that it was made of: {self.metric}"
-            f" {self.value:.4g}, where these had {self.local:.4g} (and the model before it {self.before:.4g})"
+            f" {self.value:.4g}, where these had {self.local:.4g} (and what they started from"
+            f" {self.before:.4g})"
         )
 
 

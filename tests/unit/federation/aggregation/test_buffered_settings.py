@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from fedgrass.federation.buffered_settings import fleet_contradiction
+from fedgrass.federation.aggregation.buffered_settings import fleet_contradiction
 from fedgrass.federation.errors import SettingsError
 from fedgrass.federation.settings_parser import parse_settings
 
@@ -31,7 +31,10 @@ def test_a_buffered_run_needs_only_the_size_of_its_buffer() -> None:
         ({"threshold_count": 2}, "threshold_count is 2, .*buffer_size"),
         ({"selection": "random", "count": 4}, "count is 4, .*in_flight"),
         ({"selection": "random", "fraction": 0.4}, "fraction is 0.4, .*in_flight"),
-        ({"aggregation": "scaffold"}, "aggregation 'scaffold' sends .*set mode to 'synchronous'"),
+        (
+            {"aggregation": "scaffold"},
+            "aggregation 'scaffold', which needs .*choose another aggregation, or the mode",
+        ),
         ({"in_flight": 0}, "in_flight"),
         ({"max_staleness": -1}, "max_staleness"),
         ({"mode": "async"}, "mode"),

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedgrass.federation.aggregation.aggregation_strategy import Floats
-from fedgrass.federation.collapsed_average import Evidence, find_collapse, likely_causes
+from fedgrass.federation.aggregation.collapsed_average import Evidence, find_collapse, likely_causes
 from fedgrass.federation.rounds import Round, State
 from fedgrass.federation.settings import RunSettings
 from fedgrass.federation.settings_parser import parse_settings
@@ -104,7 +104,7 @@ def test_the_warning_names_model_metric_and_all_three_values() -> None:
     text = str(find_collapse(made, {"accuracy": 0.11}, settings()))
     assert text == (
         "model 2 is far worse than the local models that it was made of: accuracy 0.11, where these had 0.83"
-        " (and the model before it 0.62)"
+        " (and what they started from 0.62)"
     )
 
 
