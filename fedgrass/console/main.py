@@ -1,12 +1,14 @@
 """The ``fedgrass`` command: parses the command line, runs the action, and prints any error in one line."""
 
 import argparse
+import difflib
 import os
 import re
 import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, NoReturn
 
 from fedgrass import __version__
 from fedgrass.console.commands import (
@@ -17,11 +19,35 @@ from fedgrass.console.commands import (
     statistics_commands,
 )
 from fedgrass.console.interruption import ended_by_signals
-from fedgrass.console.terminal import accept_all_characters, close_after_reader, fail
+from fedgrass.console.terminal import accept_all_characters, close_after_reader, fail, printable
 from fedgrass.federation.errors import FedgrassError
 
 _TRACEBACK = "FEDGRASS_TRACEBACK"  # environment variable: show internal errors with a traceback
 _SETTING = re.compile(r"[a-z_]+=")
+_OPTION = re.compile(r"--[a-z][a-z-]*")
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line, without the usage, and that takes no abbreviated options.
+
+    The parsers of subcommands are of the same class. The one of the command given is ``parser`` of the parsed
+    command line.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**{"allow_abbrev": False, **options})
+        self.set_defaults(parser=self)
+
+    def error(self, message: str) -> NoReturn:
+        """Print a mistake in the command line as one line, and exit with code 2."""
+        self.exit(2, f"{self.prog}: {printable(message)}; see `{self.prog} --help`\n")
+
+    def refuse(self, words: Sequence[str]) -> NoReturn:
+        """Report words that no option or argument takes, with the option probably meant by the first one."""
+        known = _OPTION.findall(self.format_usage())
+        close = difflib.get_close_matches(words[0].partition("=")[0], known, n=1)
+        hint = f": did you mean {close[0]}?" if close else ""
+        self.error(f"unrecognized arguments: {' '.join(words)}{hint}")
 
 
 def command() -> None:
@@ -52,8 +78,9 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     """Return the parsed words of a command line. Settings of a run may also follow its options."""
     commands = parser()
     arguments, others = commands.parse_known_args(words)
-    if others and not (hasattr(arguments, "settings") and all(_SETTING.match(word) for word in others)):
-        commands.error(f"unrecognized arguments: {' '.join(others)}")
+    settings = [word for word in others if hasattr(arguments, "settings") and _SETTING.match(word)]
+    if len(settings) < len(others):
+        arguments.parser.refuse([word for word in others if word not in settings])
     if others:
         arguments.settings += others
     return arguments
@@ -61,8 +88,8 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the command line; ``run`` of a parsed command line carries it out."""
-    made = argparse.ArgumentParser(
-        allow_abbrev=False, prog="fedgrass", description="Federated learning over Greengrass devices."
+    made: argparse.ArgumentParser = Parser(
+        prog="fedgrass", description="Federated learning over Greengrass devices."
     )
     made.add_argument("--version", action="version", version=f"fedgrass {__version__}")
     commands = made.add_subparsers(required=True, metavar="command")

@@ -4,11 +4,12 @@ Read ``_demo`` first: it starts the testbed, follows the run, and writes its his
 """
 
 import argparse
+import difflib
 import json
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +42,7 @@ _TARGET_ACCURACY = 0.95  # of the default settings
 _DEFAULT_DEVICES, _DEFAULT_ROUNDS, _DEFAULT_TASK = 6, 5, "digits"
 _LEAST_FREE_BYTES = 200_000_000
 _RUN_SECONDS = 3600.0
+_SIMILAR = 0.8  # of difflib: above that of any setting of the training to one of the run
 _POLL_SECONDS = 0.2
 
 
@@ -102,7 +104,7 @@ def _demo(options: DemoOptions, console: Console, folder: Path) -> int:
         for index, thing in enumerate([*things, *plain])
     }
     started, report = time.monotonic(), _speaker(console)
-    if warning := task.shared_data_warning():
+    for warning in filter(None, [task.shared_data_warning(), *_misspelt(settings.training)]):
         report(f"note: {warning}")
     components = _task_components(task, folder / "task")
     with (
@@ -151,6 +153,16 @@ def _task_components(task: DemoTask, folder: Path) -> list[ComponentBuild]:
     """Build the component of a user's task, which the cores get by a deployment."""
     name = task.build_component(folder)
     return [ComponentBuild(name, folder / "recipes" / f"{name}.yaml", folder / "artifacts")] if name else []
+
+
+def _misspelt(training: Iterable[str]) -> Iterator[str]:
+    """Yield a line per setting of the training that resembles a setting of the run.
+
+    It is not refused, because a task may have any settings of its training.
+    """
+    for name in training:
+        if close := difflib.get_close_matches(name, RunSettings.__struct_fields__, n=1, cutoff=_SIMILAR):
+            yield f"--setting {name} is passed on as a setting of the training: did you mean {close[0]}?"
 
 
 def _settings(options: DemoOptions, task: str) -> RunSettings:

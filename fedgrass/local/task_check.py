@@ -94,5 +94,6 @@ def _check(options: CheckOptions, report: Callable[[str], None], begin: Callable
             report(f"{finding.kind:4}  {name}: {finding.text}")
         for line in finding.lines:
             report(line)
-    report(examination.needs())
+    for line in examination.needs().splitlines():
+        report(line)
     return 0

@@ -87,7 +87,8 @@ def _carry_out(
         recipes = arguments.output / "recipes"
         # As the command lines of both nuclei expect the files of a local deployment.
         recipe = (recipes / f"{component}.yaml").replace(recipes / f"{component}-{version}.yaml")
-        yield f"wrote {component} {version} ({len(files)} files: {_few(files)}) to {arguments.output}"
+        count = f"{len(files)} file{'s' * (len(files) != 1)}"
+        yield f"wrote {component} {version} ({count}: {_few(files)}) to {arguments.output}"
         yield (f"  fedgrass core deploy --recipe {recipe} --artifacts {arguments.output / 'artifacts'}")
 
 

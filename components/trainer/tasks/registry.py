@@ -9,6 +9,7 @@ into the recipe's configuration. ``null`` removes it on the classic nucleus only
 deployment that merges a null over an object, and every later deployment that still contains it.
 """
 
+import difflib
 import importlib
 import inspect
 import sys
@@ -169,12 +170,25 @@ def _import_class(
     load: Callable[[], ModuleType],
     plain: Callable[[str], str] = str,
 ) -> "type[Task]":
+    loaded: ModuleType | None = None
     try:
-        found = getattr(load(), class_name)
+        loaded = load()
+        found = getattr(loaded, class_name)
     except (ImportError, AttributeError) as error:
-        message = f"task {name!r} cannot be loaded from {module}:{class_name}: {plain(str(error))}"
+        close = difflib.get_close_matches(class_name, _own_classes(loaded), n=1) if loaded else []
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        message = f"task {name!r} cannot be loaded from {module}:{class_name}: {plain(str(error))}{hint}"
         raise ConfigurationError(message) from error
     return cast("type[Task]", found)
+
+
+def _own_classes(module: ModuleType) -> list[str]:
+    """Return the names of the classes that a module defines itself."""
+    return [
+        name
+        for name, value in vars(module).items()
+        if isinstance(value, type) and value.__module__ == module.__name__
+    ]
 
 
 def enabled_tasks(tasks: object) -> object:

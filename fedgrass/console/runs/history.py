@@ -145,7 +145,9 @@ def _before_and_after(metrics: Mapping[str, float], name: str, shown: Callable[[
 
 
 def _age(line: Mapping[str, Any]) -> str:
-    return f"{line['staleness_mean']:.1f} / {line['staleness_max']}" if line["in_flight"] else "-"
+    """Return the ages of a buffer's updates, which are known once it is closed."""
+    known = line["in_flight"] and line["state"] == State.CLOSED
+    return f"{line['staleness_mean']:.1f} / {line['staleness_max']}" if known else "-"
 
 
 def _seconds(value: float | None) -> str:

@@ -4,6 +4,7 @@ import argparse
 from typing import Any
 
 from fedgrass.federation.errors import SettingsError
+from fedgrass.federation.statistics.statistics_query import ALL, LABELS
 from fedgrass.federation.statistics.statistics_result import StatisticsResult
 
 _PLAIN = (
@@ -35,8 +36,9 @@ def query_of(arguments: argparse.Namespace, other: StatisticsResult | None = Non
         query.setdefault("features", sorted(edges.keys() | other.features.keys()))
     if edges:
         query["edges"] = edges
-        # Without patterns, only features that have edges are asked for, so that no round has to agree any.
-        query.setdefault("features", sorted(edges))
+        # Without patterns, only features that need no agreed edges are asked for: those with edges, labels.
+        labels = {LABELS} if LABELS in query.get("statistics", ALL) else set()
+        query.setdefault("features", sorted(labels.union(edges)))
     return query
 
 

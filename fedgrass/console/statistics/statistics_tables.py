@@ -74,7 +74,13 @@ def _labels(name: str, feature: FeatureStatistics) -> tuple[object, ...]:
 
 
 def notes(result: StatisticsResult) -> Iterator[str]:
-    """Yield a line per statistic that is withheld, with the features and the reason."""
+    """Yield a line per statistic that is withheld, with the features and the reason.
+
+    A result without any feature is one line, too.
+    """
+    if not result.features:
+        asked = ", ".join(result.query.features)
+        yield f"no device has a feature that matches: {asked}; without --features, all are asked for"
     features: dict[tuple[str, str], list[str]] = {}
     for name, feature in result.features.items():
         for statistic, reason in feature.withheld.items():

@@ -75,8 +75,11 @@ class StatisticsQuery(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     @property
     def complete(self) -> bool:
-        """Whether the query has edges for each feature that it names. Patterns may match any feature."""
-        return all(pattern in self.edges for pattern in self.features)
+        """Whether the query has edges for each feature that it names. Patterns may match any feature.
+
+        Class labels are counted by value, so they need no edges.
+        """
+        return all(pattern in self.edges or pattern == LABELS for pattern in self.features)
 
     def edges_of(self, feature: str) -> list[float] | None:
         """Return the edges of a feature's histogram, or None if it has none."""

@@ -123,6 +123,10 @@ COMMANDS = [
     *(f"run {action} r" for action in ("pause", "resume", "cancel", "retry", "next", "status")),
     "repair r",
     "repair r --dry-run",
+    "stats start s --task digits",
+    "stats show s",
+    "stats compare s t",
+    "stats list",
     "queue show",
     "queue redrive",
     "fleet provision --things a,b --group g --out {folder}",
@@ -193,7 +197,7 @@ def assert_one_line(
     # The checks of a task and the demo report on standard output.
     reported = [line for line in captured.out.splitlines() if line.startswith(("FAIL", "fedgrass "))]
     error = code if isinstance(code, str) else captured.err or "\n".join(reported)
-    lines = [line for line in error.splitlines() if line and not line.startswith(("usage:", "       "))]
+    lines = error.splitlines()
     assert code not in {0, None}, (words, captured.out)
     assert len(lines) == 1, (error, captured.out)
     assert "Traceback" not in error + captured.out
@@ -341,6 +345,7 @@ FOLDER_ARGUMENTS = [
     "task check own:Own --path {file}",
     "task new cracks --folder {file}",
     "task weights noise --out {file}/model.safetensors",
+    "task publish own:Own --version 1.0.0 --path {file}",
     "fleet provision --things a --group g --out {file}",
     "core run --recipe {recipe} --root {file}",
     "core publish a/b @{file}",
@@ -447,6 +452,8 @@ NUMBER_ARGUMENTS = [
     "task check noise --examples",
     "task check noise --seconds",
     "task weights noise --out x --seed",
+    *(f"stats start s --task digits --{one}" for one in ("bins", "quantiles", "sketch-k", "most-labels")),
+    *(f"stats start s --task digits --{one}" for one in ("minimum-devices", "epsilon")),
     "core inject broker-cut --amount",
     "core inject broker-cut --seconds",
     "core publish a b --qos",
@@ -599,6 +606,30 @@ def leaves(parser: argparse.ArgumentParser, words: str = "") -> Iterator[tuple[s
             yield from leaves(inner, f"{words} {name}".strip())
     if not groups:
         yield words, parser
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        (
+            "stats start look",
+            "stats start: the following arguments are required: --task; see `fedgrass stats",
+        ),
+        ("run pauze one", "run: argument action: invalid choice: 'pauze'"),
+        (
+            "run start one task=digits --modle 0.safetensors rounds=2",
+            "run start: unrecognized arguments: --modle 0.safetensors: did you mean --model?; see `",
+        ),
+        # An abbreviation of --settings-file would be "cannot be read: No such file".
+        (
+            "run start one --settings {}",
+            "unrecognized arguments: --settings {}: did you mean --settings-file?",
+        ),
+        ("runs --\x1b[31mx", "runs: unrecognized arguments: --"),
+    ],
+)
+def test_wrong_words_are_one_line_without_the_usage(line: str, expected: str, said: Said) -> None:
+    assert expected in said(line.split(" "))
 
 
 # Commands without AWS and files, in which only the words can be wrong.

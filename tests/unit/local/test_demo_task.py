@@ -4,11 +4,14 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from msgspec import Struct
 
 from components.runtime.component_errors import ConfigurationError
+from components.trainer.training import TrainingSettings
+from components.trainer.trees import TreeSettings
 from fedgrass.console.options import parse_key_values
 from fedgrass.federation.errors import SettingsError
-from fedgrass.local.demo import DemoOptions, _settings
+from fedgrass.local.demo import DemoOptions, _misspelt, _settings
 from fedgrass.local.task_loading import DemoTask
 from tests.unit.device.tasks.published_files import write_mnist
 
@@ -96,6 +99,14 @@ def test_settings_of_the_run_and_of_the_training_are_told_apart() -> None:
     settings = _settings(DemoOptions(run_settings=pairs, rounds=3), "digits")
     assert settings.training == {"learning_rate": 0.5}
     assert (settings.aggregation, settings.evaluate_last, settings.rounds) == ("fedadam", False, 3)
+
+
+@pytest.mark.parametrize("kind", [TrainingSettings, TreeSettings])
+def test_a_misspelt_setting_of_the_run_is_noted_and_one_of_the_training_is_not(kind: type[Struct]) -> None:
+    assert list(_misspelt(kind.__struct_fields__)) == []
+    (line,) = _misspelt(["learning_rate", "agregation"])
+    assert line.startswith("--setting agregation is passed on")
+    assert line.endswith("did you mean aggregation?")
 
 
 @pytest.mark.parametrize("pair", ["rounds=9", "task=noise"])

@@ -254,6 +254,7 @@ def torch_task(make_model: str = "nn.Linear(4, 2)", training: str = "DATA", more
             2,
             r"has no attribute 'Own' \(the module is .*\.py\)",
         ),
+        (HEAD + LINE.replace("class Own", "class Owner"), 2, r"'Own'; did you mean 'Owner'\? \(the module"),
         (
             HEAD + "class Own:\n    def __init__(self, file):\n        pass\n",
             2,

@@ -57,6 +57,22 @@ def test_without_options_everything_is_asked_of_all_features() -> None:
     assert parse_settings({"task": "digits", "statistics": query()}).rounds == 2
 
 
+@pytest.mark.parametrize("statistics", [[], ["--statistics", "histogram", "labels"]])
+def test_labels_are_asked_for_with_given_edges_and_need_no_round_to_agree_any(statistics: list[str]) -> None:
+    asked = query("--edges", "x=0,1,2", *statistics)
+    assert asked["features"] == ["labels", "x"]
+    assert parse_settings({"task": "digits", "statistics": asked}).rounds == 1
+    again = query(other=RESULT)
+    assert again["features"] == ["labels", "other", "x"]
+
+
+def test_a_result_without_features_names_the_patterns_that_match_none() -> None:
+    empty = result_of({"x": np.ones(4)}, features=["y", "z.*"])
+    assert list(statistics_tables.notes(empty)) == [
+        "no device has a feature that matches: y, z.*; without --features, all are asked for"
+    ]
+
+
 def test_the_options_make_a_query_that_the_cloud_accepts() -> None:
     found = query("--edges", "x=0,1,2", "--statistics", "mean", "histogram", "--minimum-devices", "9")
     assert found == {
