@@ -125,7 +125,7 @@ def download(resolved: Mapping[Target, Pins], folder: Path) -> list[Path]:
 
 def _compiled(folder: Path, target: Target) -> str:
     platform, python = target
-    command = [find_uv_bin(), "pip", "compile", "--quiet", "--no-header", "--no-annotate"]
+    command = [find_uv_bin(), "pip", "compile", "--quiet", "--no-header", "--no-annotate", "--system-certs"]
     command += ["--generate-hashes", "--only-binary", ":all:", "--constraint", str(folder / "trainer.txt")]
     command += ["--python-platform", f"{PLATFORMS[platform]}-unknown-linux-gnu", "--python-version", python]
     command += [str(folder / "wanted.in")]

@@ -104,7 +104,8 @@ def roles_of(names: Collection[str], sharing: Sharing = ALL_SHARED, narrowed: Se
     for role in Role:
         for pattern in getattr(sharing, role):
             _check_pattern(pattern, role, roles, f"the task's {role} pattern")
-    _check_some_shared(roles, "the task shares no array: its patterns give all of them another role")
+    if roles:  # a model without arrays is refused where it is created, with what it lacks
+        _check_some_shared(roles, "the task shares no array: its patterns give all of them another role")
     shared = {name for name, role in roles.items() if role is Role.SHARED}
     for pattern in narrowed:
         if not matching(pattern, shared):
