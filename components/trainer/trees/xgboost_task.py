@@ -19,6 +19,7 @@ from components.trainer.trees.objectives import find_objective, margin_of
 from components.trainer.trees.tree_settings import TreeSettings, parse_tree_settings
 from fedgrass.federation import weights as weight_files
 from fedgrass.federation.errors import UpdateRefused
+from fedgrass.federation.statistics.statistics_query import LABELS
 from fedgrass.federation.weights import Arrays
 from fedgrass.federation.weights.tree_ensemble import (
     MODEL_ARRAYS,
@@ -99,6 +100,17 @@ class XGBoostTask:
     def examples(self) -> int:
         """Return the current number of training examples."""
         return len(self._read(self._training, "training"))
+
+    def features(self) -> dict[str, NDArray[Any]]:
+        """Return the training examples for federated statistics: the table and its targets.
+
+        ``x`` is a float32 array of shape (n, features). Classes are ``labels``, int64 of shape (n,); other
+        targets are ``target``, float32 of shape (n,).
+        """
+        table = self._read(self._training, "training")
+        if self._objective.classes:
+            return {"x": table.inputs, LABELS: table.targets.astype(np.int64)}
+        return {"x": table.inputs, "target": table.targets}
 
     def evaluate(self, weights: Arrays) -> Evaluation:
         """Evaluate a model on the held-out examples; see ``objectives`` for the metrics."""

@@ -49,6 +49,18 @@ def fit(of: XGBoostTask, model: Any = None, **chosen: Any) -> Fit:
     return of.fit(start, chosen, lambda _: None, lambda: False)
 
 
+def test_its_table_answers_queries_of_statistics_with_columns_and_classes() -> None:
+    inputs, targets = table()
+    found = task().features()
+    assert found.keys() == {"x", "labels"}
+    np.testing.assert_array_equal(found["x"], inputs.astype(np.float32))
+    np.testing.assert_array_equal(found["labels"], targets)
+    assert found["labels"].dtype.kind == "i"
+    numbers = task((inputs, targets + 0.5), (inputs, targets + 0.5), objective="reg:squarederror").features()
+    np.testing.assert_array_equal(numbers["target"], targets + np.float32(0.5))
+    assert "labels" not in numbers
+
+
 OBJECTIVES: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({"objective": "binary:logistic"}, {"objective": "binary:logistic", "base_score": 0.5}),
     (
