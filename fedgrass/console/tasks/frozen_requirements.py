@@ -128,7 +128,8 @@ def _compiled(folder: Path, target: Target) -> str:
     command = [find_uv_bin(), "pip", "compile", "--quiet", "--no-header", "--no-annotate", "--system-certs"]
     command += ["--generate-hashes", "--only-binary", ":all:", "--constraint", str(folder / "trainer.txt")]
     command += ["--python-platform", f"{PLATFORMS[platform]}-unknown-linux-gnu", "--python-version", python]
-    command += [str(folder / "wanted.in")]
+    # Only wheels are read, so any interpreter will do: without one uv searches the machine, for seconds.
+    command += ["--python", sys.executable, str(folder / "wanted.in")]
     return _run(command, f"the requirements cannot be met on {platform} with Python {python}")
 
 

@@ -290,8 +290,11 @@ def test_requirements_are_pinned_and_may_be_bundled(tmp_path: Path, monkeypatch:
     index = tmp_path / "index"
     write_wheel(index, "cracklib", "1.1")
     for tool in ("UV", "PIP"):
-        monkeypatch.setenv(f"{tool}_NO_INDEX", "1")
         monkeypatch.setenv(f"{tool}_FIND_LINKS", str(index))
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    nothing = tmp_path / "simple"  # uv has no variable for --no-index
+    nothing.mkdir()
+    monkeypatch.setenv("UV_DEFAULT_INDEX", nothing.as_uri())
     folder = source(tmp_path / "task")
     (folder / "requirements.txt").write_text("cracklib\n")
     words = (

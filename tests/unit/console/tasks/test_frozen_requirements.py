@@ -29,15 +29,12 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "index"
     folder.mkdir()
     for tool in ("UV", "PIP"):
-        monkeypatch.setenv(f"{tool}_NO_INDEX", "1")
         monkeypatch.setenv(f"{tool}_FIND_LINKS", str(folder))
-    for name in (
-        "UV_INDEX",
-        "UV_EXTRA_INDEX_URL",
-        "UV_DEFAULT_INDEX",
-        "PIP_EXTRA_INDEX_URL",
-        "PIP_CONSTRAINT",
-    ):
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    nothing = tmp_path / "simple"  # uv has no variable for --no-index
+    nothing.mkdir()
+    monkeypatch.setenv("UV_DEFAULT_INDEX", nothing.as_uri())
+    for name in ("UV_INDEX", "UV_EXTRA_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_CONSTRAINT"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
     return folder
