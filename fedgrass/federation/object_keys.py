@@ -7,6 +7,9 @@
     models/<run>/<round>.json                           a query of statistics, for the round after that one
     models/<task>/latest.json                           the pointer to a task's latest model
     updates/<thing>/<run>/<round>-<attempt>.safetensors a device's update; a lifecycle rule expires it
+    models/<run>/content/<sha256>.safetensors           the content of a ServerApp's messages, written once
+    rounds/<run>/<round>.messages.json                  which device gets which of them, written once
+    rounds/<run>/server_app.safetensors                 what a ServerApp needs to be resumed
     rounds/<run>/run.json                               the run as it was created, written once
     rounds/<run>/<round>-<attempt>.json                 the selected cohort, written once
     rounds/<run>/<round>.json                           how the round was closed, written once
@@ -63,6 +66,21 @@ def encoded_model(run: str, number: int, kind: Kind) -> str:
 def query(run: str, number: int) -> str:
     """Return the key of the query that the devices get in the round of statistics after round ``number``."""
     return f"models/{checked_name('run', run)}/{number}.json"
+
+
+def content(run: str, sha256: str) -> str:
+    """Return the key of a file with the content of messages, or with the arrays of some, by its SHA-256."""
+    return f"models/{checked_name('run', run)}/content/{sha256}.safetensors"
+
+
+def messages(run: str, number: int) -> str:
+    """Return the key of the list of the messages of round ``number``, which devices cannot read."""
+    return f"rounds/{checked_name('run', run)}/{number}.messages.json"
+
+
+def server_app(run: str) -> str:
+    """Return the key of the state from which the run's ServerApp is resumed."""
+    return f"rounds/{checked_name('run', run)}/server_app.safetensors"
 
 
 def statistics(run: str, number: int) -> str:

@@ -45,6 +45,7 @@ class Event(TextEnum):
     MODEL_WRITTEN = "the new global model was written"
     EVALUATED = "the devices' evaluations were combined"
     MERGED = "the devices' statistics were merged"
+    ANSWERED = "the replies to the ServerApp's messages are complete"
     AGGREGATION_FAILED = "the aggregation failed"
     GIVEN_UP = "the operator gave it up"
 
@@ -62,6 +63,7 @@ TRANSITIONS: Mapping[tuple[State, Event], State] = MappingProxyType(
         (State.AGGREGATING, Event.MODEL_WRITTEN): State.CLOSED,
         (State.AGGREGATING, Event.EVALUATED): State.CLOSED,
         (State.AGGREGATING, Event.MERGED): State.CLOSED,
+        (State.AGGREGATING, Event.ANSWERED): State.CLOSED,
         (State.AGGREGATING, Event.AGGREGATION_FAILED): State.ABANDONED,
     }
 )
@@ -73,6 +75,7 @@ class Work(TextEnum):
     TRAIN = "train"
     EVALUATE = "evaluate"  # the global model, on the device's data; no new model is made
     STATISTICS = "statistics"  # of the device's data; the "model" is the query, see statistics/
+    MESSAGE = "message"  # of a ServerApp, which has opened the round; see task_messages/
 
 
 class Round(Struct, frozen=True, kw_only=True):

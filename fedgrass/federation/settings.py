@@ -122,7 +122,8 @@ class RunSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     statistics: StatisticsQuery | None = None
     # Buffered rounds: devices train at their own pace, and every `buffer_size` replies make a new model, from
     # whichever model each device started. See docs/buffered_rounds.md.
-    mode: Literal["synchronous", "buffered"] = "synchronous"
+    # Or a ServerApp of Flower opens the rounds, each for the messages that it sends. See docs/flower.md.
+    mode: Literal["synchronous", "buffered", "server_app"] = "synchronous"
     buffer_size: Count | None = None  # replies that make a new model
     in_flight: Annotated[int, Meta(ge=1, le=10_000)] | None = None  # devices that train at the same time
     max_staleness: Annotated[int, Meta(ge=0, le=1000)] = 10  # models; replies from older ones are refused

@@ -28,9 +28,12 @@ docs/own_task.md describes tasks for their authors; docs/examples has complete o
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from fedgrass.federation.errors import FedgrassError
+from fedgrass.federation.messages.message_types import MessageHeader
+from fedgrass.federation.task_messages.message_content import Record
 from fedgrass.federation.weights import Arrays
 from fedgrass.federation.weights.array_sharing import Sharing
 
@@ -100,6 +103,58 @@ class Fit:
     update: Arrays | None = None
 
 
+@dataclass(frozen=True)
+class RoundPlace:
+    """Which round an assignment belongs to, and where the task may keep its state.
+
+    Attributes:
+        run: name of the run.
+        number: of the round, from 1.
+        device: the thing name of this device.
+        state: the file with what the task has kept for this run; it may be missing. Read-only.
+        state_after: the file to write for the next assignment; the trainer adopts it once the update or the
+            reply has been uploaded.
+    """
+
+    run: str
+    number: int
+    device: str
+    state: Path
+    state_after: Path
+
+
+@dataclass(frozen=True)
+class TaskMessage:
+    """A message of a ServerApp.
+
+    Attributes:
+        header: its type, such as ``train`` or ``query.histogram``, its group and its time to live.
+        records: its content, without the data of arrays.
+        data: of each array in ``records``, in their order, as the sender has serialised it.
+    """
+
+    header: MessageHeader
+    records: Sequence[Record]
+    data: Sequence[bytes]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The reply to a message of a ServerApp.
+
+    Attributes:
+        records: its content, without the data of arrays.
+        data: of each array in ``records``, in their order; read once, as the reply is written.
+        examples: number of examples that it is about; 0 if it states none.
+        metrics: single numbers by name, for the run's history; those of training, of evaluation, or of both.
+    """
+
+    records: Sequence[Record]
+    data: Iterable[bytes | memoryview]
+    examples: int = 0
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
 class Task(Protocol):
     """A model, its local data and its training. Created once in the worker and used for many rounds.
 
@@ -162,6 +217,26 @@ class PartialTask(Task, Protocol):
 
     def sharing(self) -> Sharing:
         """Return the patterns of the shared, private and frozen arrays, always the same."""
+
+
+@runtime_checkable
+class MessageTask(Task, Protocol):
+    """A task that answers the messages of a ServerApp, which has the run in its own hands."""
+
+    def answer(self, message: TaskMessage) -> Answer:
+        """Return the reply to a message.
+
+        An exception of the app becomes the failure of the assignment; the trainer sends its text in short
+        and logs its traceback.
+        """
+
+
+@runtime_checkable
+class RunAwareTask(Task, Protocol):
+    """A task that keeps something for each run, across rounds and restarts."""
+
+    def begin_round(self, place: RoundPlace) -> None:
+        """Learn which round the following calls belong to; called before each assignment."""
 
 
 class PredictingTask(Task, Protocol):

@@ -14,13 +14,16 @@ from fedgrass.federation.errors import SettingsError
 THING_NAME = r"^[A-Za-z0-9:_-]{1,128}\Z"
 FLEET_NAME = r"^[a-z][a-z0-9-]{0,31}\Z"
 _RUN_NAME = r"^[A-Za-z0-9][A-Za-z0-9-]{0,63}\Z"
-_TASK_NAME = r"^[a-z][a-z0-9_-]{0,31}\Z"
+_TASK_NAME = r"^(flower:)?[a-z][a-z0-9_-]{0,31}\Z"
 
 RULES = {
     "thing": (THING_NAME, "1 to 128 letters, digits, ':', '_' or '-'"),
     "fleet": (FLEET_NAME, "1 to 32 lower-case letters, digits or '-', the first a letter"),
     "run": (_RUN_NAME, "1 to 64 letters, digits or '-', not starting with '-'"),
-    "task": (_TASK_NAME, "1 to 32 lower-case letters, digits, '_' or '-', the first a letter"),
+    "task": (
+        _TASK_NAME,
+        "1 to 32 lower-case letters, digits, '_' or '-', the first a letter (after 'flower:': a Flower app)",
+    ),
 }
 
 

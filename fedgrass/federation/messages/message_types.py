@@ -130,10 +130,20 @@ class CarriedFile(Struct, frozen=True, kw_only=True):
 Carried = Annotated[dict[StateName, CarriedFile | None], Meta(max_length=MOST_CARRIED)]
 
 
+class MessageHeader(Struct, frozen=True, kw_only=True):
+    """What a ServerApp's message is for; its content is in a file (task_messages/message_content.py)."""
+
+    type: Annotated[str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}(\.[A-Za-z_][A-Za-z0-9_]{0,63})?\Z")]
+    group: Annotated[str, Meta(max_length=128)] = ""  # of messages that belong together, such as a round
+    ttl: Seconds  # how long the message and its reply are of use, from ``created_at``
+    created_at: Annotated[float, Meta(ge=0)]  # seconds since the epoch, by the ServerApp's clock
+
+
 class Announcement(WorkMessage, frozen=True, kw_only=True, tag_field="type", tag="work"):
     """Cloud to device: work to do. The completion returns ``announced_at`` unchanged."""
 
-    work: Literal["train", "evaluate", "statistics"]  # of statistics, the "model" is the query
+    # Of statistics, the "model" is the query; of a message, the file of its content.
+    work: Literal["train", "evaluate", "statistics", "message"]
     task: TaskName
     announced_at: Milliseconds
     deadline_seconds: Seconds  # time left in the round; a duration, since clocks are never compared
@@ -151,6 +161,9 @@ class Announcement(WorkMessage, frozen=True, kw_only=True, tag_field="type", tag
     frozen_sha256: Sha256 | UnsetType = UNSET  # fingerprint of the frozen arrays
     frozen: CarriedFile | UnsetType = UNSET  # file with the frozen arrays, if the task does not bring them
     continues: RunName | UnsetType = UNSET  # the run whose private arrays this one starts from
+    # Of a ServerApp's message:
+    message: MessageHeader | UnsetType = UNSET
+    message_bytes: Positive | UnsetType = UNSET  # of the content with its separate files
 
 
 class Verdict(WorkMessage, frozen=True, kw_only=True, tag_field="type", tag="verdict"):

@@ -1,0 +1,5 @@
+"""Messages from a ServerApp to the tasks of devices, and their replies.
+
+- message_content: the records of one message, and the file that carries them
+- round_messages: which message each device of a round gets
+"""
