@@ -2,4 +2,5 @@
 
 - message_content: the records of one message, and the file that carries them
 - round_messages: which message each device of a round gets
+- server_app_settings: which settings a run with a ServerApp does not have
 """
