@@ -121,4 +121,4 @@ class TaskReadiness:
 
 def attribute_of(task: str) -> str:
     """Return the attribute that has the version of a task's code: ``version_of_cracks``."""
-    return f"{_VERSION}{task.replace('-', '_')}"[:_LONGEST_ATTRIBUTE]
+    return f"{_VERSION}{task.replace('-', '_').replace(':', '_')}"[:_LONGEST_ATTRIBUTE]
