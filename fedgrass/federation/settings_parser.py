@@ -34,8 +34,9 @@ def parse_settings(values: object) -> RunSettings:
             another one; the message names the field and what it accepts.
     """
     settings = convert(values, RunSettings, whole="the run's settings", part="the run's ")
-    for complaint in server_app_contradictions(settings):
-        raise SettingsError(complaint)
+    if settings.has_server_app:
+        for complaint in server_app_contradictions(settings):
+            raise SettingsError(complaint)
     if settings.statistics:
         settings = with_statistics(settings, settings.statistics)
     strategy(settings.selection, settings.selection_options)
