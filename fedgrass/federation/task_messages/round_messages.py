@@ -15,6 +15,7 @@ from fedgrass.federation.messages.message_types import MessageHeader
 
 LARGEST_LIST = 32 * 1024**2  # bytes: some 200,000 devices with long names
 MOST_OPEN = 100  # rounds of messages of one run that are open at the same time
+BUSY = "busy with "  # how a device's reason begins if it declines a message because it works for another run
 ThingName = Annotated[str, Meta(pattern=THING_NAME)]
 
 
