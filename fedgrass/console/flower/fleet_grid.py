@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from uuid import uuid4
 
 from fedgrass.console.flower.content_files import StoredContent
-from fedgrass.console.flower.flower_server import (
+from fedgrass.console.flower.flower_api import (
     FLOWER_LOGGER,
     SUPERLINK_NODE_ID,
     Error,

@@ -11,7 +11,7 @@ from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp.strategy import FedAvg
 
 from fedgrass.console.flower.fleet_grid import FleetGrid
-from fedgrass.console.flower.flower_server import from_records, identify, to_parts
+from fedgrass.console.flower.flower_api import from_records, identify, to_parts
 from fedgrass.federation.messages import MessageHeader
 from tests.fakes.flower_fleet import Content, FlowerFleet
 from tests.fakes.small_fleet import RUN
