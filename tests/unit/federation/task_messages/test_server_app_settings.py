@@ -8,8 +8,9 @@ from fedgrass.federation.errors import SettingsError
 from fedgrass.federation.settings import RunSettings
 from fedgrass.federation.settings_parser import parse_settings
 
-# Which devices get messages, and how long they have.
+# Which devices get messages, how long they have, and the overrides of the app's configuration.
 APPLICABLE = {
+    "training": {"lr": 0.01},
     "where": "examples > 3",
     "thing_group": "north",
     "minimum_examples": 3,
