@@ -78,7 +78,8 @@ class Desk:
                     return answer
             return None
 
-        found: Result | Failure = eventually(ended, PATIENCE)
+        found = eventually(ended, PATIENCE)
+        assert found
         return found
 
     def result(self) -> Result:
