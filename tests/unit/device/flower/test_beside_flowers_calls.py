@@ -1,6 +1,7 @@
 """Apps get the same messages from fedgrass as from Flower, and Flower's strategies the same replies."""
 
 import random
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,7 @@ def grids(tmp_path: Path, client_app: str) -> dict[str, AppGrid]:
             }
         ),
         "fedgrass": AppGrid(
-            {node_id(name): task_node(lambda n=n: task(n), name, tmp_path) for n, name in enumerate(DEVICES)}
+            {node_id(name): task_node(partial(task, n), name, tmp_path) for n, name in enumerate(DEVICES)}
         ),
     }
 
@@ -116,15 +117,19 @@ def test_a_round_of_fedgrass_sends_what_fedavg_sends(tmp_path: Path) -> None:
     )
     grid = grids(tmp_path, recording)["flower"]
     seen: Any = folder_at(str(tmp_path / "app")).load("small.client_app").seen
-    model = {"b.weight": np.float32([[1, 2]]), "a.count": np.int64(3), "b.bias": np.float32([0.5])}
-    arrays = ArrayRecord({name: Array(np.asarray(value)) for name, value in model.items()})
+    model = {
+        "b.weight": np.ones((1, 2), np.float32),
+        "a.count": np.array(3),
+        "b.bias": np.full(1, 0.5, np.float32),
+    }
+    arrays = ArrayRecord({name: Array(value) for name, value in model.items()})
     strategy = FedAvg(fraction_train=0.5, fraction_evaluate=0.5, min_train_nodes=1, min_evaluate_nodes=1)
     grid.send_and_receive(strategy.configure_train(4, arrays, ConfigRecord({"lr": 0.1}), grid))
     grid.send_and_receive(strategy.configure_evaluate(4, arrays, ConfigRecord({"lr": 0.1}), grid))
     task = app_task(tmp_path / "app")
     task.begin_round(RoundPlace("run", 4, "edge-1", tmp_path / "state", tmp_path / "after", {"lr": 0.1}))
-    train(task, {name: np.asarray(value) for name, value in model.items()}, lr=0.1)
-    task.evaluate({name: np.asarray(value) for name, value in model.items()})
+    train(task, model, lr=0.1)
+    task.evaluate(model)
     assert [kind for kind, _ in seen] == ["train", "evaluate", "train", "evaluate"]
     assert seen[2:] == seen[:2]
     assert list(seen[2][1]["arrays"]) == list(model)

@@ -81,6 +81,10 @@ def test_the_data_of_arrays_are_the_same_objects_on_both_sides(records: Any) -> 
     assert all(one.data is other.data for one, other in zip(back, arrays, strict=True))
 
 
+class Number(enum.IntEnum):
+    ONE = 1
+
+
 class Colour(str, enum.Enum):  # noqa: UP042 - unlike StrEnum, str() gives its name
     RED = "red"
 
@@ -89,7 +93,7 @@ def test_values_of_derived_types_become_those_of_python() -> None:
     values: dict[str, Any] = {
         "f": np.float64(0.5),
         "l": [np.float64(1.0), np.float64(2.0)],
-        "i": enum.IntEnum("N", "ONE")["ONE"],
+        "i": Number.ONE,
         "t": Colour.RED,
         "m": [1, True],
         "e": [],

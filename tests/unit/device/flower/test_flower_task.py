@@ -12,6 +12,7 @@ pytest.importorskip("flwr")
 from components.runtime.component_errors import ConfigurationError, WorkFailed
 from components.trainer.flower import app_requests
 from components.trainer.flower.flower_task import FlowerTask
+from components.trainer.flower.serialised_arrays import serialised
 from components.trainer.tasks.task import Fit, RoundPlace
 from components.trainer.worker.local_metrics import describe_unsent, sendable
 from fedgrass.federation.task_messages.node_ids import node_id, run_id
@@ -365,9 +366,13 @@ def test_an_app_of_the_message_api_does_not_bring_a_model(tmp_path: Path) -> Non
 
 
 def test_the_model_of_a_round_is_serialised_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    task, calls = task_of(tmp_path, MEAN_APP), list[str]()
-    whole = app_requests.serialised
-    monkeypatch.setattr(app_requests, "serialised", lambda array: calls.append("") or whole(array))
+    task, calls = task_of(tmp_path, MEAN_APP), list[Any]()
+
+    def counted(array: Any) -> bytes:
+        calls.append(array)
+        return serialised(array)
+
+    monkeypatch.setattr(app_requests, "serialised", counted)
     task.evaluate(MODEL)
     fit = train(task, MODEL)
     after = task.evaluate(fit.weights)
