@@ -37,6 +37,8 @@ class FlowerDemoTask:
         SettingsError: the app cannot be used, or has no initial model.
     """
 
+    keeps_order = True  # of the model's arrays: an app may turn them into a list
+
     def __init__(self, choice: str, path: Path | None, devices: int, options: Mapping[str, Value]) -> None:
         if path is None:
             message = f"--task is {choice}, a Flower app: give its folder by --task-path"
@@ -48,9 +50,6 @@ class FlowerDemoTask:
         self._options = options
         node = {_PARTITION: 0, _PARTITIONS: devices}
         found = initial_model_of(path, options={**node, **options})
-        if found is None:
-            message = f"the demo of {self.name} needs an initial model"
-            raise SettingsError(message)
         self._model: dict[str, NDArray] = dict(read_arrays(found.model))  # type: ignore[type-arg]
         self.training: Mapping[str, Value] = found.settings
 
