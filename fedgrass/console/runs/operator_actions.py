@@ -45,7 +45,7 @@ from fedgrass.federation.weights.array_sharing import (
 )
 
 # Imported when needed: the one runs Flower in a child process, the other exchanges messages.
-_SERVERS_MODEL = deferred("fedgrass.local.flower_initial_model:servers_model")
+_SERVERS_MODEL = deferred("fedgrass.local.flower.flower_initial_model:servers_model")
 _ASK_FOR_PARAMETERS = deferred("fedgrass.console.flower.device_parameters:ask_for_parameters")
 _MOST_ROUNDS = 100_000  # of a run
 _SECONDS_OF = (("d", 86_400), ("h", 3_600), ("min", 60))

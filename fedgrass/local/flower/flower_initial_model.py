@@ -115,7 +115,7 @@ def initial_model_of(
             arrays_key=str((options or {}).get("arrays_key", ARRAYS_KEY)),
             seconds=seconds,
         )
-        code = run_in_child("fedgrass.local.flower_initial_model:record_in_child", server, say)
+        code = run_in_child("fedgrass.local.flower.flower_initial_model:record_in_child", server, say)
         if code == _NONE and options is not None:
             release = staged(flower_code(project, task_name(project), Path(name)), Path(name))
             client = ClientOptions(
@@ -125,7 +125,7 @@ def initial_model_of(
                 options={**NODE_OPTIONS, **options},
                 seconds=seconds,
             )
-            code = run_in_child("fedgrass.local.flower_initial_model:ask_in_child", client, say)
+            code = run_in_child("fedgrass.local.flower.flower_initial_model:ask_in_child", client, say)
         if not code:
             return ServersModel(model=target.read_bytes(), settings=recorded_settings(target))
         reason = target.with_name(target.name + _REASON)
@@ -173,10 +173,13 @@ def ask_in_child(options: dict[str, Any], note: Callable[[str], None]) -> int:
     late = f"FAIL  initial model: the ClientApp takes longer than {client.seconds:g} s: raise --seconds"
     with time_limit(client.seconds, note, late):
         try:
-            found = load(CLASS_LOCATION, Path(client.folder), client.options).initial_weights(0)
+            task = load(CLASS_LOCATION, Path(client.folder), client.options)
+            found = task.initial_weights(0)
             check_finite(found)
             Path(client.target).write_bytes(encode(found, in_order=True))
-        except (FedgrassError, ComponentError) as error:
+        except ComponentError:
+            reason = "the ServerApp passes none, and the ClientApp has no get_parameters"
+        except FedgrassError as error:
             reason = str(error)
         except BaseException as error:  # the app is user code
             if is_interruption(error):

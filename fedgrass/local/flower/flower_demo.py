@@ -13,7 +13,7 @@ from fedgrass.console.tasks.task_component import build_task, component_name
 from fedgrass.federation.encodings.array_types import read_arrays
 from fedgrass.federation.errors import SettingsError
 from fedgrass.federation.weights import Arrays
-from fedgrass.local.flower_initial_model import initial_model_of
+from fedgrass.local.flower.flower_initial_model import initial_model_of
 
 _VERSION = "1.0.0"  # of the component
 _PARTITION, _PARTITIONS = "node-partition-id", "node-num-partitions"
