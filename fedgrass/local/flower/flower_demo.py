@@ -2,8 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-
-from numpy.typing import NDArray
+from typing import Any
 
 from components.trainer.tasks.task_release import COMPONENT
 from fedgrass.console.flower.flower_component import flower_code
@@ -50,7 +49,7 @@ class FlowerDemoTask:
         self._options = options
         node = {_PARTITION: 0, _PARTITIONS: devices}
         found = initial_model_of(path, options={**node, **options})
-        self._model: dict[str, NDArray] = dict(read_arrays(found.model))  # type: ignore[type-arg]
+        self._model: Arrays = read_arrays(found.model)
         self.training: Mapping[str, Value] = found.settings
 
     def configuration(self, share: int) -> dict[str, object]:
@@ -72,8 +71,8 @@ class FlowerDemoTask:
         """Return no warning: each device has its partition."""
         return ""
 
-    def get(self) -> "FlowerDemoTask":
-        """Return what has the initial weights: this object."""
+    def get(self) -> Any:
+        """Return what has the initial weights: this object, which trains on devices only."""
         return self
 
     def initial_weights(self, seed: int) -> Arrays:  # noqa: ARG002 - the ServerApp draws them

@@ -14,7 +14,7 @@ from fedgrass.federation.errors import SettingsError
 from fedgrass.federation.settings import RunSettings
 from fedgrass.local.flower.flower_initial_model import ServersModel
 
-MODEL = {"z": np.ones(3, np.float32), "a": np.zeros(2, np.float64)}
+MODEL: dict[str, Any] = {"z": np.ones(3, np.float32), "a": np.zeros(2, np.float64)}
 
 
 class Recorder:
