@@ -9,4 +9,5 @@
 - server_app_run: ``fedgrass flower run`` and ``resume``
 - strategy_checkpoint: keeps the state of a strategy after each round, and continues from it
 - checkpoint_file: the file of that state
+- device_parameters: the initial model from a device, where the ServerApp passes none
 """

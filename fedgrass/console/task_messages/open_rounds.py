@@ -1,6 +1,7 @@
 """The rounds in which messages are outstanding, as the rounds table has them: what became of each device."""
 
 from collections.abc import Callable, Collection, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 from fedgrass.console.task_messages.exchange_ports import FleetRun, Observer
 from fedgrass.console.task_messages.message_outcomes import ENDED, Failure, Outcome, failure_of, read_reply
@@ -8,6 +9,7 @@ from fedgrass.console.task_messages.message_queue import Letter
 from fedgrass.federation.rounds import Participant, Participation, Round
 
 _PARTICIPANTS_SHARE = 5.0  # participants are read again after this many times the seconds that it takes
+_READERS = 6  # replies that are read at the same time
 _GRACE = 60.0  # seconds after a message's time to live in which the cloud ends its round
 
 
@@ -78,15 +80,28 @@ class OpenRounds:
             self._end_expired(open_round, "its round did not end in time")
 
     def replies(self, ids: Collection[str]) -> Iterator[tuple[int, Letter, Outcome]]:
-        """Read and yield the replies that have arrived to some messages; each is yielded once."""
-        for number, open_round in list(self._open.items()):
-            for device in [each for each in open_round.replied if open_round.letters[each].id in ids]:
-                if open_round.row is None:
-                    continue
-                outcome = read_reply(self._fleet.bucket, open_round.row, open_round.replied[device])
-                letter = open_round.letters.pop(device)
-                del open_round.replied[device]
-                yield number, letter, outcome
+        """Read and yield the replies that have arrived to some messages; each is yielded once.
+
+        Several are read at the same time: a request to S3 takes 20 to 50 ms, whatever its size.
+        """
+        arrived = [
+            (open_round, open_round.row, open_round.replied[device])
+            for open_round in self._open.values()
+            for device, letter in open_round.letters.items()
+            if open_round.row and device in open_round.replied and letter.id in ids
+        ]
+        bucket = self._fleet.bucket
+
+        def read(reply: tuple[_OpenRound, Round, Participant]) -> Outcome:
+            return read_reply(bucket, *reply[1:])
+
+        with ThreadPoolExecutor(_READERS, thread_name_prefix="replies") as pool:
+            is_many = sum(not part.answer for _, _, part in arrived) > 1
+            outcomes = pool.map(read, arrived) if is_many else map(read, arrived)
+            for (open_round, _, part), outcome in zip(arrived, outcomes, strict=True):
+                letter = open_round.letters.pop(part.device)
+                del open_round.replied[part.device]
+                yield open_round.number, letter, outcome
 
     def forget_ended(self) -> None:
         """Forget the rounds in which no message is outstanding."""
