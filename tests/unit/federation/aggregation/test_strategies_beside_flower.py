@@ -126,6 +126,17 @@ def test_clipping_shortens_as_flowers_clipping_does(clip_norm: float) -> None:
     compare(SmallAverage(start(), clip_norm=clip_norm), FlowerRun(wrapped, start()))
 
 
+def test_a_mean_of_whole_numbers_is_rounded_where_flowers_is_a_fraction() -> None:
+    """Such as BatchNorm's num_batches_tracked, if devices have different numbers of batches."""
+    updates = [{"count": np.array(count, np.int64)} for count in (3, 4, 4)]
+    examples, metrics, zero = [10, 10, 10], LOSSES[:3], {"count": np.array(0, np.int64)}
+    theirs = FlowerRun(flower.FedAvg(), zero).round(updates, examples, metrics)["count"]
+    ours = SmallAverage(zero).round(updates, examples=examples, metrics=metrics)["count"]
+    assert (theirs.dtype, ours.dtype) == (np.float64, np.int64)
+    assert float(theirs) == pytest.approx(11 / 3)
+    assert int(ours) == 4
+
+
 DEFAULTS = [
     ("fedadagrad", flower.FedAdagrad, {"server_rate": "eta", "beta_1": "beta_1", "tau": "tau"}),
     (
