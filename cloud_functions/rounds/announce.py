@@ -1,6 +1,6 @@
 """Announce a round to its cohort, and to replacements for devices that it lost."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from msgspec import UNSET
 
@@ -9,6 +9,7 @@ from cloud_functions.selection import cohorts
 from cloud_functions.server_apps import message_list
 from cloud_functions.services import Services
 from fedgrass.federation import messages, object_keys, topics
+from fedgrass.federation.errors import SettingsError
 from fedgrass.federation.messages import Announcement
 from fedgrass.federation.messages.alarms import Reminder
 from fedgrass.federation.messages.message_types import Encoding
@@ -65,6 +66,19 @@ def announce(
         at, version = announced_at(open_round, participant), services.version_for(device)
         pairs.append((topic, announcement(device, at, version)))
     services.publisher.publish(pairs)
+
+
+def announce_again(services: Services, run: Run, open_round: Round, again: Sequence[Participant]) -> bool:
+    """Publish the announcement of a round to some of its devices again; return whether that was possible.
+
+    If the list of a ServerApp's messages is lost, that is logged, and the round goes on without them.
+    """
+    try:
+        announce(services, run, open_round, again)
+    except SettingsError as error:
+        services.log(f"not announced again to {len(again)} devices: {error}", "ERROR")
+        return False
+    return True
 
 
 def remind_of_unaccepted(services: Services, run: Run, open_round: Round, *, batch: int, turn: int) -> None:
@@ -178,8 +192,8 @@ def repeat_unaccepted(services: Services, run: Run, reminder: Reminder) -> None:
                 return
         silent = silent[len(chosen) :]
     if silent:
-        announce(services, run, open_round, silent)
-        services.report(open_round, f"announced again to {len(silent)} devices that have not accepted")
+        if announce_again(services, run, open_round, silent):
+            services.report(open_round, f"announced again to {len(silent)} devices that have not accepted")
         remind_of_unaccepted(services, run, open_round, batch=reminder.batch, turn=reminder.turn + 1)
 
 

@@ -22,6 +22,8 @@ class MessageFleet(SmallFleet):
 
     def __init__(self, devices: int = 3, **settings: Any) -> None:
         super().__init__(devices=devices, rounds=5, evaluate_last=True, mode="server_app", **settings)
+        self.tasks = self.settings.task
+        self.heartbeats()
 
     def request(self, action: str, **event: object) -> dict[str, Any]:
         """Invoke the initiator; return its response, which has ``refused`` if the action was refused."""
