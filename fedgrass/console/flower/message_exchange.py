@@ -19,7 +19,7 @@ import msgspec
 from fedgrass.console.flower.content_files import FileInPieces, MessagePart, StoredContent, store_content
 from fedgrass.console.flower.message_outcomes import ENDED, Failure, Outcome, failure_of, read_reply
 from fedgrass.console.flower.message_queue import Letter, MessageQueue
-from fedgrass.console.flower.streamed_bucket import StreamedObjects
+from fedgrass.console.runs.streamed_bucket import StreamedObjects
 from fedgrass.federation import object_keys
 from fedgrass.federation.errors import FedgrassError, SettingsError
 from fedgrass.federation.messages import MessageHeader

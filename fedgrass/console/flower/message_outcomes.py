@@ -9,7 +9,7 @@ from typing import Literal
 import xxhash
 from msgspec import Struct
 
-from fedgrass.console.flower.streamed_bucket import StreamedObjects
+from fedgrass.console.runs.streamed_bucket import StreamedObjects
 from fedgrass.federation import object_keys, weights
 from fedgrass.federation.errors import UpdateRefused
 from fedgrass.federation.rounds import Participant, Participation, Round, State
