@@ -3,7 +3,7 @@
 import hashlib
 
 _BYTES = 8  # Flower's ids are unsigned integers of 64 bits
-_RESERVED = 2  # 0 is no node, and 1 is Flower's own server
+_RESERVED = 2  # 0 stands for none, and 1 for Flower's own server
 
 
 def node_id(thing: str) -> int:
