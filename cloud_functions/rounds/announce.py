@@ -12,9 +12,11 @@ from fedgrass.federation import messages, object_keys, topics
 from fedgrass.federation.errors import SettingsError
 from fedgrass.federation.messages import Announcement
 from fedgrass.federation.messages.alarms import Reminder
+from fedgrass.federation.messages.message_fields import shorten
 from fedgrass.federation.messages.message_types import Encoding
 from fedgrass.federation.rounds import Participant, Participation, Round, State, Work, announced_at
 from fedgrass.federation.runs import Run
+from fedgrass.federation.selection.filters import knows_messages
 from fedgrass.federation.task_messages.round_messages import RoundMessages
 
 
@@ -179,9 +181,11 @@ def repeat_unaccepted(services: Services, run: Run, reminder: Reminder) -> None:
         return
     participants = list(services.rounds.participants(open_round))
     silent = [p for p in participants if p.state is Participation.ASKED and p.batch == reminder.batch]
-    if open_round.work is Work.MESSAGE and reminder.turn > 1:
-        _give_up_silent(services, reminder, silent)
-        return
+    if open_round.work is Work.MESSAGE:
+        if reminder.turn > 1:
+            _give_up_silent(services, reminder, silent)
+            return
+        silent = _without_outdated(services, open_round, silent)
     if reminder.turn > 1 and silent:
         known = {participant.device for participant in participants}
         chosen = cohorts.choose_others(services, run, open_round, known, len(silent))
@@ -195,6 +199,26 @@ def repeat_unaccepted(services: Services, run: Run, reminder: Reminder) -> None:
         if announce_again(services, run, open_round, silent):
             services.report(open_round, f"announced again to {len(silent)} devices that have not accepted")
         remind_of_unaccepted(services, run, open_round, batch=reminder.batch, turn=reminder.turn + 1)
+
+
+def _without_outdated(services: Services, open_round: Round, silent: list[Participant]) -> list[Participant]:
+    """Return those of some devices whose trainer component knows messages; decline for the others.
+
+    An older component drops such an announcement. A device's row is only read once it has not accepted.
+    """
+    remaining = []
+    for part in silent:
+        found = services.devices.find(part.device)
+        if found is None or knows_messages(found):
+            remaining.append(part)
+            continue
+        reason = (
+            f"its trainer component {found.attributes.get('version', '')} does not know messages of"
+            " ServerApps: deploy com.fedgrass.Trainer of this release"
+        )
+        services.rounds.move_participant(open_round, part, Participation.DECLINED, shorten(reason))
+        services.report(open_round, f"declined: {reason}", device=part.device)
+    return remaining
 
 
 def _give_up_silent(services: Services, reminder: Reminder, silent: list[Participant]) -> None:

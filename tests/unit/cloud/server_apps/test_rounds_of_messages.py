@@ -129,6 +129,22 @@ def test_a_round_closes_when_each_device_has_replied_or_will_not() -> None:
     assert len(fleet.announced("thing-3")) == 2
 
 
+def test_a_device_with_an_older_component_that_does_not_accept_is_declined_by_name() -> None:
+    fleet = started(devices=3, accept_seconds=30)
+    fleet.outdate("thing-1")
+    del fleet.devices.seen["thing-2"]
+    fleet.push()
+    fleet.answers("thing-0")
+    fleet.now += 30_000
+    fleet.remind()
+    assert fleet.parts() == {"thing-0": REPLIED, "thing-1": DECLINED, "thing-2": ASKED}
+    assert fleet.part("thing-1").reason == (
+        "its trainer component 0.3.0 does not know messages of ServerApps: deploy com.fedgrass.Trainer of"
+        " this release"
+    )
+    assert [len(fleet.announced(device)) for device in fleet.names] == [1, 1, 2]
+
+
 def test_a_silent_device_is_not_replaced_by_another_one_of_the_fleet() -> None:
     fleet = started(devices=5, accept_seconds=30)
     fleet.push(["thing-0", "thing-1"])

@@ -90,6 +90,23 @@ def test_the_devices_of_a_thing_group_are_those_in_it_at_that_moment() -> None:
     assert fleet.request("devices") == {"devices": ["thing-1", "thing-2"]}
 
 
+def test_devices_with_an_older_trainer_component_are_left_out() -> None:
+    fleet = MessageFleet(devices=2)
+    fleet.outdate("thing-1")
+    fleet.start()
+    assert fleet.request("devices") == {"devices": ["thing-0"]}
+
+
+def test_a_fleet_of_older_trainer_components_is_refused_with_what_to_deploy() -> None:
+    fleet = unstarted(devices=1)
+    fleet.outdate("thing-0")
+    refused = fleet.request("start", settings=SETTINGS)["refused"]
+    assert refused.endswith(
+        "0 of them have a trainer component that knows messages of ServerApps; they have the version 0.3.0:"
+        " deploy com.fedgrass.Trainer of this release"
+    )
+
+
 def test_a_run_whose_devices_have_all_gone_lists_none() -> None:
     fleet = started()
     fleet.now += 301_000
