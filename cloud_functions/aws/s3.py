@@ -72,6 +72,13 @@ def described(error: ClientError) -> str:
 
 # Codes for a condition on an object that was replaced or removed in the meantime.
 _CHANGED = frozenset({"PreconditionFailed", "ConditionalRequestConflict", "NoSuchKey", "412"})
+
+
+def is_changed(error: ClientError) -> bool:
+    """Return whether an error means that the object was replaced or removed in the meantime."""
+    return code_of(error) in _CHANGED
+
+
 _GUESSED_HEADER = 64 * 1024  # bytes: the header of most models fits, which saves a second request
 _PART = 8 * 1024**2  # bytes of one part of a large object; S3 requires at least 5 MB
 _TRIES = 3  # at an object whose body breaks off half-way: botocore retries requests, not reading bodies
@@ -179,7 +186,7 @@ class S3Bucket:
         try:
             self._client.put_object(Bucket=self.name, Key=key, **options)
         except ClientError as error:
-            if code_of(error) not in _CHANGED:
+            if not is_changed(error):
                 raise
             return False
         return True

@@ -16,7 +16,8 @@ from fedgrass.federation.runs import Run
 from fedgrass.federation.task_messages.content_reader import read_content, read_data
 from fedgrass.federation.task_messages.message_content import Record, carried, content_arrays
 from fedgrass.federation.topics import Kind
-from fedgrass.federation.weights import write
+from fedgrass.federation.weights import checksum, write
+from tests.fakes.memory_cloud import Crash
 from tests.fakes.message_fleet import MessageFleet
 from tests.fakes.small_fleet import RUN
 
@@ -26,22 +27,40 @@ INLINE = 2048
 
 
 class StreamedMemory:
-    """The ``StreamedObjects`` over a bucket in memory."""
+    """The ``StreamedObjects`` over a bucket in memory; ``use`` is called before and after each write."""
 
-    def __init__(self, bucket: Any) -> None:
+    def __init__(self, bucket: Any, use: Callable[[str], None]) -> None:
         self._bucket = bucket
+        self._use = use
         self.written: list[str] = []
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._bucket, name)
 
     def write_pieces(self, key: str, pieces: Sequence[memoryview]) -> None:
+        self._use("write")
         self.written.append(key)
         self._bucket.write(key, b"".join(pieces))
+        self._use("written")
 
-    def stream(self, key: str) -> tuple[int, Callable[[int], bytes]]:
+    def write_once(self, key: str, data: bytes) -> bytes:
+        self._use("write list")
+        found: bytes = self._bucket.write_once(key, data)
+        self._use("written list")
+        return found
+
+    def write_pieces_over(self, key: str, pieces: Sequence[memoryview], version: str | None) -> str | None:
+        self._use("write state")
+        self.written.append(key)
+        data = b"".join(pieces)
+        done = self._bucket.write_over(key, data, version)
+        self._use("written state")
+        return checksum(data) if done else None
+
+    def stream(self, key: str) -> tuple[int, Callable[[int], bytes], str]:
+        self._use("read")
         data = self._bucket.read(key, 2**62)
-        return len(data), io.BytesIO(data).read
+        return len(data), io.BytesIO(data).read, checksum(data)
 
 
 class FlowerFleet:
@@ -58,10 +77,11 @@ class FlowerFleet:
         self.fleet = MessageFleet(devices=devices, **settings)
         self.fleet.start()
         self.work = work
-        self.bucket = StreamedMemory(self.fleet.bucket)
+        self.bucket = StreamedMemory(self.fleet.bucket, self.use)
         self.answered: list[tuple[str, int, str]] = []  # device, round, type
         self.asleep: set[str] = set()  # devices that do not work
         self.calls: list[str] = []
+        self._crash_at = 0
         self._seen: dict[str, int] = {}
 
     def exchange(self, observer: Observer | None = None) -> MessageExchange:
@@ -128,6 +148,15 @@ class FlowerFleet:
             device, Kind.COMPLETE, self.fleet.completion(of, file, device, **{**fields, **changes})
         )
 
+    def crash_at(self, call: int) -> None:
+        """Let the ServerApp's process die at its ``call``-th use of the fleet, just before or just after it."""
+        self._crash_at = len(self.calls) + call
+
+    def use(self, name: str) -> None:
+        self.calls.append(name)
+        if len(self.calls) == self._crash_at:
+            raise Crash
+
     # The operator's access
 
     def run(self, name: str) -> Run:
@@ -135,12 +164,13 @@ class FlowerFleet:
         return self.fleet.run()
 
     def message_devices(self, name: str) -> list[str]:
-        self.calls.append("devices")
+        self.use("devices")
         return list(self._ask("devices")["devices"])
 
     def send_messages(self, name: str, number: int, list_sha256: str) -> None:
-        self.calls.append("send")
+        self.use("send")
         self._ask("send", number=number, sha256=list_sha256)
+        self.use("sent")
 
     def finish(self, name: str, failed: str = "") -> None:
         self._ask("finish", **({"failed": failed} if failed else {}))
@@ -152,11 +182,11 @@ class FlowerFleet:
         return result
 
     def round(self, name: str, number: int, attempt: int = 1) -> Round | None:
-        self.calls.append("round")
+        self.use("round")
         return self.fleet.rounds.round(name, number, attempt)
 
     def participants(self, round_: Round) -> Sequence[Participant]:
-        self.calls.append("participants")
+        self.use("participants")
         return list(self.fleet.rounds.participants(round_))
 
     def states(self, number: int) -> dict[str, Participation]:

@@ -84,7 +84,7 @@ def read_reply(bucket: StreamedObjects, round_: Round, part: Participant) -> Out
         if part.answer:
             return _inline(part)
         key = object_keys.update(part.device, round_.run, round_.number, round_.attempt)
-        size, read = bucket.stream(key)
+        size, read, _ = bucket.stream(key)
         if size != part.bytes:
             message = f"its file has {size:,} bytes, and the device has stated {part.bytes:,}"
             raise UpdateRefused(message)

@@ -5,7 +5,9 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Protocol
 
-from cloud_functions.aws.s3 import S3Bucket, retry_broken_off
+from botocore.exceptions import ClientError
+
+from cloud_functions.aws.s3 import S3Bucket, is_changed, retry_broken_off
 from fedgrass.federation.errors import UpdateRefused
 
 if TYPE_CHECKING:
@@ -30,8 +32,11 @@ class StreamedObjects(Protocol):
     def write_pieces(self, key: str, pieces: Sequence[memoryview]) -> None:
         """Write an object from pieces, replacing an existing one."""
 
-    def stream(self, key: str) -> "tuple[int, Callable[[int], bytes]]":
-        """Return the size of an object, and a function that returns the given number of its next bytes.
+    def write_pieces_over(self, key: str, pieces: Sequence[memoryview], version: str | None) -> str | None:
+        """Write an object if it still has a version, or is missing for None; return its new version or None."""
+
+    def stream(self, key: str) -> "tuple[int, Callable[[int], bytes], str]":
+        """Return the size of an object, a function that returns the given number of its next bytes, its version.
 
         Raises:
             KeyError: the object does not exist.
@@ -49,6 +54,17 @@ class StreamedBucket(S3Bucket):
             self._client.put_object(Bucket=self.name, Key=key, Body=_reader(pieces))
         else:
             self._write_parts(key, list(_cut(pieces, _PART)))
+
+    def write_pieces_over(self, key: str, pieces: Sequence[memoryview], version: str | None) -> str | None:
+        """Write an object of at most 5 GB under a condition; see ``StreamedObjects``."""
+        condition: dict[str, Any] = {"IfNoneMatch": "*"} if version is None else {"IfMatch": version}
+        try:
+            answer = self._client.put_object(Bucket=self.name, Key=key, Body=_reader(pieces), **condition)
+        except ClientError as error:
+            if is_changed(error):
+                return None
+            raise
+        return answer["ETag"]
 
     def _write_parts(self, key: str, parts: Sequence[Sequence[memoryview]]) -> None:
         upload = self._client.create_multipart_upload(Bucket=self.name, Key=key)["UploadId"]
@@ -73,7 +89,7 @@ class StreamedBucket(S3Bucket):
             self._client.abort_multipart_upload(Bucket=self.name, Key=key, UploadId=upload)
             raise
 
-    def stream(self, key: str) -> tuple[int, Callable[[int], bytes]]:
+    def stream(self, key: str) -> tuple[int, Callable[[int], bytes], str]:
         """Return the size of an object and a reader of its bytes; see ``StreamedObjects``."""
         answer = self._get(key)
         body: Any  # its stub asks for a file where botocore takes a buffer
@@ -98,7 +114,7 @@ class StreamedBucket(S3Bucket):
                 retry_broken_off(lambda: fill(target))
             return buffer.getvalue()
 
-        return size, read
+        return size, read, answer["ETag"]
 
 
 def _fill(key: str, body: Any, target: memoryview) -> None:
