@@ -20,9 +20,9 @@ os.environ["FLWR_TELEMETRY_ENABLED"] = "0"  # before flwr is imported
 from flwr.app import Context, RecordDict
 from flwr.common.config import get_fused_config_from_dir, get_project_config
 from flwr.server.superlink.fleet.vce.backend import Backend
-from flwr.simulation.run_simulation import _run_simulation
 from flwr.serverapp import Grid
 from flwr.serverapp.server_app import LoadServerAppError
+from flwr.simulation.run_simulation import _run_simulation
 from flwr.supercore.constant import NOOP_FEDERATION_ID
 from flwr.supercore.object_ref import load_app
 from flwr.supercore.run import Run
