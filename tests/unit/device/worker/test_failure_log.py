@@ -3,6 +3,7 @@
 import os
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -16,7 +17,7 @@ from tests.fakes.message_tasks import Raising, announced, file_of
 CONTENT = file_of([])
 
 
-def order(folder: Path, number: int = 1, **other: object) -> WorkOrder:
+def order(folder: Path, number: int = 1, **other: Any) -> WorkOrder:
     return WorkOrder(
         announcement=announced(CONTENT, number=number, **other),
         options={},

@@ -1,7 +1,7 @@
 """A task that keeps something for each run learns which round begins, and its file is flushed at the end."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import pytest
@@ -27,8 +27,9 @@ from fedgrass.federation.statistics.statistics_query import StatisticsQuery
 from fedgrass.federation.weights import Arrays
 from tests.fakes.message_tasks import RUN, announced, file_of
 
+T = TypeVar("T")
 MODEL = weights.encode(Noise(0.01).initial_weights(0))
-QUERY = msgspec.json.encode(StatisticsQuery(statistics=("mean",)))
+QUERY = msgspec.json.encode(StatisticsQuery(statistics=["mean"]))
 CONTENT = file_of([])
 FILES = {"train": MODEL, "evaluate": MODEL, "statistics": QUERY, "message": CONTENT}
 
@@ -58,7 +59,7 @@ class Noting(Noise):
     def answer(self, message: TaskMessage) -> Answer:  # noqa: ARG002 - the signature of tasks
         return self._noted("answer", Answer([], []))
 
-    def _noted(self, call: str, result: Any) -> Any:
+    def _noted(self, call: str, result: T) -> T:
         self.calls.append(call)
         self.places[-1].state_after.write_text(call, encoding="ascii")
         return result
