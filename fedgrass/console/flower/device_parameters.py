@@ -44,12 +44,14 @@ class Fleet(FleetRun, Protocol):
         """End such a run."""
 
 
-def ask_for_parameters(
+def ask_for_parameters(  # noqa: PLR0913, PLR0917 - the last three are for tests
     fleet: Fleet,
     run: str,
     settings: RunSettings,
     report: Callable[[str], None],
     seconds: float = SECONDS,
+    connect: Callable[[Fleet, str], MessageExchange] = MessageExchange,
+    clock: Callable[[], float] = time.time,
 ) -> Model:
     """Return the parameters that a device starts with: arrays named ``0``, ``1``, ... in the app's order.
 
@@ -59,6 +61,8 @@ def ask_for_parameters(
         settings: of that run, which bound the devices.
         report: is told which device is asked.
         seconds: within which a device must answer.
+        connect: returns the exchange of messages of a run.
+        clock: returns the seconds since the epoch.
 
     Raises:
         SettingsError: no device is there, or none of those asked has an initial model; the text says why.
@@ -76,11 +80,11 @@ def ask_for_parameters(
     fleet.start_server_app(name, asking)
     reasons: list[str] = []
     try:
-        exchange = MessageExchange(fleet, name)
+        exchange = connect(fleet, name)
         devices = exchange.devices()
         for device in devices[:_MOST_ASKED]:
             report(f"asking {device} for the initial model (run {name})")
-            outcome = _answer(exchange, device, seconds)
+            outcome = _answer(exchange, device, seconds, clock())
             found = outcome if isinstance(outcome, Failure) else _parameters(outcome)
             if isinstance(found, dict):
                 fleet.finish(name)
@@ -98,9 +102,9 @@ def ask_for_parameters(
     raise SettingsError(message)
 
 
-def _answer(exchange: MessageExchange, device: str, seconds: float) -> Outcome:
+def _answer(exchange: MessageExchange, device: str, seconds: float, now: float) -> Outcome:
     content = exchange.store([MessagePart(Record(name=_REQUEST, kind="config"))])
-    letter = exchange.push(device, content, type=_TYPE, group="0", ttl=seconds, created_at=time.time())
+    letter = exchange.push(device, content, type=_TYPE, group="0", ttl=seconds, created_at=now)
     exchange.flush()
     while True:
         for _, outcome in exchange.collect([letter]):
