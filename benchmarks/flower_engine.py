@@ -20,7 +20,7 @@ from pathlib import Path
 import psutil
 
 from benchmarks.processes import MemoryWatch, cpu_seconds, ended_descendants
-from benchmarks.round_figures import Figures, figures_of_rounds
+from benchmarks.round_figures import Figures, Measurement, figures_of_rounds
 from fedgrass.federation.errors import FedgrassError
 from greengrass_emulator.child_environment import local_variables
 
@@ -58,21 +58,19 @@ class FlowerEngine:
         copy = Path(shutil.copytree(app, self.folder / "app", ignore=shutil.ignore_patterns("__pycache__")))
         times = self.folder / "times.json"
         given = {**configuration, "num-server-rounds": rounds, "times": str(times)}
-        roots = [self.superlink, *self.supernodes]
         trees = {"server": lambda: [self.superlink]} | {
             str(number): (lambda node=node: [node]) for number, node in enumerate(self.supernodes)
         }
         with MemoryWatch(trees, _SAMPLE_SECONDS) as memory:
             self._submit(copy, given)
             self._wait(times, 2, seconds)
-            before = cpu_seconds(roots)
+            before = self._measure()
             stamps = self._wait(times, rounds + 1, seconds)
-            cpu = cpu_seconds(roots) - before
-        devices = len(self.supernodes)
+            measured = self._measure().since(before, len(self.supernodes) * (rounds - 1))
         return figures_of_rounds(
             stamps[1:],
-            cpu_seconds=cpu / devices / (rounds - 1),
-            device_megabytes=max(memory.peaks[str(number)] for number in range(devices)),
+            measured,
+            device_megabytes=max(peak for name, peak in memory.peaks.items() if name != "server"),
             server_megabytes=memory.peaks["server"],
         )
 
@@ -89,6 +87,10 @@ class FlowerEngine:
                 time.sleep(_POLL_SECONDS)
             else:
                 return
+
+    def _measure(self) -> Measurement:
+        devices = cpu_seconds(self.supernodes)
+        return Measurement(cpu_seconds([self.superlink]) + devices, devices)
 
     def _submit(self, app: Path, configuration: Mapping[str, object]) -> None:
         given = " ".join(f"{name}={json.dumps(value)}" for name, value in configuration.items())

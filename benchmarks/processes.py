@@ -14,6 +14,7 @@ import psutil
 
 _SET_CHILD_SUBREAPER = 36  # of prctl(2)
 _STOP_SECONDS = 5.0
+Trees = Mapping[str, Callable[[], Iterable[psutil.Process]]]  # roots of the trees that belong to each name
 
 
 def figures_of(
@@ -86,11 +87,11 @@ class MemoryWatch:
     """Samples the resident memory of process trees on a thread, until it is left; a context manager.
 
     Args:
-        trees: returns the roots of the trees that belong to each name, at the time of a sample.
+        trees: called for each sample.
         seconds: between samples.
     """
 
-    def __init__(self, trees: Mapping[str, Callable[[], Iterable[psutil.Process]]], seconds: float) -> None:
+    def __init__(self, trees: Trees, seconds: float) -> None:
         self._trees = trees
         self._seconds = seconds
         self._end = threading.Event()

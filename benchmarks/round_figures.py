@@ -7,11 +7,25 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
+class Measurement:
+    """CPU seconds, since some time or per device and round."""
+
+    all: float  # of all processes: devices, their cores, server and cloud
+    devices: float  # of the devices' own processes
+
+    def since(self, earlier: "Measurement", device_rounds: int) -> "Measurement":
+        """Return what was used since an earlier measurement, per device and round."""
+        return Measurement(
+            (self.all - earlier.all) / device_rounds, (self.devices - earlier.devices) / device_rounds
+        )
+
+
+@dataclass(frozen=True)
 class Figures:
     """What the rounds of one run took, without the first."""
 
     seconds: Sequence[float]  # of each round
-    cpu_seconds: float  # per device and round, of all processes
+    cpu: Measurement  # per device and round
     device_megabytes: float  # the largest resident memory of a device's processes
     server_megabytes: float | None  # of the server's; None: there is no server process
 
@@ -27,7 +41,8 @@ class Figures:
             f"{name}_s": round(self.median, 3),
             f"{name}_fastest_s": round(min(self.seconds), 3),
             f"{name}_slowest_s": round(max(self.seconds), 3),
-            f"{name}_cpu_s": round(self.cpu_seconds, 3),
+            f"{name}_cpu_s": round(self.cpu.all, 3),
+            f"{name}_device_cpu_s": round(self.cpu.devices, 3),
             f"{name}_device_mb": round(self.device_megabytes, 1),
             f"{name}_server_mb": None if server is None else round(server, 1),
         }
@@ -37,7 +52,8 @@ class Figures:
         server = self.server_megabytes
         return (
             f"{self.median:.2f} s a round ({min(self.seconds):.2f} to {max(self.seconds):.2f},"
-            f" {len(self.seconds)} rounds), {self.cpu_seconds:.2f} CPU seconds per device and round,"
+            f" {len(self.seconds)} rounds), {self.cpu.all:.2f} CPU seconds per device and round, of which"
+            f" {self.cpu.devices:.2f} on the device,"
             f" {self.device_megabytes:.0f} MB on a device, "
             + ("no server" if server is None else f"{server:.0f} MB on the server")
         )
@@ -45,8 +61,8 @@ class Figures:
 
 def figures_of_rounds(
     stamps: Sequence[float],
+    cpu: Measurement,
     *,
-    cpu_seconds: float,
     device_megabytes: float,
     server_megabytes: float | None,
 ) -> Figures:
@@ -54,7 +70,7 @@ def figures_of_rounds(
 
     Args:
         stamps: seconds, one more than there are rounds; the second one ends the first round.
-        cpu_seconds: per device and round.
+        cpu: per device and round.
         device_megabytes: of the device that had most.
         server_megabytes: None: there is no server process.
 
@@ -65,7 +81,7 @@ def figures_of_rounds(
         message = f"{len(stamps)} times are no round: measure at least one after the first"
         raise ValueError(message)
     seconds = [later - earlier for earlier, later in itertools.pairwise(stamps)]
-    return Figures(seconds, cpu_seconds, device_megabytes, server_megabytes)
+    return Figures(seconds, cpu, device_megabytes, server_megabytes)
 
 
 def times_as_fast(figures: Mapping[str, Figures], baseline: str) -> dict[str, float]:
