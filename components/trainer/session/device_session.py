@@ -296,6 +296,7 @@ class Session:
             work_error=self._context.trouble.reason,
             connection_error=fit_heartbeat(self._presence.trouble() or self._connection_trouble()),
             speaks=message_types.spoken(),
+            works=message_types.known_work(),
         )
 
     def _attributes(self) -> Attributes:

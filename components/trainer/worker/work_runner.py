@@ -50,7 +50,8 @@ class WorkRunner:
 
     def __init__(self, fetch: Fetch, read: OpenObject | None = None) -> None:
         self._fetch = fetch
-        self._contents = ContentDownload(read or from_bytes(fetch))
+        self._read = read or from_bytes(fetch)
+        self._contents: ContentDownload | None = None  # of the latest message; other work needs the memory
         self._tasks: dict[str, tuple[TaskOptions, Task]] = {}
         self.unloadable = False  # whether the class of the task could not be imported or given its options
         self._task_arrays: dict[str, TaskArrays] = {}
@@ -77,8 +78,9 @@ class WorkRunner:
         task = self._task(announcement.task, work.options)
         trains = announcement.work == "train"
         if announcement.work == "message":
+            self._contents = self._contents or ContentDownload(self._read)
             return answer_message(work, task, self._contents, report, stop)
-        self._contents.forget()
+        self._contents = None
         if announcement.work == "statistics":
             return self._answer_query(work, task)
         started_at = time.monotonic()
