@@ -25,6 +25,7 @@ def _add_add(kinds: "argparse._SubParsersAction[argparse.ArgumentParser]") -> No
         " with `fedgrass deploy devices --group GROUP --task flower:NAME`.",
     )
     _add_app(add)
+    _add_trial(add)
     add.add_argument("--version", default="", help="version to publish (that of the app's pyproject.toml)")
     add.add_argument(
         "--name",
@@ -44,8 +45,16 @@ def _add_add(kinds: "argparse._SubParsersAction[argparse.ArgumentParser]") -> No
         action="append",
         default=[],
         metavar="3.N",
-        help="version of Python on the devices, for the requirements; may be repeated (those from 3.11 to 3.14"
-        " that the app's requires-python admits)",
+        help="version of Python on the devices, for the requirements; may be repeated (those from 3.11 to"
+        " 3.14 that the app's requires-python admits)",
+    )
+    add.add_argument(
+        "--unpin",
+        action="append",
+        default=[],
+        metavar="PACKAGE",
+        help="ignore the version of a package that the app's pyproject.toml asks for, and take the trainer's,"
+        " or the latest that fits; may be repeated",
     )
     add.add_argument(
         "--bundle",
@@ -80,6 +89,7 @@ def _add_check(kinds: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
         " Exit code: 0 if all checks passed, 1 if one failed, 2 if the app cannot be used at all.",
     )
     _add_app(check)
+    _add_trial(check)
     check.set_defaults(run=deferred("fedgrass.local.flower_check:check_command"))
 
 
@@ -87,9 +97,11 @@ def _add_initial_model(kinds: "argparse._SubParsersAction[argparse.ArgumentParse
     initial = kinds.add_parser(
         "initial-model",
         help="write the initial model of a Flower app, for `fedgrass run start --model`",
-        description="The ServerApp runs until it sends its first message, whose arrays are the model.",
+        description="The ServerApp runs until it sends its first message of training, whose arrays are the"
+        " model. If it passes none, a ClientApp with get_parameters is asked on this machine.",
     )
     _add_app(initial)
+    _add_option(initial)
     initial.add_argument(
         "--out", type=Path, required=True, metavar="FILE", help="file to write, such as 0.safetensors"
     )
@@ -101,22 +113,37 @@ def _add_app(parser: argparse.ArgumentParser) -> None:
         "app", type=Path, metavar="APP_DIR", help="folder of the app, with its pyproject.toml"
     )
     parser.add_argument(
-        "--option",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="an option of the task, as on a device: node-partition-id=0 is context.node_config['partition-id']",
-    )
-    parser.add_argument(
         "--run-config",
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help="a value of the app's [tool.flwr.app.config] to override, such as lr=0.01",
+        help="a value of the app's [tool.flwr.app.config] to override, such as num-server-rounds=5",
     )
     parser.add_argument(
         "--seconds",
         type=whole_number(1, 10**6),
         default=300,
         help="time limit of the ServerApp until its first message, and of each call of the ClientApp (300)",
+    )
+
+
+def _add_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--option",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="an option of the task, as on a device: node-partition-id=0 becomes"
+        " context.node_config['partition-id'] (without any: partition 0 of 1)",
+    )
+
+
+def _add_trial(parser: argparse.ArgumentParser) -> None:
+    _add_option(parser)
+    parser.add_argument(
+        "--setting",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="training setting, as in a run: it is in the configuration of the messages, and in the app's",
     )
