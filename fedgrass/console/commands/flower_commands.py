@@ -14,6 +14,8 @@ def add_flower(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     _add_add(kinds)
     _add_check(kinds)
     _add_initial_model(kinds)
+    _add_run(kinds)
+    _add_resume(kinds)
 
 
 def _add_add(kinds: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -106,6 +108,58 @@ def _add_initial_model(kinds: "argparse._SubParsersAction[argparse.ArgumentParse
         "--out", type=Path, required=True, metavar="FILE", help="file to write, such as 0.safetensors"
     )
     initial.set_defaults(run=deferred("fedgrass.local.flower_initial_model:initial_model_command"))
+
+
+def _add_run(kinds: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    run = kinds.add_parser(
+        "run",
+        help="run the ServerApp of a Flower app here, against the devices of the fleet",
+        description="The devices need the task of the app: see `fedgrass flower add`. After Ctrl-C, or a restart"
+        " of this machine, `fedgrass flower resume RUN` continues.",
+    )
+    run.add_argument("app", type=Path, metavar="APP_DIR", help="folder of the app, with its pyproject.toml")
+    run.add_argument(
+        "settings",
+        nargs="*",
+        metavar="setting=value",
+        help="where, thing_group, seen_within_seconds, deadline_seconds or accept_seconds of the run",
+    )
+    run.add_argument(
+        "--name", dest="run_name", default="", metavar="RUN", help="name of the run (from the app and the time)"
+    )
+    run.add_argument(
+        "--app-name",
+        default="",
+        help="name of the task after 'flower:', as given to `flower add --name` (from [project].name)",
+    )
+    run.add_argument(
+        "--run-config",
+        action="append",
+        default=[],
+        metavar="'KEY=VALUE ...'",
+        help="values of the app's [tool.flwr.app.config] to override, as in `flwr run`",
+    )
+    add_stack(run)
+    run.set_defaults(run=deferred("fedgrass.console.flower.server_app_run:run_command"))
+
+
+def _add_resume(kinds: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    resume = kinds.add_parser(
+        "resume",
+        help="continue the ServerApp of a run whose process has ended early",
+        description="The rounds that the app's strategy has finished are kept, and what devices have answered"
+        " since is used. Needs an app whose strategy starts from arrays (Strategy.start).",
+    )
+    resume.add_argument("run_name", metavar="RUN", help="name of the run")
+    resume.add_argument(
+        "app",
+        type=Path,
+        nargs="?",
+        metavar="APP_DIR",
+        help="folder of the app (where it was when the run was started in this folder)",
+    )
+    add_stack(resume)
+    resume.set_defaults(run=deferred("fedgrass.console.flower.server_app_run:resume_command"))
 
 
 def _add_app(parser: argparse.ArgumentParser) -> None:
