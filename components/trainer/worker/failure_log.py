@@ -1,6 +1,8 @@
 """Keeps the whole traceback of each failed assignment on the device; the operator gets one line of it.
 
     failures/<run>-<round>-<attempt>.txt   the latest 20, in the trainer's work folder
+
+The reason that the operator gets names the file if it has room for it.
 """
 
 import logging
@@ -57,6 +59,6 @@ def _bounded(text: bytes) -> bytes:
 
 
 def _remove_old(folder: Path) -> None:
-    files = sorted(folder.glob("*.txt"), key=lambda file: file.stat().st_mtime, reverse=True)
+    files = sorted(folder.iterdir(), key=lambda file: file.stat().st_mtime, reverse=True)
     for file in files[MOST_FILES:]:
         file.unlink(missing_ok=True)
