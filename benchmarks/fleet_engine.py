@@ -114,7 +114,7 @@ class FleetEngine:
 
     def _start_server(self, configuration: Mapping[str, object], output: IO[bytes]) -> psutil.Popen:
         command = [sys.executable, "-m", "fedgrass.console.main", "flower", "run", str(self.app)]
-        command += ["--stack", "fedgrass", "--yes"]
+        command += ["--stack", "fedgrass"]
         for name, value in configuration.items():
             command += ["--run-config", f"{name}={json.dumps(value)}"]
         return psutil.Popen(
