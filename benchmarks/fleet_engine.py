@@ -197,6 +197,7 @@ def fleet_engine(folder: Path, app: Path, devices: int) -> Iterator[FleetEngine]
         }
         for number, thing in enumerate(thing_names(devices))
     }
+    folder.mkdir(parents=True, exist_ok=True)
     built = folder / "app"
     with tempfile.TemporaryDirectory(dir=folder, prefix="module-") as generated:
         build_task(flower_code(read_project(app), task, Path(generated)), _VERSION, built)
