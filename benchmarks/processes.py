@@ -12,7 +12,7 @@ from typing import Self
 
 import psutil
 
-_SET_CHILD_SUBREAPER = 36  # of prctl(2)
+_SET_CHILD_SUBREAPER, _GET_CHILD_SUBREAPER = 36, 37  # of prctl(2)
 _STOP_SECONDS = 5.0
 Trees = Mapping[str, Callable[[], Iterable[psutil.Process]]]  # roots of the trees that belong to each name
 
@@ -119,8 +119,10 @@ class MemoryWatch:
 @contextmanager
 def ended_descendants() -> Iterator[None]:
     """End all processes that were started within, on exit: also those whose parent has ended before."""
+    prctl, former = ctypes.CDLL(None, use_errno=True).prctl, ctypes.c_int()
+    prctl(_GET_CHILD_SUBREAPER, ctypes.byref(former), 0, 0, 0)
     # Linux gives this process the orphans among its descendants instead of process 1.
-    ctypes.CDLL(None, use_errno=True).prctl(_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    prctl(_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     this = psutil.Process()
     before = set(this.children(recursive=True))
     try:
@@ -132,3 +134,4 @@ def ended_descendants() -> Iterator[None]:
                 with suppress(psutil.NoSuchProcess):
                     stop(process)
             psutil.wait_procs(left, timeout=_STOP_SECONDS)
+        prctl(_SET_CHILD_SUBREAPER, former.value, 0, 0, 0)
