@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from io import BytesIO
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -100,7 +101,8 @@ def test_each_array_is_read_by_itself() -> None:
 
 
 def test_arrays_of_a_separate_file_are_read_in_their_order() -> None:
-    record, data = array_record(**{f"layer-{number}": [float(number)] for number in range(12)})
+    layers: dict[str, Any] = {f"layer-{number}": [float(number)] for number in range(12)}
+    record, data = array_record(**layers)
     _, file = separate(record, data)
     assert read_data(BytesIO(file).read, len(file)) == data
 
