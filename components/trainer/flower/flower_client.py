@@ -138,11 +138,11 @@ class FlowerClient:
             run_id=around.run,
             node_id=around.node,
             node_config=dict(around.node_config),
-            state=_to_flower(state),
+            state=to_record_dict(state),
             run_config=dict(around.run_config),
         )
         try:
-            reply = self._app(message=_message(around, header, _to_flower(content)), context=context)
+            reply = self._app(message=_message(around, header, to_record_dict(content)), context=context)
         except ModuleNotFoundError as error:  # of an import statement in a function
             raise WorkFailed(_missing(self._folder, error)) from error
         if not isinstance(reply, Message):
@@ -155,7 +155,7 @@ class FlowerClient:
                 f"the app replied with the error {reply.error.code}: {reply.error.reason or 'no reason'}"
             )
             raise WorkFailed(message)
-        return _from_flower(reply.content), _from_flower(context.state)
+        return content_of(reply.content), content_of(context.state)
 
 
 def _quieten() -> None:
@@ -226,7 +226,7 @@ def _message(around: Surroundings, header: MessageHeader, content: Any) -> Any:
     return message
 
 
-def _to_flower(content: Content) -> Any:
+def to_record_dict(content: Content) -> Any:
     """Return records as a RecordDict whose arrays refer to the same data."""
     data = iter(content.data)
     records = RecordDict()
@@ -243,7 +243,7 @@ def _to_flower(content: Content) -> Any:
     return records
 
 
-def _from_flower(records: Any) -> Content:
+def content_of(records: Any) -> Content:
     """Return the records of a RecordDict, and the data of their arrays."""
     found: list[Record] = []
     data: list[bytes] = []
@@ -300,11 +300,11 @@ def legacy_request(message_type: str, tensors: Sequence[bytes], config: Mapping[
         config: for the client's method.
     """
     if message_type == GET_PARAMETERS:
-        return _from_flower(compat.getparametersins_to_recorddict(GetParametersIns(dict(config))))
+        return content_of(compat.getparametersins_to_recorddict(GetParametersIns(dict(config))))
     parameters = Parameters(tensors=list(tensors), tensor_type=NUMPY)
     if message_type == MessageType.TRAIN:
-        return _from_flower(compat.fitins_to_recorddict(FitIns(parameters, dict(config)), keep_input=True))
-    return _from_flower(
+        return content_of(compat.fitins_to_recorddict(FitIns(parameters, dict(config)), keep_input=True))
+    return content_of(
         compat.evaluateins_to_recorddict(EvaluateIns(parameters, dict(config)), keep_input=True)
     )
 
@@ -319,7 +319,7 @@ def legacy_reply(message_type: str, content: Content) -> LegacyReply:
     Raises:
         WorkFailed: the content is not that of such a reply; a mod may have changed it.
     """
-    records = _to_flower(content)
+    records = to_record_dict(content)
     try:
         if message_type == GET_PARAMETERS:
             found = compat.recorddict_to_getparametersres(records, keep_input=True)

@@ -187,19 +187,25 @@ class FlowerTask:
             run_config={**self._config, **self._training},
         )
         try:
-            reply, self._state = self._client.call(around, header, content, self._state)
+            reply, state = self._client.call(around, header, content, self._state)
         except KeyError as error:
             if explained := self._explained(error, content, is_own=is_own):
                 raise WorkFailed(explained) from error
             raise
-        if place is not _ALONE and not same_state(self._state, self._kept):
-            try:
-                write_state(place.state_after, self._state)
-            except (OSError, UpdateRefused) as error:
-                message = f"the app's context.state cannot be kept in {place.state_after}: {error}"
-                raise WorkFailed(message) from error
-            self._kept = self._state
+        if place is not _ALONE:
+            self._keep(state, place.state_after)
+        self._state = state
         return reply
+
+    def _keep(self, state: Content, file: Path) -> None:
+        """Write the app's state to a file, if it has changed."""
+        try:
+            if not same_state(state, self._kept):
+                write_state(file, state)
+        except (OSError, UpdateRefused) as error:
+            message = f"the app's context.state cannot be kept in {file}: {error}"
+            raise WorkFailed(message) from error
+        self._kept = state
 
     def _explained(self, error: KeyError, content: Content, *, is_own: bool) -> str:
         """Return what to do about a name that the app did not find; empty if it is no configuration.

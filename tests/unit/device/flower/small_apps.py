@@ -5,7 +5,7 @@ from textwrap import dedent
 from typing import Any
 
 from components.trainer.flower.flower_task import FlowerTask
-from components.trainer.tasks.task import Fit
+from components.trainer.tasks.task import Fit, Task
 from fedgrass.federation.weights import Arrays
 from tests.unit.device.flower.small_pyproject import PYPROJECT
 
@@ -62,7 +62,7 @@ LEGACY_APP = """
 """
 
 
-def train(task: FlowerTask, model: Arrays, **settings: bool | float | str) -> Fit:
+def train(task: Task, model: Arrays, **settings: bool | float | str) -> Fit:
     """Return what a task reaches from a model."""
     return task.fit(model, settings, lambda _: None, lambda: False)
 

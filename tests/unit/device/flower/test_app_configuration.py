@@ -73,8 +73,10 @@ def test_nested_settings_are_flattened_as_flower_does_it(config: dict[str, Any])
         ),
         (
             f"{COMPONENTS}[tool.flwr.app.config]\nlayers.sizes = [1, 2]",
-            "f has the setting layers.sizes = [1, 2] in [tool.flwr.app.config];"
-            " it takes a number, a text, or true or false",
+            (
+                "f has the setting layers.sizes = [1, 2] in [tool.flwr.app.config];"
+                " it takes a number, a text, or true or false"
+            ),
         ),
         (
             f"[tool.flwr.app]\nconfig = 1\n{COMPONENTS}",

@@ -66,7 +66,7 @@ def test_a_query_with_an_action_is_answered(tmp_path: Path) -> None:
 
 def test_the_message_has_type_group_and_times_of_the_server_app(tmp_path: Path) -> None:
     answer = ask(task_of(tmp_path, QUERY_APP), "train.head", group="7", ttl=1.5, created_at=12.25)
-    assert list(answer.records)[0].values == {"type": "train.head", "group": "7", "ttl": 1.5, "at": 12.25}
+    assert next(iter(answer.records)).values == {"type": "train.head", "group": "7", "ttl": 1.5, "at": 12.25}
 
 
 def test_a_function_that_the_app_does_not_have_is_a_failure_by_name(tmp_path: Path) -> None:
@@ -79,7 +79,7 @@ def test_a_function_that_the_app_does_not_have_is_a_failure_by_name(tmp_path: Pa
 def test_the_data_of_arrays_are_not_copied_on_the_way_to_the_app_and_back(tmp_path: Path) -> None:
     record, data = one_array(np.arange(1000))
     answer = ask(task_of(tmp_path, QUERY_APP), "query", record, data=[data])
-    assert list(answer.data)[0] is data
+    assert next(iter(answer.data)) is data
     assert list(answer.records) == [record]
 
 
@@ -108,7 +108,7 @@ def test_the_runs_settings_override_the_apps_config(tmp_path: Path) -> None:
     training = {"learning-rate": 1.0}
     task.begin_round(RoundPlace("run", 2, "edge-1", tmp_path / "state", tmp_path / "after", training))
     answer = ask(task, "train", record, data=[data])
-    assert np.frombuffer(list(answer.data)[0][-4:], np.float32) == 2.0
+    assert np.frombuffer(next(iter(answer.data))[-4:], np.float32) == 2.0
 
 
 def test_mods_and_lifespan_run_around_the_function(tmp_path: Path) -> None:
@@ -144,7 +144,7 @@ def test_mods_and_lifespan_run_around_the_function(tmp_path: Path) -> None:
 """
     )
     task = task_of(tmp_path, app)
-    first, second = (list(ask(task, "query").records)[0].values["steps"] for _ in range(2))
+    first, second = (next(iter(ask(task, "query").records)).values["steps"] for _ in range(2))
     assert first == ["start", "outer", "inner", "own", "query"]
     assert second[len(first) :] == ["-own", "-inner", "-outer", "end", *first]
 
@@ -180,8 +180,11 @@ def failing(tmp_path: Path, reply: str) -> FlowerTask:
         ),
         (
             "import no_such_package.of_data",
-            "the app imports 'no_such_package', which is not installed here: add the package that has it to the"
-            " dependencies in the app's pyproject.toml, and run `fedgrass flower add` again",
+            (
+                "the app imports 'no_such_package', which is not installed here: add the package"
+                " that has it to"
+                " the dependencies in the app's pyproject.toml, and run `fedgrass flower add` again"
+            ),
         ),
     ],
 )

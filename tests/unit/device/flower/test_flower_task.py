@@ -1,5 +1,6 @@
 """A Flower app in fedgrass's own rounds: ``fit`` and ``evaluate`` call its train and evaluate functions."""
 
+import builtins
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,13 @@ import pytest
 pytest.importorskip("flwr")
 
 from components.runtime.component_errors import ConfigurationError, WorkFailed
+from components.trainer.flower import app_requests
 from components.trainer.flower.flower_task import FlowerTask
+from components.trainer.flower.serialised_arrays import serialised
 from components.trainer.tasks.task import Fit, RoundPlace
 from components.trainer.worker.local_metrics import describe_unsent, sendable
 from fedgrass.federation.task_messages.node_ids import node_id, run_id
-from tests.unit.device.flower.small_apps import MEAN_APP, MESSAGE_APP, train, task_of
+from tests.unit.device.flower.small_apps import MEAN_APP, MESSAGE_APP, task_of, train
 
 MODEL = {"w": np.zeros((2, 2), np.float32), "b": np.ones(1, np.float32)}
 # Replies with what a test has put into the app's module, as an ArrayRecord and a MetricRecord.
@@ -29,6 +32,9 @@ ANY_REPLY = (
     @app.evaluate()
     def evaluate(msg: Message, context: Context):
         return reply(msg, context)
+
+    def raw(form, b):
+        return ArrayRecord({"w": Array("f", (2, 2), form, b"x"), "b": Array(b)})
 
     def arrays(**values):
         return ArrayRecord({name: Array(np.asarray(value)) for name, value in values.items()})
@@ -130,8 +136,6 @@ def test_the_runs_training_and_the_round_are_the_configuration(tmp_path: Path) -
 """,
         **{"node-num-partitions": 4, "node-site": "hall 3"},
     )
-    import builtins
-
     task.begin_round(place(tmp_path, 7, epochs=2, **{"learning-rate": 0.125}))
     task.evaluate(MODEL)
     train(task, MODEL, **{"learning-rate": 0.125}, epochs=2)
@@ -253,13 +257,18 @@ EXAMPLES = '"metrics": MetricRecord({"num-examples": 1})'
     [
         (
             f"{{{EXAMPLES}}}",
-            "the reply of the app's train function has no ArrayRecord; the trained arrays are expected under"
-            " the key 'arrays' (the task's option arrays_key)",
+            (
+                "the reply of the app's train function has no ArrayRecord; the trained arrays are"
+                " expected under"
+                " the key 'arrays' (the task's option arrays_key)"
+            ),
         ),
         (
             f'{{"x": arrays(w=w), "y": arrays(b=b), {EXAMPLES}}}',
-            "the reply of the app's train function has the ArrayRecords 'x', 'y'; the trained arrays are"
-            " expected under the key 'arrays' (the task's option arrays_key)",
+            (
+                "the reply of the app's train function has the ArrayRecords 'x', 'y'; the trained arrays are"
+                " expected under the key 'arrays' (the task's option arrays_key)"
+            ),
         ),
         (
             f'{{"arrays": arrays(w=w, c=b), {EXAMPLES}}}',
@@ -278,25 +287,34 @@ EXAMPLES = '"metrics": MetricRecord({"num-examples": 1})'
             "array 'w' of the app's reply has the type int64, the model has float32",
         ),
         (
-            f'{{"arrays": ArrayRecord({{"w": Array("f", (2, 2), "torch", b""), "b": Array(b)}}), {EXAMPLES}}}',
+            f'{{"arrays": raw("torch", b), {EXAMPLES}}}',
             "array 'w' of the app's reply has the form 'torch'; fedgrass averages 'numpy.ndarray'",
         ),
         (
-            f'{{"arrays": ArrayRecord({{"w": Array("f", (2, 2), "numpy.ndarray", b"x"), "b": Array(b)}}), {EXAMPLES}}}',
-            "the app's reply is not usable: array 'w' is not a serialised numpy array: EOF: reading magic"
-            " string, expected 8 bytes got 1",
+            f'{{"arrays": raw("numpy.ndarray", b), {EXAMPLES}}}',
+            (
+                "the app's reply is not usable: array 'w' is not a serialised numpy array: EOF: reading magic"
+                " string, expected 8 bytes got 1"
+            ),
         ),
         (
             '{"arrays": arrays(w=w, b=b), "metrics": MetricRecord({"num_examples": 3})}',
-            "the reply of the app's train function has no 'num-examples' in a MetricRecord (it has"
-            " 'num_examples'): fedgrass weights by the number of examples; return it under that key, or name"
-            " the app's own key by the task's option examples_key",
+            (
+                "the reply of the app's train function has no 'num-examples' in a MetricRecord (it has"
+                " 'num_examples'): fedgrass weights by the number of examples; return it under that"
+                " key, or name"
+                " the app's own key by the task's option examples_key"
+            ),
         ),
         (
             '{"arrays": arrays(w=w, b=b)}',
-            "the reply of the app's train function has no 'num-examples' in a MetricRecord (it has nothing):"
-            " fedgrass weights by the number of examples; return it under that key, or name the app's own key"
-            " by the task's option examples_key",
+            (
+                "the reply of the app's train function has no 'num-examples' in a MetricRecord (it"
+                " has nothing):"
+                " fedgrass weights by the number of examples; return it under that key, or name the"
+                " app's own key"
+                " by the task's option examples_key"
+            ),
         ),
     ],
 )
@@ -348,11 +366,13 @@ def test_an_app_of_the_message_api_does_not_bring_a_model(tmp_path: Path) -> Non
 
 
 def test_the_model_of_a_round_is_serialised_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from components.trainer.flower import app_requests
+    task, calls = task_of(tmp_path, MEAN_APP), list[Any]()
 
-    task, calls = task_of(tmp_path, MEAN_APP), list[str]()
-    whole = app_requests.serialised
-    monkeypatch.setattr(app_requests, "serialised", lambda array: calls.append("") or whole(array))
+    def counted(array: Any) -> bytes:
+        calls.append(array)
+        return serialised(array)
+
+    monkeypatch.setattr(app_requests, "serialised", counted)
     task.evaluate(MODEL)
     fit = train(task, MODEL)
     after = task.evaluate(fit.weights)

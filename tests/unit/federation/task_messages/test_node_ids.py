@@ -6,7 +6,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedgrass.federation.task_messages import node_ids
 from fedgrass.federation.task_messages.node_ids import node_id, run_id
 
 
@@ -27,5 +26,5 @@ def test_reserved_numbers_are_avoided(number: int, expected: int, monkeypatch: p
         def digest() -> bytes:
             return number.to_bytes(8, "big") + bytes(24)
 
-    monkeypatch.setattr(node_ids.hashlib, "sha256", lambda _: Digest)
+    monkeypatch.setattr(hashlib, "sha256", lambda _: Digest)
     assert node_id("edge-1") == expected
