@@ -237,7 +237,10 @@ FILE = ContentFile(sha256="0" * 64, bytes=1)
         (Answer([RECORD], [None, None]), "the data of array 'w' are a NoneType, not bytes"),  # type: ignore[list-item]
         (Answer([RECORD], 5), "the data of an Answer are a sequence of bytes, not a int"),  # type: ignore[arg-type]
         (Answer([RECORD], b"1234"), "the data of an Answer are a sequence of bytes, not a bytes"),  # type: ignore[arg-type]
-        (Answer([RECORD, RECORD], DATA * 2), "the reply has two records of the name 'arrays'"),
+        (
+            Answer([RECORD, RECORD], DATA * 2),
+            "the reply cannot be sent: the content has two records 'arrays'",
+        ),
         (
             Answer([msgspec.structs.replace(RECORD, file=FILE)], DATA),
             "the record 'arrays' of the reply names a separate file; replies carry their arrays",
@@ -252,7 +255,7 @@ FILE = ContentFile(sha256="0" * 64, bytes=1)
         ),
         (
             Answer([Record(name="", kind="metrics")], []),
-            "the reply cannot be sent: the records cannot be decoded",
+            "the reply cannot be sent: a record is invalid",
         ),
         (
             Answer([Record(name="m", kind="config", values={"text": "x" * 9_000_000})], []),
