@@ -29,7 +29,7 @@ from fedgrass.federation.runs import Run, RunState
 from fedgrass.federation.settings import RunSettings
 from fedgrass.federation.settings_parser import parse_settings
 from fedgrass.federation.weights.array_sharing import Role
-from fedgrass.local.flower_demo import FlowerDemoTask, is_flower
+from fedgrass.local.flower.flower_demo import FlowerDemoTask, is_flower
 from fedgrass.local.local_errors import FedgrassLocalError
 from fedgrass.local.local_fleet import ComponentBuild
 from fedgrass.local.task_loading import DemoTask

@@ -30,8 +30,11 @@ try:
         MetricRecord,
         RecordDict,
     )
+    from flwr.clientapp import ClientApp
+    from flwr.common import parameters_to_ndarrays
     from flwr.common.constant import SUPERLINK_NODE_ID, ErrorCode
     from flwr.proto.node_pb2 import NodeInfo
+    from flwr.server import SimpleClientManager
     from flwr.serverapp import Grid, ServerApp
     from flwr.serverapp.strategy import Result, Strategy
     from flwr.supercore.logger import FLOWER_LOGGER
@@ -49,6 +52,7 @@ __all__ = [
     "FLOWER_LOGGER",
     "SUPERLINK_NODE_ID",
     "ArrayRecord",
+    "ClientApp",
     "ConfigRecord",
     "Context",
     "Error",
@@ -63,11 +67,13 @@ __all__ = [
     "Run",
     "RunNotRunningException",
     "ServerApp",
+    "SimpleClientManager",
     "Strategy",
     "TaskIdentity",
     "from_records",
     "identify",
     "load_server_app",
+    "parameters_to_ndarrays",
     "server_context",
     "to_parts",
     "to_record",

@@ -13,7 +13,7 @@ from fedgrass.console.tasks.task_component import build_task, component_name
 from fedgrass.federation.encodings.array_types import read_arrays
 from fedgrass.federation.errors import SettingsError
 from fedgrass.federation.weights import Arrays
-from fedgrass.local.flower_initial_model import initial_model_of
+from fedgrass.local.flower.flower_initial_model import initial_model_of
 
 _VERSION = "1.0.0"  # of the component
 _PARTITION, _PARTITIONS = "node-partition-id", "node-num-partitions"
@@ -37,6 +37,8 @@ class FlowerDemoTask:
         SettingsError: the app cannot be used, or has no initial model.
     """
 
+    keeps_order = True  # of the model's arrays: an app may turn them into a list
+
     def __init__(self, choice: str, path: Path | None, devices: int, options: Mapping[str, Value]) -> None:
         if path is None:
             message = f"--task is {choice}, a Flower app: give its folder by --task-path"
@@ -48,9 +50,6 @@ class FlowerDemoTask:
         self._options = options
         node = {_PARTITION: 0, _PARTITIONS: devices}
         found = initial_model_of(path, options={**node, **options})
-        if found is None:
-            message = f"the demo of {self.name} needs an initial model"
-            raise SettingsError(message)
         self._model: dict[str, NDArray] = dict(read_arrays(found.model))  # type: ignore[type-arg]
         self.training: Mapping[str, Value] = found.settings
 
