@@ -21,6 +21,7 @@ num-server-rounds = 3
 optimizer.lr = 0.5
 """
 CLIENT = """\
+import numpy as np
 from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
@@ -29,7 +30,8 @@ app = ClientApp()
 @app.train()
 def train(message, context):
     lr = context.run_config["optimizer.lr"]
-    arrays = {name: Array(array.numpy() + lr) for name, array in message.content["arrays"].items()}
+    model = {name: array.numpy() for name, array in message.content["arrays"].items()}
+    arrays = {name: Array(np.asarray(array + lr, array.dtype)) for name, array in model.items()}
     metrics = MetricRecord({"num-examples": 10 + context.node_config["partition-id"], "train_loss": 0.25})
     return Message(RecordDict({"arrays": ArrayRecord(arrays), "metrics": metrics}), reply_to=message)
 

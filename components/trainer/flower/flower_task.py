@@ -208,7 +208,7 @@ class FlowerTask:
         self._kept = state
 
     def _explained(self, error: KeyError, content: Content, *, is_own: bool) -> str:
-        """Return what to do about a name that the app did not find; empty if it is no configuration.
+        """Return what to do about a name that the app did not find; empty if it is not one of a setting.
 
         Args:
             error: raised by the app.

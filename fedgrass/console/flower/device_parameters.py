@@ -44,7 +44,7 @@ class Fleet(FleetRun, Protocol):
         """End such a run."""
 
 
-def ask_for_parameters(  # noqa: PLR0913 - the last three are for tests
+def ask_for_parameters(  # noqa: PLR0913, PLR0917 - the last three are for tests
     fleet: Fleet,
     run: str,
     settings: RunSettings,

@@ -29,7 +29,6 @@ from fedgrass.federation.runs import LIVING, Run
 from fedgrass.federation.selection import Candidate
 from fedgrass.federation.settings import RunSettings
 from fedgrass.federation.settings_parser import parse_settings
-from fedgrass.federation.training_settings import check_sendable
 from fedgrass.federation.weights import (
     PREFIX,
     check_finite,
@@ -183,8 +182,8 @@ def _start_flower(operator: Operator, arguments: argparse.Namespace, settings: R
         found = _SERVERS_MODEL(arguments.app)
         if found is not None:
             training = {**found.settings, **settings.training}
-            check_sendable(training, settings.training_by_round)
-            settings = msgspec.structs.replace(settings, training=training)
+            # Parsed again: the announcements of the run carry them.
+            settings = parse_settings({**msgspec.to_builtins(settings), "training": training})
             return operator.start(arguments.name, settings, found.model)
         say("the ServerApp passes no initial model")
     elif operator.bucket.exists(object_keys.model(arguments.name, 0)):

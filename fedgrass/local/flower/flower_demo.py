@@ -2,8 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-
-from numpy.typing import NDArray
+from typing import Any
 
 from components.trainer.tasks.task_release import COMPONENT
 from fedgrass.console.flower.flower_component import flower_code
@@ -57,13 +56,13 @@ class FlowerDemoTask:
         self.name = task_name(self.project, choice.removeprefix(TASK_PREFIX))
         self._devices = devices
         self._options = options
-        self._model: dict[str, NDArray] = {}  # type: ignore[type-arg]
+        self._model: Arrays = {}
         self.training: Mapping[str, Value] = {}
         if has_server_app:
             return
         node = {_PARTITION: 0, _PARTITIONS: devices}
         found = initial_model_of(path, options={**node, **options})
-        self._model, self.training = dict(read_arrays(found.model)), found.settings
+        self._model, self.training = read_arrays(found.model), found.settings
 
     def configuration(self, share: int) -> dict[str, object]:
         """Return the trainer's tasks for the device with partition ``share``: only this task."""
@@ -84,8 +83,8 @@ class FlowerDemoTask:
         """Return no warning: each device has its partition."""
         return ""
 
-    def get(self) -> "FlowerDemoTask":
-        """Return what has the initial weights: this object."""
+    def get(self) -> Any:
+        """Return what has the initial weights: this object, which trains on devices only."""
         return self
 
     def initial_weights(self, seed: int) -> Arrays:  # noqa: ARG002 - the ServerApp draws them

@@ -42,13 +42,15 @@ class AskedFleet(FlowerFleet):
 
     def ask(self) -> dict[str, Any]:
         return ask_for_parameters(
-            self, "cracks-1", SETTINGS, lambda _: None, 60.0, lambda fleet, _: self.exchange(), self.clock
+            self, "cracks-1", SETTINGS, lambda _: None, 60.0, lambda *_: self.exchange(), self.clock
         )
 
 
 def reply(arrays: list[np.ndarray[Any, Any]], code: Code = Code.OK, text: str = "") -> Content:
     parameters = Parameters([saved(array) for array in arrays], "numpy.ndarray")
-    records = compat.getparametersres_to_recorddict(GetParametersRes(Status(code, text), parameters), True)
+    records = compat.getparametersres_to_recorddict(
+        GetParametersRes(Status(code, text), parameters), keep_input=True
+    )
     parts = to_parts(records)
     return [part.record for part in parts], [bytes(one) for part in parts for one in part.data]
 
@@ -80,7 +82,7 @@ def test_the_next_device_is_asked_if_one_fails() -> None:
 
 
 def test_an_app_without_parameters_is_reported_after_three_devices_with_what_to_give() -> None:
-    missing = ([], Code.GET_PARAMETERS_NOT_IMPLEMENTED, "Client does not implement `get_parameters`")
+    missing: Any = ([], Code.GET_PARAMETERS_NOT_IMPLEMENTED, "Client does not implement `get_parameters`")
     fleet = AskedFleet(missing, ([],), "no train function", devices=5)
     with pytest.raises(SettingsError) as caught:
         fleet.ask()
@@ -96,8 +98,7 @@ def test_an_app_without_parameters_is_reported_after_three_devices_with_what_to_
 
 def test_a_reply_that_is_no_array_is_refused() -> None:
     fleet = AskedFleet(*[([np.ones(1)],)] * 3)
-    fleet.answer = lambda *_: damaged()  # type: ignore[method-assign]
-    fleet.work = fleet.answer
+    fleet.work = lambda *_: damaged()
     with pytest.raises(SettingsError, match="refused: array '0' is not a serialised numpy array"):
         fleet.ask()
 
@@ -109,7 +110,7 @@ def damaged() -> Content:
 
 def test_a_fleet_without_devices_is_reported() -> None:
     fleet = AskedFleet(devices=1)
-    fleet.message_devices = lambda _: []  # type: ignore[method-assign]
+    vars(fleet)["message_devices"] = lambda _: []
     with pytest.raises(
         SettingsError, match="no device with the task was seen within 77 s; give the model by"
     ):
@@ -122,7 +123,7 @@ def test_an_interrupted_question_ends_its_run() -> None:
     def interrupt(_: float) -> bool:
         raise KeyboardInterrupt
 
-    fleet.pause = interrupt  # type: ignore[method-assign]
+    vars(fleet)["pause"] = interrupt
     with pytest.raises(KeyboardInterrupt):
         fleet.ask()
     assert fleet.fleet.run().state is RunState.FAILED

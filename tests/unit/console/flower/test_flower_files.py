@@ -16,9 +16,8 @@ from fedgrass.console.flower.flower_project import read_project
 from fedgrass.federation.errors import SettingsError
 from tests.fakes.flower_apps import PROJECT, write_app
 
-MANY = {
-    name: "x = 1\n"
-    for name in (
+MANY = dict.fromkeys(
+    (
         "README.md",
         "LICENSE",
         "LICENSE.md",
@@ -45,8 +44,9 @@ MANY = {
         "ignored.py",
         "x.egg",
         ".git/config.json",
-    )
-}
+    ),
+    "x = 1\n",
+)
 GITIGNORE = "# scratch\n\nscratch/*\n!scratch/keep.py\nignored.py  \n"
 
 

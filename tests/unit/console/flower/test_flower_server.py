@@ -28,7 +28,10 @@ from fedgrass.console.flower.flower_server import (
 from fedgrass.federation.errors import SettingsError
 from tests.fakes.flower_apps import write_app
 
-MODEL = {"z.weight": np.ones((2, 3), np.float32), "a.count": np.asarray(7, np.int64)}
+MODEL: dict[str, np.ndarray[Any, Any]] = {
+    "z.weight": np.ones((2, 3), np.float32),
+    "a.count": np.asarray(7, np.int64),
+}
 
 
 def record(**arrays: np.ndarray[Any, Any]) -> ArrayRecord:
@@ -52,7 +55,7 @@ def test_the_arrays_of_the_first_train_message_are_the_model_in_their_order(stra
                 initial_arrays=record(**MODEL),
                 train_config=ConfigRecord({"lr": context.run_config["lr"], "many": [1, 2]}),
             )
-        except Exception:  # as careless apps do
+        except Exception:  # noqa: BLE001 - as careless apps do
             after.append("caught")
         after.append("continued")
 
@@ -75,7 +78,7 @@ def test_the_lifespan_of_the_app_ends_and_its_record_may_have_another_name() -> 
 
     made = app(main)
 
-    @made.lifespan()
+    @made.lifespan()  # type: ignore[untyped-decorator]
     def lifespan(_: Context) -> Iterator[None]:
         yield
         ended.append("ended")
@@ -180,7 +183,7 @@ def imports_undone() -> Iterator[None]:
     ],
 )
 def test_a_component_that_cannot_be_imported_is_explained(
-    tmp_path: Path, parts: dict[str, str], said: str
+    tmp_path: Path, parts: dict[str, Any], said: str
 ) -> None:
     project = read_project(write_app(tmp_path, **parts))
     with imports_undone(), pytest.raises(SettingsError, match=said):
@@ -194,7 +197,7 @@ def test_a_missing_package_is_called_as_the_app_requires_it(tmp_path: Path) -> N
         for line in (write_app(tmp_path) / "pyproject.toml").read_text().splitlines()
     )
     folder = write_app(tmp_path, project=project, server="import scikit_image_x\n")
-    with imports_undone(), pytest.raises(SettingsError, match="pip install scikit-image-x$"):
+    with imports_undone(), pytest.raises(SettingsError, match=r"pip install scikit-image-x$"):
         load_server_app(read_project(folder))
 
 

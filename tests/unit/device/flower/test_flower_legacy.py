@@ -70,7 +70,7 @@ def test_a_client_without_get_parameters_brings_no_model(tmp_path: Path) -> None
         task.initial_weights(1)
 
 
-def test_the_configuration_has_the_round_under_both_names(tmp_path: Path) -> None:
+def test_the_configuration_has_the_round_under_all_names_in_use(tmp_path: Path) -> None:
     fit = """
             return FitRes(OK, ins.parameters, 1, {**ins.config})"""
     task = task_of(tmp_path, CLIENT_APP.format(fit=fit))
@@ -137,7 +137,7 @@ def test_a_request_that_the_client_does_not_implement_is_left_to_the_server_app(
     task = task_of(tmp_path, CLIENT_APP.format(fit="raise ValueError"))
     answer = task.answer(message("get_parameters"))
     status = next(record for record in answer.records if record.name.endswith("status"))
-    assert status.values["code"] == 2  # GET_PARAMETERS_NOT_IMPLEMENTED; Flower's server goes on without
+    assert status.values["code"] == 2  # GET_PARAMETERS_NOT_IMPLEMENTED; Flower's server continues without
 
 
 def test_a_reply_that_a_mod_has_replaced_is_passed_on(tmp_path: Path) -> None:

@@ -44,13 +44,20 @@ values = st.one_of(
 blobs = st.lists(st.binary(max_size=40), max_size=5)
 
 
-@given(st.lists(st.tuples(names, st.dictionaries(names, values, max_size=4), blobs), max_size=4))
+contents_of_messages = st.lists(
+    st.tuples(names, st.dictionaries(names, values, max_size=4), blobs),
+    max_size=4,
+    unique_by=lambda content: content[0],
+)
+
+
+@given(contents_of_messages)
 def test_what_was_written_is_read(contents: list[tuple[str, dict[str, object], list[bytes]]]) -> None:
     records = [
         Record(
             name=name,
-            kind="config",
-            values=of,
+            kind="arrays" if data else "config",
+            values={} if data else of,
             arrays=tuple(entry(str(number), item) for number, item in enumerate(data)),
         )
         for name, of, data in contents

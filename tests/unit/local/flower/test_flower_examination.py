@@ -15,7 +15,7 @@ from fedgrass.federation.weights import encode
 from fedgrass.local.flower.flower_examination import FlowerExamination
 from fedgrass.local.task_examination import CheckFailed, Finding
 
-MODEL = {"w": np.ones((2, 2), np.float32), "n": np.asarray(3, np.int64)}
+MODEL: dict[str, Any] = {"w": np.ones((2, 2), np.float32), "n": np.asarray(3, np.int64)}
 
 
 class App:
@@ -134,7 +134,8 @@ def test_each_query_is_asked_and_needs_no_model(tmp_path: Path) -> None:
     def query(message: TaskMessage) -> Answer:
         asked.append(message)
         if message.header.type == "query.bins":
-            raise KeyError("bins")
+            missing = "bins"
+            raise KeyError(missing)
         return Answer([Record(name="counts", kind="metrics", values={"n": 1})], [b"12345"])
 
     app = App()
