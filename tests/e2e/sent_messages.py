@@ -20,7 +20,7 @@ def doubling_task(root: str) -> dict[str, object]:
 
 
 class SentMessages:
-    """One run with messages of its own."""
+    """One run and the messages that it sends."""
 
     def __init__(self, watched: Watched, name: str, **settings: object) -> None:
         self._watched = watched

@@ -212,6 +212,39 @@ def test_the_sweep_settles_a_run_that_has_ended_once() -> None:
     assert fleet.rounds.unsettled() == []
 
 
+@pytest.mark.parametrize(
+    ("action", "fields", "kept"),
+    [("finish", {}, False), ("cancel", {}, False), ("finish", {"failed": "ValueError"}, True)],
+)
+def test_small_replies_leave_the_table_once_their_server_app_has_ended_for_good(
+    action: str, fields: dict[str, str], *, kept: bool
+) -> None:
+    fleet = with_open("thing-0", "thing-1")
+    fleet.answers("thing-0", number=1)
+    sweep.sweep(fleet.cloud)
+    assert fleet.part("thing-0", fleet.sent(1)).answer
+    fleet.request(action, **fields)
+    sweep.sweep(fleet.cloud)
+    assert bool(fleet.part("thing-0", fleet.sent(1)).answer) == kept
+    assert fleet.part("thing-0", fleet.sent(1)).state is Participation.REPLIED
+    assert fleet.rounds.unsettled() == []
+
+
+def test_the_replies_of_a_long_run_are_removed_in_several_sweeps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sweep, "_ROUNDS_FORGOTTEN", 2)
+    fleet = started(devices=1)
+    for _ in range(5):
+        fleet.push()
+        fleet.all_answer()
+    fleet.request("finish")
+    for forgotten in (2, 4, 5):
+        assert fleet.rounds.unsettled() == [RUN]
+        sweep.sweep(fleet.cloud)
+        kept = [number for number in range(1, 6) if fleet.part("thing-0", fleet.sent(number)).answer]
+        assert kept == list(range(forgotten + 1, 6))
+    assert fleet.rounds.unsettled() == []
+
+
 def test_an_ended_run_whose_worker_crashed_before_it_gave_the_rounds_up_is_woken() -> None:
     fleet = with_open("thing-0", "thing-1")
     fleet.counter.plan_crash(name="move")
