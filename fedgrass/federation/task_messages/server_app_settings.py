@@ -13,7 +13,6 @@ _STOPS = "the ServerApp decides when it ends"
 _INSTEAD: Mapping[str, str] = MappingProxyType(
     {
         "rounds": "the ServerApp decides how many there are: set them in the app's run config",
-        "training": "the ServerApp sends a configuration with each message: set it in the app's run config",
         "training_by_round": "the ServerApp sends a configuration with each message",
         "statistics": "start a run of statistics by itself, or let the ServerApp send queries",
         "held_out": "the ServerApp chooses the devices of each message; bound them by `where`",
@@ -52,9 +51,7 @@ _INSTEAD: Mapping[str, str] = MappingProxyType(
 
 
 def server_app_contradictions(settings: RunSettings) -> Iterator[str]:
-    """Yield a message on each setting that has no meaning in a run with a ServerApp, and what has."""
-    if not settings.has_server_app:
-        return
+    """Yield a message on each setting that is set in a run with a ServerApp and has no meaning there."""
     unset = RunSettings(task=settings.task)
     for field in RunSettings.__struct_fields__:
         value = getattr(settings, field)
