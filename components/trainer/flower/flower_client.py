@@ -22,9 +22,7 @@ from fedgrass.federation.task_messages.message_content import LONGEST_NAME, Arra
 
 OLDEST = "1.40"  # version of flwr
 _OLDEST_PYTHON = (3, 11)  # that flwr runs on
-os.environ["FLWR_TELEMETRY_ENABLED"] = (
-    "0"  # before flwr is imported: without it, flwr reports its use to its makers
-)
+os.environ["FLWR_TELEMETRY_ENABLED"] = "0"  # before flwr is imported: it would report its use otherwise
 
 
 def _version() -> str:
