@@ -29,6 +29,8 @@ from fedgrass.federation.runs import Run, RunState
 from fedgrass.federation.settings import RunSettings
 from fedgrass.federation.settings_parser import parse_settings
 from fedgrass.federation.weights.array_sharing import Role
+from fedgrass.local.flower.flower_demo import FlowerDemoTask, is_flower
+from fedgrass.local.flower.server_app_demo import run_server_app, server_app_settings
 from fedgrass.local.local_errors import FedgrassLocalError
 from fedgrass.local.local_fleet import ComponentBuild
 from fedgrass.local.task_loading import DemoTask
@@ -57,6 +59,7 @@ class DemoOptions:
     task_path: Path | None = None
     task_options: Sequence[str] = ()
     task_include: Sequence[str] = ()
+    server_app: bool = False
     run_settings: Sequence[str] = ()
     strategies: Sequence[Path] = ()
     profile: str = "classic"
@@ -91,14 +94,8 @@ def _demo(options: DemoOptions, console: Console, folder: Path) -> int:
     things = thing_names(options.devices)
     plain = thing_names(options.mqtt_devices, "plain") if options.mqtt_devices else []
     count = len(thing_names(len(things) + len(plain)))  # refuses too many in total
-    task = DemoTask(
-        options.task,
-        options.task_path,
-        count,
-        parse_key_values("--task-option", options.task_options),
-        options.task_include,
-    )
-    settings = _settings(options, task.name)
+    task = _task(options, count)
+    settings = _settings(options, task.name, task.training if isinstance(task, FlowerDemoTask) else None)
     configurations = {
         thing: {"tasks": task.configuration(index), "heartbeat_seconds": 10}
         for index, thing in enumerate([*things, *plain])
@@ -126,7 +123,10 @@ def _demo(options: DemoOptions, console: Console, folder: Path) -> int:
     ):
         if options.keep:
             _print_how_to_watch(testbed, console)
-        run, evaluations = _watch_run(testbed, output.name, settings, task, console)
+        if isinstance(task, FlowerDemoTask) and options.server_app:
+            run, evaluations = run_server_app(testbed, task.project, settings, output, console), {}
+        else:
+            run, evaluations = _watch_run(testbed, output.name, settings, task, console)
         summaries = [history.summarize(record, evaluations) for record in testbed.operator.rounds(run)]
         trained = [number for number in evaluations if number]
         model = testbed.operator.model(run.name, max(trained)) if trained else None
@@ -149,7 +149,21 @@ def _demo(options: DemoOptions, console: Console, folder: Path) -> int:
         return code
 
 
-def _task_components(task: DemoTask, folder: Path) -> list[ComponentBuild]:
+def _task(options: DemoOptions, devices: int) -> DemoTask | FlowerDemoTask:
+    chosen = parse_key_values("--task-option", options.task_options)
+    if is_flower(options.task):
+        return FlowerDemoTask(
+            options.task, options.task_path, devices, chosen, has_server_app=options.server_app
+        )
+    if options.server_app:
+        message = (
+            f"--server-app is for Flower apps, --task flower: --task-path APP_DIR; --task is {options.task}"
+        )
+        raise SettingsError(message)
+    return DemoTask(options.task, options.task_path, devices, chosen, options.task_include)
+
+
+def _task_components(task: DemoTask | FlowerDemoTask, folder: Path) -> list[ComponentBuild]:
     """Build the component of a user's task, which the cores get by a deployment."""
     name = task.build_component(folder)
     return [ComponentBuild(name, folder / "recipes" / f"{name}.yaml", folder / "artifacts")] if name else []
@@ -165,13 +179,15 @@ def _misspelt(training: Iterable[str]) -> Iterator[str]:
             yield f"--setting {name} is passed on as a setting of the training: did you mean {close[0]}?"
 
 
-def _settings(options: DemoOptions, task: str) -> RunSettings:
+def _settings(options: DemoOptions, task: str, default: Mapping[str, Value] | None = None) -> RunSettings:
     """Return the settings of the run; a ``--setting`` that is not one of the run is one of its training.
 
     Raises:
         SettingsError: a setting is invalid, or has a separate option.
     """
     chosen = parse_key_values("--setting", options.run_settings)
+    if isinstance(task, FlowerDemoTask) and options.server_app:
+        return server_app_settings(task.project, task.name, chosen, rounds=options.rounds != _DEFAULT_ROUNDS)
     for name, option in {"task": "--task", "rounds": "--rounds"}.items():
         if name in chosen:
             message = f"--setting {name} is not allowed: use {option} instead"
@@ -179,7 +195,8 @@ def _settings(options: DemoOptions, task: str) -> RunSettings:
     run_settings = {
         name: _parsed(value) for name, value in chosen.items() if name in RunSettings.__struct_fields__
     }
-    training = {name: value for name, value in chosen.items() if name not in run_settings}
+    others = {name: value for name, value in chosen.items() if name not in run_settings}
+    training = {**(default or {}), **others}
     base = {"task": task, "rounds": options.rounds, "deadline_seconds": 300}
     return parse_settings({**base, "training": training, **run_settings})
 
@@ -195,8 +212,8 @@ def _parsed(value: Value) -> object:
 @contextmanager
 def _output_folder(parent: Path, task: str) -> Iterator[Path]:
     """Create the folder that names the run, before anything else; remove it again if it stays empty."""
-    # A run's name has no underscore.
-    stem = f"{task.replace('_', '-')}-{time.strftime('%Y%m%d-%H%M%S')}"
+    # A run's name has neither underscore nor colon.
+    stem = f"{task.replace('_', '-').replace(':', '-')}-{time.strftime('%Y%m%d-%H%M%S')}"
     for name in (stem, *(f"{stem}-{number}" for number in range(2, 100))):
         try:
             (parent / name).mkdir(parents=True)
@@ -217,7 +234,7 @@ def _output_folder(parent: Path, task: str) -> Iterator[Path]:
 
 
 def _watch_run(
-    testbed: Testbed, name: str, settings: RunSettings, task: DemoTask, console: Console
+    testbed: Testbed, name: str, settings: RunSettings, task: DemoTask | FlowerDemoTask, console: Console
 ) -> tuple[Run, dict[int, Mapping[str, float]]]:
     """Start a run and show it until it ends; return it with the metrics of its global models by number."""
     initial = initial_model(task.get(), 0, settings.shared)
@@ -245,7 +262,7 @@ def _watch_run(
             time.sleep(_POLL_SECONDS)
 
 
-def _evaluation(task: DemoTask, initial: InitialModel, model: bytes) -> Mapping[str, float]:
+def _evaluation(task: DemoTask | FlowerDemoTask, initial: InitialModel, model: bytes) -> Mapping[str, float]:
     """Return the metrics of a global model, by the demo itself; empty if only devices can complete it."""
     if initial.roles.names(Role.PRIVATE):
         return {}
@@ -275,7 +292,7 @@ def _verdict(
     if run.state is not RunState.SUCCEEDED:
         console.print(styled((f"the run is {run.state}: ", "red"), run.reason), soft_wrap=True)
         return 1
-    accuracy = evaluations[max(evaluations)].get("accuracy")
+    accuracy = evaluations[max(evaluations)].get("accuracy") if evaluations else None
     if accuracy is None:
         return 0
     chosen = (options.devices, options.mqtt_devices, options.rounds, options.task)

@@ -5,6 +5,7 @@ from random import Random
 
 from fedgrass.federation.aggregation.sharding_plan import Job
 from fedgrass.federation.messages.alarms import Alarm, Reminder
+from fedgrass.federation.rounds import Work
 from fedgrass.federation.selection import Candidate
 from fedgrass.federation.selection.sampling import anyone
 
@@ -14,6 +15,7 @@ class MemoryDevices:
 
     def __init__(self) -> None:
         self.seen: dict[str, Candidate] = {}
+        self.works: frozenset[str] = frozenset(Work)  # that the devices' trainer components know
 
     def heartbeat(
         self,
@@ -25,7 +27,13 @@ class MemoryDevices:
         **attributes: str | float | bool,
     ) -> None:
         self.seen[device] = Candidate(
-            device, at, _names(tasks), examples, attributes, metrics=_names(metrics)
+            device,
+            at,
+            _names(tasks),
+            examples,
+            attributes,
+            metrics=_names(metrics),
+            works=self.works,
         )
 
     def seen_since(self, earliest: int) -> Iterator[Candidate]:

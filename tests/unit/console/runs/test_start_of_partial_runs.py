@@ -31,7 +31,7 @@ class Recorder:
 
     def start(self, _name: str, settings: RunSettings, model: bytes) -> argparse.Namespace:
         self.calls.append(("start", (settings, model)))
-        return argparse.Namespace(name="r", state="RUNNING", reason="", waiting_since=0)
+        return argparse.Namespace(name="r", state="RUNNING", reason="", waiting_since=0, settings=settings)
 
     def rounds(self, _run: object) -> list[object]:
         return []
@@ -52,7 +52,12 @@ def start(folder: Path, *settings: str, frozen: bytes | None = None, model: byte
             (folder / name).write_bytes(data)
     operator_actions.start.__wrapped__(  # type: ignore[attr-defined] # without the handler of errors
         argparse.Namespace(
-            name="r", settings=["task=marked", *settings], settings_file=None, continue_from=None, **paths
+            name="r",
+            settings=["task=marked", *settings],
+            settings_file=None,
+            continue_from=None,
+            app=None,
+            **paths,
         )
     )
 

@@ -1,0 +1,1 @@
+"""Unit tests of runs that a ServerApp drives."""
