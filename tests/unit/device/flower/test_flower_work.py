@@ -17,7 +17,7 @@ from components.trainer.worker.work_runner import WorkRunner
 from components.trainer.worker.worker_protocol import Result, WorkOrder
 from fedgrass.federation import weights
 from fedgrass.federation.messages import Announcement
-from tests.fakes.message_tasks import announced
+from tests.fakes.message_tasks import announced, file_of
 from tests.unit.device.flower.small_apps import MESSAGE_APP, release, write_app
 
 # Adds the number of its calls, which it keeps in its state, to the model.
