@@ -375,6 +375,6 @@ def test_options_of_a_flower_app_are_those_of_its_task_and_of_its_node() -> None
 @pytest.mark.parametrize("name", ["partition-id", "node-", "array_key", "folder"])
 def test_an_option_that_a_flower_app_cannot_have_is_refused_before_it_is_deployed(name: str) -> None:
     with pytest.raises(
-        SettingsError, match="has no option .* node-NAME .* such as node-partition-id, and arrays_key"
+        SettingsError, match=r"has no option .* node-NAME .* such as node-partition-id, and arrays_key"
     ):
         check_task_options("flower:mean", {name: 3})
