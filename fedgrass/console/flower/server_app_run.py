@@ -8,6 +8,7 @@ import argparse
 import json
 import logging
 import shlex
+import signal
 import threading
 import time
 import traceback
@@ -15,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from types import FrameType
 from typing import Any, Protocol
 
 import msgspec
@@ -163,7 +165,7 @@ def drive(  # noqa: PLR0913 - what is run, where and how
         flower_api.identify(run.name)
         grid = fleet_grid.FleetGrid(exchange, run.name)
         try:
-            with checkpoints.installed():
+            with checkpoints.installed(), _closing_at_signals(exchange.close):
                 _call(project, grid, flower_api.server_context(run.name, config))
         except BaseException as error:
             exchange.close()
@@ -177,6 +179,34 @@ def drive(  # noqa: PLR0913 - what is run, where and how
         operator.finish(run.name)
         ended = operator.run(run.name)
         view.say(f"run {run.name}: {ended.state}, {ended.round} rounds of messages", "green")
+
+
+@contextmanager
+def _closing_at_signals(close: Callable[[], None]) -> Iterator[None]:
+    """Call ``close`` as soon as a signal interrupts this process, before its handler.
+
+    An app of Flower's former API has a thread per message, which Python waits for before the interruption
+    reaches the end of the app: the threads have to end by themselves.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        close()
+        handler = before[signal.Signals(number)]
+        if callable(handler):
+            handler(number, frame)
+
+    handled = [number for number, handler in before.items() if callable(handler)]
+    for number in handled:
+        signal.signal(number, interrupt)
+    try:
+        yield
+    finally:
+        for number in handled:
+            signal.signal(number, before[number])
 
 
 def _call(project: FlowerProject, grid: Any, context: Any) -> None:
