@@ -54,7 +54,7 @@ def test_the_process_holds_the_replies_once(embedded_cloud: EmbeddedCloud) -> No
     for device in fleet.fleet.names:
         client.put_object(Bucket="memory", Key=object_keys.update(device, RUN, 1, 1), Body=file.getvalue())
     fields = {"bytes": written.bytes, "checksum": written.checksum, "metrics": {}}
-    answered = []
+    answered: list[str] = []
 
     def pause(_seconds: float) -> bool:
         for device in fleet.fleet.names if not answered else ():
@@ -63,7 +63,7 @@ def test_the_process_holds_the_replies_once(embedded_cloud: EmbeddedCloud) -> No
             fleet.fleet.say(device, Kind.COMPLETE, fleet.fleet.completion(of, b"", device, **fields))
         return False
 
-    fleet.pause = pause  # type: ignore[method-assign]
+    fleet.pause = pause  # type: ignore[method-assign,assignment]
     del file, reply, parts, data
     identify(RUN)
     grid = FleetGrid(fleet.exchange(), RUN)

@@ -46,7 +46,7 @@ from tests.unit.console.flower.test_fleet_grid import adding, grid_of, model
 DEVICES = 6
 
 
-class DirectGrid(Grid):
+class DirectGrid(Grid):  # type: ignore[misc]  # flwr is not type-checked
     """A grid whose nodes answer at once, in this thread."""
 
     def __init__(self, nodes: int) -> None:
@@ -249,7 +249,7 @@ def test_a_message_to_an_unknown_node_gets_an_error_reply() -> None:
 
 def test_an_unknown_message_id_gets_an_error_reply_and_none_is_left_out() -> None:
     grid = grid_of(FlowerFleet(1, adding))
-    (reply,) = grid.pull_messages(["nothing", None])
+    (reply,) = grid.pull_messages(["nothing", ""])
     assert reply.error.code == ErrorCode.MESSAGE_UNAVAILABLE
     assert reply.metadata.reply_to_message_id == "nothing"
 
@@ -305,4 +305,4 @@ def test_the_run_of_the_grid_can_be_replaced_by_a_run_only() -> None:
     grid.set_run(Run.create_empty(5))
     assert grid.run.run_id == 5
     with pytest.raises(TypeError):
-        grid.set_run("run")  # type: ignore[arg-type]
+        grid.set_run("run")
