@@ -41,7 +41,7 @@ from fedgrass.federation.messages import MessageHeader
 from fedgrass.federation.task_messages.node_ids import node_id
 from tests.fakes.flower_fleet import Content, FlowerFleet
 from tests.fakes.small_fleet import RUN
-from tests.unit.console.flower.test_fleet_grid import adding, grid_of, model
+from tests.unit.console.flower.test_fleet_grid import adding, adding_one_more, grid_of, model
 
 DEVICES = 6
 
@@ -118,11 +118,6 @@ def test_a_strategy_of_flower_gives_the_same_model_over_a_fleet(strategy: Callab
     for name in ("a", "b"):
         assert np.allclose(over_fleet.arrays[name].numpy(), direct.arrays[name].numpy(), atol=1e-6)
     assert over_fleet.arrays["a"].numpy().any()
-
-
-def adding_one_more(device: str, header: MessageHeader, content: Content) -> Content:
-    """Do as ``adding``, but change the model on each device: Flower's clipping divides by the change."""
-    return adding(f"thing-{int(device[-1]) + 1}", header, content)
 
 
 def trees(device: str, header: MessageHeader, content: Content) -> Content:

@@ -4,6 +4,7 @@ import random
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -22,7 +23,7 @@ from fedgrass.federation.errors import SettingsError
 from tests.fakes.flower_fleet import FlowerFleet
 from tests.fakes.memory_cloud import Crash
 from tests.fakes.small_fleet import RUN
-from tests.unit.console.flower.test_fleet_grid import adding, model
+from tests.unit.console.flower.test_fleet_grid import adding, adding_one_more, model
 
 
 def process(
@@ -70,7 +71,7 @@ def close(found: Any, expected: Any) -> bool:
 
 def interrupted_at(call: int, make: Callable[[], Any], rounds: int) -> tuple[FlowerFleet, Any]:
     """Return a fleet and the result of a strategy whose process dies at a call and is resumed, if it dies."""
-    fleet = FlowerFleet(3, adding)
+    fleet = FlowerFleet(3, adding_one_more)
     fleet.crash_at(call)
     try:
         run(fleet, make(), rounds=rounds)
@@ -81,7 +82,7 @@ def interrupted_at(call: int, make: Callable[[], Any], rounds: int) -> tuple[Flo
 
 def check_each(make: Callable[[], Any], calls: Iterable[int], rounds: int) -> int:
     """Check the result after a death at each of some calls; return the first one that is not reached."""
-    undisturbed = FlowerFleet(3, adding)
+    undisturbed = FlowerFleet(3, adding_one_more)
     expected = run(undisturbed, make(), rounds=rounds)
     for call in calls:
         fleet, result = interrupted_at(call, make, rounds)
@@ -210,10 +211,10 @@ def test_a_second_process_that_keeps_its_state_is_told_of_the_first() -> None:
 
     class Overtaken(FedAvg):
         def aggregate_train(self, number: int, replies: Any) -> Any:
-            store.read()
-            checkpoint, _ = store.read() or (None, None)
-            assert checkpoint
-            store.write(checkpoint_file(checkpoint, []))
+            found = store.read()
+            assert found
+            other = msgspec.structs.replace(found[0], random_state=[number])
+            store.write(checkpoint_file(other, found[1]))
             return super().aggregate_train(number, replies)
 
     with pytest.raises(ExchangeFailed, match="was replaced: another ServerApp drives this run"):
