@@ -59,7 +59,7 @@ def run(  # noqa: PLR0913 - as `start` has them
 
 def private() -> Any:
     """Return a strategy around another one, whose noise is as good as none."""
-    return DifferentialPrivacyServerSideFixedClipping(FedAvgM(), 1e-9, 1e6, 3)
+    return DifferentialPrivacyServerSideFixedClipping(FedAvgM(), 1e-13, 1e6, 3)
 
 
 def close(found: Any, expected: Any) -> bool:
