@@ -90,22 +90,17 @@ def resume_command(arguments: argparse.Namespace) -> None:
     project = read_project(arguments.app or _noted_place(folder, name))
     _check_flower()
     operator = Operator(stack.client, stack.outputs(arguments.stack))
-    run = _resumable(operator, operator.run(name), project)
+    run = _resumable(operator, operator.run(name))
     _note_place(folder, project)
     say(f"run {name}: {run.settings.task} of {project.folder} is resumed")
     drive(operator, run, project, {**project.config, **run.settings.training}, folder, resume=True)
 
 
-def _resumable(operator: Operator, run: Run, project: FlowerProject) -> Run:
+def _resumable(operator: Operator, run: Run) -> Run:
     """Return a run that is RUNNING again. Raises SettingsError if it cannot be resumed."""
     if not run.settings.has_server_app:
         message = (
             f"run {run.name!r} has no ServerApp: `fedgrass run resume {run.name}` continues a paused run"
-        )
-        raise SettingsError(message)
-    if run.settings.task != task_name(project, run.settings.task):
-        message = (
-            f"run {run.name!r} is of the task {run.settings.task!r}, and {project.folder} is another app"
         )
         raise SettingsError(message)
     if run.state is RunState.FAILED:
