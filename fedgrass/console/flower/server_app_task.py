@@ -36,7 +36,8 @@ class Network:
         if not subnets:
             message = (
                 "the stack has no subnets for containers: give them once by `fedgrass deploy cloud"
-                " --parameter ServerAppSubnets=SUBNET,...`, and ServerAppPublicIp=yes where they have no NAT gateway"
+                " --parameter ServerAppSubnets=SUBNET,...`, and ServerAppPublicIp=yes where they have no NAT"
+                " gateway"
             )
             raise SettingsError(message)
         return cls(subnets.split(","), groups.split(",") if groups else [], public == "yes")
