@@ -19,7 +19,7 @@ from cloud_functions import wiring
 from cloud_functions.aggregation import partial_sums
 from cloud_functions.aws.sqs_batch import each_record
 from cloud_functions.rounds import aggregate_round, driver, replies, shards, sweep
-from cloud_functions.rounds.replies import DeviceMessage
+from cloud_functions.rounds.replies import Affected, DeviceMessage
 from cloud_functions.selection import candidate_search
 from cloud_functions.services import Services
 from cloud_functions.wiring import LambdaContext
@@ -52,8 +52,8 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
     )
 
 
-def take(services: Services, body: str) -> str | None:
-    """Process a message; return the run to advance afterwards, if any."""
+def take(services: Services, body: str) -> Affected | None:
+    """Process a message; return what to advance afterwards, if anything."""
     message = json.loads(body)
     if "alarm" in message:
         alarm = msgspec.convert(message["alarm"], Alarm)
@@ -76,13 +76,13 @@ def take(services: Services, body: str) -> str | None:
     return None
 
 
-def advance(services: Services, run: str) -> None:
-    """Advance a run until it has to wait."""
-    with services.log.about(run):
-        driver.advance(services, run)
+def advance(services: Services, affected: Affected) -> None:
+    """Advance a run, or one of its rounds, until it has to wait."""
+    with services.log.about(affected.run, affected.number):
+        driver.advance(services, affected.run, number=affected.number)
 
 
-def _reply(services: Services, body: dict[str, Any]) -> str | None:
+def _reply(services: Services, body: dict[str, Any]) -> Affected | None:
     message = DeviceMessage(
         kind=Kind(body["kind"]),
         device=body["device"],

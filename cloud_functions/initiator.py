@@ -21,6 +21,7 @@ from cloud_functions.device_limits import Reaction
 from cloud_functions.monitoring import Metric
 from cloud_functions.recovery import repair
 from cloud_functions.rounds import hellos, run_actions
+from cloud_functions.server_apps import device_list
 from cloud_functions.services import Services
 from cloud_functions.wiring import LambdaContext
 from fedgrass.federation import messages
@@ -50,6 +51,8 @@ def _perform(services: Services, event: dict[str, Any]) -> dict[str, Any]:
     try:
         if event.get("action") == "repair":
             return repair.act(services, event)
+        if event.get("action") == "devices":
+            return device_list.list_devices(services, event)
         run = run_actions.act(services, event)
     except FedgrassError as error:
         services.log(f"refused: {error}", "WARNING")

@@ -65,10 +65,16 @@ class Services:
                 yield run, self.rounds.round(name, run.round, run.attempt) if run.round else None
 
     def open_rounds(self) -> Iterator[Round]:
-        """Yield the newest round of each living run whose newest round is OPEN."""
-        for _, round_ in self.living_runs():
-            if round_ and round_.state is State.OPEN:
-                yield round_
+        """Yield the OPEN rounds of living runs: the newest one, or several of a run with a ServerApp."""
+        for run, newest in self.living_runs():
+            rounds = self.unpublished(run) if run.settings.has_server_app else [newest]
+            yield from (round_ for round_ in rounds if round_ and round_.state is State.OPEN)
+
+    def unpublished(self, run: Run) -> Iterator[Round]:
+        """Return the rounds of a run with a ServerApp after the last one that is noted as ended."""
+        if run.published >= run.round:
+            return iter(())
+        return self.rounds.rounds_from(run.name, run.published + 1, run.round)
 
     def version_for(self, device: str) -> int:
         """Return the newest version of messages that both the cloud and a device support."""

@@ -73,8 +73,7 @@ class DynamoRounds:
     def change_run(self, run: Run, **changes: object) -> Run:
         """Change fields of a run; see ``RoundStore``."""
         expected = _position(run)
-        if "actions" in changes:
-            expected["actions"] = run.actions
+        expected |= {name: getattr(run, name) for name in ("actions", "published") if name in changes}
         actions = [self._table.update(run.name, "run", changes, expected)]
         if "state" in changes:
             listed = {"state": changes["state"], "settled": False}
@@ -101,6 +100,11 @@ class DynamoRounds:
     def round(self, run: str, number: int, attempt: int) -> Round | None:
         """Return one attempt at a round, or None."""
         return self._table.get(run, _round_key(number, attempt), Round)
+
+    def rounds_from(self, run: str, first: int, last: int) -> Iterator[Round]:
+        """Return the attempts at several rounds; see ``RoundStore``."""
+        for row in self._table.between(run, f"round/{first:06}/", f"round/{last:06}/~"):
+            yield to_record(row, Round)
 
     def mark_announced(self, round_: Round, at: int) -> None:
         """Note that all batches were announced; see ``RoundStore``."""

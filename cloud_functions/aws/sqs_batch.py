@@ -1,7 +1,7 @@
 """Process a batch of messages from SQS one by one; only those that fail are delivered again."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from cloud_functions.monitoring import Log
 from fedgrass.federation.errors import NotYet
@@ -10,36 +10,40 @@ from fedgrass.federation.errors import NotYet
 _FIRST_RETRY_SECONDS = 5
 _LONGEST_RETRY_SECONDS = 900
 
+Ready = TypeVar("Ready")  # what may continue after a message: a run, or one round of it
+Argument = TypeVar("Argument")
+Result = TypeVar("Result")
+
 
 def each_record(
     event: dict[str, Any],
     log: Log,
-    take: Callable[[str], str | None],
-    advance: Callable[[str], None] | None = None,
+    take: Callable[[str], Ready | None],
+    advance: Callable[[Ready], None] | None = None,
     postpone: Callable[[Mapping[str, Any], int], None] | None = None,
 ) -> dict[str, Any]:
     """Process each record of a batch; return the response to Lambda that names the failed ones.
 
     A failed message is delivered again, with exponential back-off, until its last try puts it into the
     dead-letter queue. The other messages of the batch are not repeated. If advancing a run fails, the last of
-    the messages that named the run is delivered again.
+    the messages that named it is delivered again.
 
     Args:
         event: the event with the records.
         log: the log.
-        take: processes the body of a record; returns the run that may continue because of it, if any.
-        advance: advances a run; called once for each run, after all messages were processed.
+        take: processes the body of a record; returns what may continue because of it, if anything.
+        advance: advances that; called once for each, after all messages were processed.
         postpone: makes a record visible again after some seconds; without it, the queue's visibility time-out
             applies.
     """
     batch = _Batch(log, postpone)
-    ready: dict[str, dict[str, Any]] = {}
+    ready: dict[Ready, dict[str, Any]] = {}
     for record in event["Records"]:
-        if run := batch.attempt(record, take, record["body"]):
-            ready[run] = record
-    for run, record in ready.items():
+        if affected := batch.attempt(record, take, record["body"]):
+            ready[affected] = record
+    for affected, record in ready.items():
         if advance:
-            batch.attempt(record, advance, run)
+            batch.attempt(record, advance, affected)
     return {"batchItemFailures": [{"itemIdentifier": message} for message in batch.failed]}
 
 
@@ -52,8 +56,8 @@ class _Batch:
         self._postpone = postpone
 
     def attempt(
-        self, record: dict[str, Any], do: Callable[[str], str | None] | Callable[[str], None], argument: str
-    ) -> str | None:
+        self, record: dict[str, Any], do: Callable[[Argument], Result | None], argument: Argument
+    ) -> Result | None:
         """Call ``do`` for a record; return its result, or None if it failed."""
         try:
             # Its end writes the metrics that were recorded: Lambda may freeze the function afterwards.

@@ -50,7 +50,8 @@ def aggregate(services: Services, run: Run, round_: Round, event: Event, *, over
         leased_at=now,
         lease_until=now + round(services.lease_seconds * 1000),
     )
-    services.report(leased, f"aggregating: {explain(round_, event)}")
+    if leased.work is not Work.MESSAGE:  # it is closed at once: nothing is aggregated
+        services.report(leased, f"aggregating: {explain(round_, event)}")
     try:
         return _aggregate_leased(services, run, leased, overdue=overdue)
     except (LostRace, NotYet):
@@ -87,6 +88,9 @@ def _aggregate_leased(services: Services, run: Run, leased: Round, *, overdue: b
     try:
         if leased.work is Work.EVALUATE:
             close_round.close_evaluation(services, run, leased)
+            return True
+        if leased.work is Work.MESSAGE:
+            close_round.close_messages(services, run, leased)
             return True
         if leased.work is Work.STATISTICS:
             return _merge_statistics(services, run, leased, overdue=overdue)

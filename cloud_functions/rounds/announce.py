@@ -1,11 +1,12 @@
 """Announce a round to its cohort, and to replacements for devices that it lost."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from msgspec import UNSET
 
 from cloud_functions.buffers import flight
 from cloud_functions.selection import cohorts
+from cloud_functions.server_apps import message_list
 from cloud_functions.services import Services
 from fedgrass.federation import messages, object_keys, topics
 from fedgrass.federation.messages import Announcement
@@ -13,10 +14,20 @@ from fedgrass.federation.messages.alarms import Reminder
 from fedgrass.federation.messages.message_types import Encoding
 from fedgrass.federation.rounds import Participant, Participation, Round, State, Work, announced_at
 from fedgrass.federation.runs import Run
+from fedgrass.federation.task_messages.round_messages import RoundMessages
 
 
-def announce_all(services: Services, run: Run, open_round: Round) -> None:
-    """Announce a round to the devices of all batches that were not announced yet, then note that."""
+def announce_all(
+    services: Services, run: Run, open_round: Round, listed: RoundMessages | None = None
+) -> None:
+    """Announce a round to the devices of all batches that were not announced yet, then note that.
+
+    ``listed`` are the messages of a ServerApp's round, if the caller has read them.
+
+    Raises:
+        SettingsError: the list of a ServerApp's messages cannot be read.
+        LostRace: another worker has announced the round.
+    """
     unaccepted: dict[int, list[Participant]] = {
         batch: [] for batch in range(open_round.announced_batches + 1, open_round.batches + 1)
     }
@@ -26,21 +37,33 @@ def announce_all(services: Services, run: Run, open_round: Round) -> None:
     for batch, participants in unaccepted.items():
         if open_round.in_flight and not participants:
             continue
-        announce(services, run, open_round, participants)
+        announce(services, run, open_round, participants, listed)
         remind_of_unaccepted(services, run, open_round, batch=batch, turn=1)
     services.rounds.mark_announced(open_round, services.now())
 
 
-def announce(services: Services, run: Run, open_round: Round, participants: Iterable[Participant]) -> None:
-    """Publish the announcement of a round to some of its devices, to each with the time of its batch."""
-    payloads: dict[tuple[int, int], bytes] = {}
+def announce(
+    services: Services,
+    run: Run,
+    open_round: Round,
+    participants: Iterable[Participant],
+    listed: RoundMessages | None = None,
+) -> None:
+    """Publish the announcement of a round to some of its devices, to each with the time of its batch.
+
+    Raises:
+        SettingsError: the list of a ServerApp's messages cannot be read.
+    """
+    if open_round.work is Work.MESSAGE:
+        announcement = message_list.announcer(services, run, open_round, listed)
+    else:
+        announcement = _announcer(services, run, open_round)
     pairs = []
     for participant in participants:
-        at, version = announced_at(open_round, participant), services.version_for(participant.device)
-        if (at, version) not in payloads:
-            payloads[at, version] = _announcement(services, run, open_round, at, version)
-        topic = topics.of_device(services.fleet, participant.device, topics.Kind.ANNOUNCE)
-        pairs.append((topic, payloads[at, version]))
+        device = participant.device
+        topic = topics.of_device(services.fleet, device, topics.Kind.ANNOUNCE)
+        at, version = announced_at(open_round, participant), services.version_for(device)
+        pairs.append((topic, announcement(device, at, version)))
     services.publisher.publish(pairs)
 
 
@@ -51,6 +74,18 @@ def remind_of_unaccepted(services: Services, run: Run, open_round: Round, *, bat
             run=run.name, round=open_round.number, attempt=open_round.attempt, turn=turn, batch=batch
         )
         services.alarms.remind(reminder, run.settings.accept_seconds)
+
+
+def _announcer(services: Services, run: Run, open_round: Round) -> Callable[[str, int, int], bytes]:
+    """Return a function of a device, a time and a version that makes the announcement of a round."""
+    payloads: dict[tuple[int, int], bytes] = {}
+
+    def announcement(_device: str, at: int, version: int) -> bytes:
+        if (at, version) not in payloads:
+            payloads[at, version] = _announcement(services, run, open_round, at, version)
+        return payloads[at, version]
+
+    return announcement
 
 
 def _announcement(services: Services, run: Run, open_round: Round, at: int, version: int) -> bytes:
@@ -120,7 +155,8 @@ def repeat_unaccepted(services: Services, run: Run, reminder: Reminder) -> None:
     """Announce a round again to the devices of a batch that have not accepted it.
 
     From the second reminder on, other devices are asked in their place; the announcement is repeated only to
-    those that cannot be replaced.
+    those that cannot be replaced. The messages of a ServerApp are for these devices alone: they are given up
+    as silent.
     """
     if run.settings.is_buffered and _repeat_in_flight(services, run, reminder):
         return
@@ -129,6 +165,9 @@ def repeat_unaccepted(services: Services, run: Run, reminder: Reminder) -> None:
         return
     participants = list(services.rounds.participants(open_round))
     silent = [p for p in participants if p.state is Participation.ASKED and p.batch == reminder.batch]
+    if open_round.work is Work.MESSAGE and reminder.turn > 1:
+        _give_up_silent(services, reminder, silent)
+        return
     if reminder.turn > 1 and silent:
         known = {participant.device for participant in participants}
         chosen = cohorts.choose_others(services, run, open_round, known, len(silent))
@@ -142,6 +181,18 @@ def repeat_unaccepted(services: Services, run: Run, reminder: Reminder) -> None:
         announce(services, run, open_round, silent)
         services.report(open_round, f"announced again to {len(silent)} devices that have not accepted")
         remind_of_unaccepted(services, run, open_round, batch=reminder.batch, turn=reminder.turn + 1)
+
+
+def _give_up_silent(services: Services, reminder: Reminder, silent: list[Participant]) -> None:
+    """Give up devices that have not accepted a ServerApp's message, which no other device can take."""
+    for start in range(0, len(silent), _MOST_REPLACED):
+        open_round = _read_open(services, reminder)
+        if open_round is None:
+            return
+        some = silent[start : start + _MOST_REPLACED]
+        services.rounds.replace(open_round, some, [], replaced=0, at=services.now())
+        names = ", ".join(part.device for part in some)
+        services.report(open_round, f"{len(some)} devices have not accepted and are given up: {names}")
 
 
 def _repeat_in_flight(services: Services, run: Run, reminder: Reminder) -> bool:

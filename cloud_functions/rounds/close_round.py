@@ -123,6 +123,14 @@ def close_statistics(services: Services, run: Run, leased: Round, made: Finished
     services.report_end(closed_round, f"closed: {what} of {closed_round.good} devices were merged")
 
 
+def close_messages(services: Services, run: Run, leased: Round) -> None:
+    """Close a round of a ServerApp's messages; the replies are left to it."""
+    closed_round, _ = _finish(services, run, leased, Event.ANSWERED, FinishedModel("", 0, "", 0, {}))
+    figures = ", ".join(f"{name} {value:.4g}" for name, value in sorted(closed_round.metrics.items()))
+    answered = f"{closed_round.good} of {closed_round.asked} devices answered {closed_round.aim}"
+    services.report_end(closed_round, f"closed: {answered}{'; ' if figures else ''}{figures}")
+
+
 def _finish(
     services: Services, run: Run, leased: Round, event: Event, made: FinishedModel
 ) -> tuple[Round, list[Participant]]:
@@ -134,8 +142,8 @@ def _finish(
     metrics = _limited_metrics(means, participants, settings.target_metric)
     replies = _replied(participants)
     cap = example_cap_of_round(leased, replies, settings.examples_cap)
-    # Statistics are not weighted by claims of examples.
-    claims = [] if leased.work is Work.STATISTICS else replies
+    # Statistics are not weighted by claims of examples, and a ServerApp weights its replies itself.
+    claims = [] if leased.work in {Work.STATISTICS, Work.MESSAGE} else replies
     over = round_metrics.over_claims(claims, cap, settings.examples_cap)
     result: dict[str, object] = {
         "closed_at": services.now(),

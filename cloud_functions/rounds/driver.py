@@ -15,6 +15,8 @@ step first does 1, if it applies, and then the first of the others that applies:
 8. The round cannot succeed any more: abandon it.
 9. The round has enough replies, or is overdue: aggregate and close it (aggregate_round.py).
 
+In a run with a ServerApp, several rounds may be open: server_apps/message_rounds.py takes their steps.
+
 Any worker may call ``advance`` at any time, any number of times, also concurrently. Each step takes effect by
 a conditional write; whatever else it does can be repeated. So the next call completes what a crash left
 undone.
@@ -26,6 +28,7 @@ from cloud_functions.aggregation import partial_sums
 from cloud_functions.buffers import flight
 from cloud_functions.recovery import manifests
 from cloud_functions.rounds import aggregate_round, announce, close_round, open_round, publish, reminders
+from cloud_functions.server_apps import message_rounds
 from cloud_functions.services import Services
 from fedgrass.federation.errors import LostRace, NotYet, RunBehind
 from fedgrass.federation.messages import message_fields
@@ -34,13 +37,14 @@ from fedgrass.federation.rounds import Event, Round, State, Work, next_event
 from fedgrass.federation.runs import LIVING, End, Open, Run, RunState, Wait, next_step, skipped
 
 
-def advance(services: Services, name: str, alarm: Alarm | None = None) -> None:
+def advance(services: Services, name: str, alarm: Alarm | None = None, number: int = 0) -> None:
     """Drive a run until it has to wait.
 
     Args:
         services: the ports.
         name: the run.
         alarm: the alarm that triggered this call, if any.
+        number: of a run with a ServerApp, the only round to look at; 0 for all.
 
     Raises:
         NotYet: another worker is averaging; call again when its lease may have expired.
@@ -52,6 +56,9 @@ def advance(services: Services, name: str, alarm: Alarm | None = None) -> None:
             if manifests.is_kept(services, name):
                 services.log(f"the run's row is lost; `fedgrass repair {name}` rebuilds it", "ERROR")
             return
+        if run.settings.has_server_app:
+            more = _step_of_server_app(services, run, number, alarm)
+            continue
         round_ = services.rounds.round(name, run.round, run.attempt) if run.round else None
         if run.round and round_ is None:  # opening round 1 again would damage the models that exist
             lost = f"the row of round {run.round} is lost; `fedgrass repair {name}` rebuilds it"
@@ -73,7 +80,17 @@ def look_after(services: Services, reminder: Reminder) -> None:
         with contextlib.suppress(LostRace):  # a device replied at that moment: read the participants again
             announce.repeat_unaccepted(services, run, reminder)
             break
-    advance(services, reminder.run)
+    advance(services, reminder.run, number=reminder.round)
+
+
+def _step_of_server_app(services: Services, run: Run, number: int, alarm: Alarm | None) -> bool:
+    """Take a step in the rounds of a run with a ServerApp; return whether there may be another."""
+    try:
+        return message_rounds.step(services, run, number, alarm)
+    except LostRace:
+        return True
+    except RunBehind as error:
+        return _pause(services, run, None, str(error))
 
 
 def _step(services: Services, run: Run, round_: Round | None, alarm: Alarm | None) -> bool:

@@ -7,8 +7,9 @@ from cloud_functions.rounds import sweep
 from cloud_functions.rounds.announce import announce
 from cloud_functions.rounds.reminders import wake
 from cloud_functions.selection import candidate_search
+from cloud_functions.server_apps import message_rounds
 from cloud_functions.services import Services
-from fedgrass.federation.errors import LostRace
+from fedgrass.federation.errors import LostRace, SettingsError
 from fedgrass.federation.rounds import Participation, Round, State
 from fedgrass.federation.runs import Open, Run, next_step
 
@@ -21,6 +22,9 @@ def answer_hello(services: Services, device: str) -> None:
     Reads only living runs, and of each only its own row, its newest round and this device's participation.
     """
     for run, round_ in services.living_runs():
+        if run.settings.has_server_app:
+            _announce_messages(services, run, device)
+            continue
         if round_ and round_.in_flight:
             if not _announce_in_flight(services, run, round_, device):
                 _search_again(services, run, round_, device)
@@ -31,6 +35,22 @@ def answer_hello(services: Services, device: str) -> None:
                 services.report(round_, "announced again after its hello", device=device)
         if sweep.is_stuck(run, round_, services.now()) or _waits_for(services, run, round_, device):
             wake(services, run)
+
+
+def _announce_messages(services: Services, run: Run, device: str) -> None:
+    """Announce to a device the messages of a ServerApp that it has not answered; wake a run that is stuck."""
+    rounds = list(services.unpublished(run))
+    for round_ in rounds:
+        participant = services.rounds.participant(round_, device) if round_.state is State.OPEN else None
+        if participant and participant.state in _UNDONE:
+            try:
+                announce(services, run, round_, [participant])
+            except SettingsError as error:  # of this run alone
+                services.log(f"not announced again: {error}", "ERROR")
+                continue
+            services.report(round_, "announced again after its hello", device=device)
+    if message_rounds.is_stuck(run, rounds, services.now()):
+        wake(services, run)
 
 
 def _announce_in_flight(services: Services, run: Run, newest: Round, device: str) -> bool:

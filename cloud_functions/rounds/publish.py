@@ -41,7 +41,7 @@ def publish_round(services: Services, run: Run, closed_round: Round) -> str:
             return lost
         forget_answers(services, closed_round)
         return ""
-    if closed_round.work is Work.EVALUATE:
+    if closed_round.work in {Work.EVALUATE, Work.MESSAGE}:
         return ""
     model = NewModel(
         task=run.settings.task,

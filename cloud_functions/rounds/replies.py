@@ -4,6 +4,8 @@ A completion is counted once, or refused with a reason that is published on the 
 A status moves the device's participation. Messages that change nothing count against the device's limit.
 """
 
+from typing import NamedTuple
+
 import msgspec
 from msgspec import Struct
 
@@ -14,7 +16,7 @@ from cloud_functions.services import Services
 from fedgrass.federation import messages, round_metrics
 from fedgrass.federation.errors import LateReply, LostRace, MessageError, NotYet, ReplyRefused
 from fedgrass.federation.messages import Completion, Status, message_fields
-from fedgrass.federation.rounds import Participant, Participation, Round, State, announced_at, before
+from fedgrass.federation.rounds import Participant, Participation, Round, State, Work, announced_at, before
 from fedgrass.federation.topics import Kind
 
 _FINAL = {"declined": Participation.DECLINED, "failed": Participation.FAILED}
@@ -30,8 +32,15 @@ class DeviceMessage(Struct, frozen=True):
     payload: bytes
 
 
-def process(services: Services, message: DeviceMessage) -> str | None:
-    """Process one message of a device; return the run that may continue because of it, if any.
+class Affected(NamedTuple):
+    """What may continue because of a message: a run, or one of its open rounds."""
+
+    run: str
+    number: int = 0  # of a round of a ServerApp's messages; 0: the run as a whole
+
+
+def process(services: Services, message: DeviceMessage) -> Affected | None:
+    """Process one message of a device; return what may continue because of it, if anything.
 
     A refusal is not an error of the cloud: it is published on the run's topic and sent to the device.
 
@@ -64,7 +73,9 @@ def process(services: Services, message: DeviceMessage) -> str | None:
             services.send_verdict(round_, message.device, str(error))
         _count_useless(services, round_, message.device)
     # Accepting work moves no round; any other message may be the one that the round waits for.
-    return None if isinstance(decoded, Status) and decoded.state not in _FINAL else decoded.run
+    if isinstance(decoded, Status) and decoded.state not in _FINAL:
+        return None
+    return Affected(round_.run, round_.number if round_.work is Work.MESSAGE else 0)
 
 
 def _measure_refusal(services: Services, message: DeviceMessage, error: Exception) -> None:

@@ -13,8 +13,10 @@ import msgspec
 from cloud_functions.recovery import manifests
 from cloud_functions.rounds import driver, reminders
 from cloud_functions.rounds.start import copy_to_initial, start_run
+from cloud_functions.server_apps import send_messages
 from cloud_functions.services import Services
 from fedgrass.federation import object_keys
+from fedgrass.federation.conversion import shown
 from fedgrass.federation.errors import LostRace, NotYet, SettingsError
 from fedgrass.federation.messages.message_fields import checked_name, shorten
 from fedgrass.federation.rounds import Round, State
@@ -48,6 +50,9 @@ def _continued_from(
     if settings.statistics:
         message = "a run of statistics has no model: leave continue_from out"
         raise SettingsError(message)
+    if settings.has_server_app:
+        message = "the model of a run with a ServerApp is in its ServerApp: leave continue_from out"
+        raise SettingsError(message)
     match source:
         case {"run": str(old), "round": int(number)} if not isinstance(number, bool) and number >= 0:
             key = object_keys.model(old, number)
@@ -74,6 +79,12 @@ def _former_run(services: Services, old: str, name: str, task: str) -> Run | Non
         services.log(f"continues from run {old!r}, whose task is not known")
     elif source.settings.statistics:
         message = f"run {old!r} is one of statistics, which makes no model to continue from"
+        raise SettingsError(message)
+    elif source.settings.has_server_app:
+        message = (
+            f"run {old!r} has a ServerApp, and the models that it made are there: give the model as a file"
+            " (--model)"
+        )
         raise SettingsError(message)
     elif source.settings.task != task:
         message = (
@@ -115,10 +126,19 @@ def cancel(services: Services, name: str, event: Mapping[str, object]) -> Run:
 def retry(services: Services, name: str, event: Mapping[str, object]) -> Run:
     """Retry the newest round, with the initial number of attempts; an open attempt is given up.
 
+    A FAILED run with a ServerApp only becomes RUNNING again, and waits for its ServerApp.
+
     Only the run's row is changed, in one write with the action's id: the driver then abandons the attempt.
     """
 
     def changes(run: Run) -> dict[str, object]:
+        if run.settings.has_server_app:
+            if run.state is RunState.RUNNING:
+                message = (
+                    f"run {name!r} is RUNNING, and its ServerApp sends each message once: nothing to retry"
+                )
+                raise SettingsError(message)
+            return {"state": RunState.RUNNING, "reason": "", "ended_at": 0}
         round_ = services.rounds.round(name, run.round, run.attempt) if run.round else None
         running: dict[str, object] = {"state": RunState.RUNNING, "reason": "", "ended_at": 0}
         if round_ and round_.state in {State.OPEN, State.ABANDONED}:
@@ -148,12 +168,40 @@ def retry(services: Services, name: str, event: Mapping[str, object]) -> Run:
 
 def allow_next(services: Services, name: str, event: Mapping[str, object]) -> Run:
     """Let the next round open now, whatever the schedule."""
+    if known_run(services, name).settings.has_server_app:
+        message = f"the rounds of run {name!r} are opened by its ServerApp, whenever it sends messages"
+        raise SettingsError(message)
     return _change(services, name, event, {RunState.RUNNING}, lambda run: {"wanted": run.round + 1})
+
+
+def send(services: Services, name: str, event: Mapping[str, object]) -> Run:
+    """Open a round for the messages of the run's ServerApp: ``{"number": n, "sha256": of their list}``."""
+    run = known_run(services, name)
+    check_has_server_app(run)
+    return send_messages.send(services, run, event)
+
+
+def finish(services: Services, name: str, event: Mapping[str, object]) -> Run:
+    """End a run whose ServerApp has ended, or failed for the reason in ``failed``; give up open rounds."""
+    check_has_server_app(known_run(services, name))
+    failed = event.get("failed", "")
+    if not isinstance(failed, str):
+        message = (
+            f"the action's failed is {shown(failed)}; it takes the reason why the ServerApp failed, as a text"
+        )
+        raise SettingsError(message)
+
+    def finished(_run: Run) -> dict[str, object]:
+        state = RunState.FAILED if failed else RunState.SUCCEEDED
+        reason = shorten(f"the ServerApp failed: {failed}" if failed else "the ServerApp has ended")
+        return {"state": state, "reason": reason, "ended_at": services.now()}
+
+    return _change(services, name, event, {RunState.RUNNING, RunState.PAUSED}, finished)
 
 
 def status(services: Services, name: str, _event: Mapping[str, object]) -> Run:
     """Return the run as it is."""
-    return _known(services, name)
+    return known_run(services, name)
 
 
 ACTIONS: Mapping[str, Callable[[Services, str, Mapping[str, object]], Run]] = {
@@ -163,6 +211,8 @@ ACTIONS: Mapping[str, Callable[[Services, str, Mapping[str, object]], Run]] = {
     "cancel": cancel,
     "retry": retry,
     "next": allow_next,
+    "send": send,
+    "finish": finish,
     "status": status,
 }
 
@@ -178,7 +228,7 @@ def act(services: Services, event: Mapping[str, object]) -> Run:
     """
     action = event.get("action", "start")
     if not isinstance(action, str) or action not in ACTIONS:
-        message = f"the event's action is {action!r}; it may be one of: {', '.join(ACTIONS)}, repair"
+        message = f"the event's action is {action!r}; it may be one of: {', '.join(ACTIONS)}, devices, repair"
         raise SettingsError(message)
     return ACTIONS[action](services, named_run(event), event)
 
@@ -192,7 +242,8 @@ def named_run(event: Mapping[str, object]) -> str:
     return checked_name("run", name)
 
 
-def _known(services: Services, name: str) -> Run:
+def known_run(services: Services, name: str) -> Run:
+    """Return a run. Raises SettingsError if there is none, or its row is lost."""
     run = services.rounds.run(name)
     if run is None:
         message = f"there is no run {name!r}"
@@ -200,6 +251,16 @@ def _known(services: Services, name: str) -> Run:
             message = f"the row of run {name!r} is lost: `fedgrass repair {name}` rebuilds it"
         raise SettingsError(message)
     return run
+
+
+def check_has_server_app(run: Run) -> None:
+    """Check that a run has a ServerApp. Raises SettingsError."""
+    if not run.settings.has_server_app:
+        message = (
+            f"run {run.name!r} has the mode {run.settings.mode!r}; this action is for runs with a ServerApp"
+            " (mode 'server_app'), which `fedgrass flower run` starts"
+        )
+        raise SettingsError(message)
 
 
 def _action_id(event: Mapping[str, object]) -> str:
@@ -226,7 +287,7 @@ def _change(
     """
     action = _action_id(event)
     while True:
-        run = _known(services, name)
+        run = known_run(services, name)
         if run.has_done(action):
             services.log(f"ignored action {action}: already performed")
             changed = run

@@ -36,6 +36,7 @@ def start_run(
 ) -> Run:
     """Start a run whose initial model is in the bucket, and open its first round.
 
+    A run of statistics, and one with a ServerApp, have no model; the latter waits for its ServerApp.
     Starting the same run with the same settings again changes nothing. ``continued_from`` is the key of the
     model of another run that was copied to the initial model, if any; ``former`` is that run.
 
@@ -48,6 +49,8 @@ def start_run(
     """
     if settings.statistics:
         return _store_and_advance(services, _statistics_run(services, name, settings, settings.statistics))
+    if settings.has_server_app:
+        return _store_and_advance(services, _server_app_run(services, name, settings))
     model = _read_initial(services, name)
     is_partial = settings.shared or settings.frozen_sha256
     frozen = shared_arrays.check(services, name, settings, model.layout, former) if is_partial else None
@@ -93,6 +96,20 @@ def _statistics_run(services: Services, name: str, settings: RunSettings, query:
         started_at=services.now(),
         initial_sha256=file.sha256,
         initial_bytes=file.bytes,
+    )
+
+
+def _server_app_run(services: Services, name: str, settings: RunSettings) -> Run:
+    """Return a run with a ServerApp, which has its model. Raises SettingsError if no device has the task."""
+    if services.rounds.run(name) is None:
+        _check_candidates(services, settings)
+    return Run(
+        name=name,
+        state=RunState.RUNNING,
+        settings=settings,
+        started_at=services.now(),
+        initial_sha256="",
+        initial_bytes=0,
     )
 
 

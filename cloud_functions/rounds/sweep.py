@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from cloud_functions.recovery import repair
 from cloud_functions.rounds.reminders import wake
+from cloud_functions.server_apps import message_rounds
 from cloud_functions.services import Services
 from fedgrass.federation.errors import FedgrassError
 from fedgrass.federation.rounds import Round, State, next_event
@@ -20,12 +21,18 @@ def sweep(services: Services) -> None:
     for name in services.rounds.living():
         with services.log.about(name):
             found = _read(services, name)
-            if found and found[0].state in LIVING and is_stuck(*found, services.now()):
+            if found and found[0].state in LIVING and _is_stuck(services, *found):
                 services.log(f"the run is stuck at round {found[0].round}: waking it")
                 wake(services, found[0])
     for name in services.rounds.unsettled():
         with services.log.about(name):
             _settle(services, name)
+
+
+def _is_stuck(services: Services, run: Run, newest: Round | None) -> bool:
+    if run.settings.has_server_app:
+        return message_rounds.is_stuck(run, list(services.unpublished(run)), services.now())
+    return is_stuck(run, newest, services.now())
 
 
 def _read(services: Services, name: str) -> tuple[Run, Round | None] | None:
@@ -78,6 +85,8 @@ def _left_open(services: Services, run: Run) -> Iterator[str]:
 
 def is_settled(run: Run, round_: Round | None) -> bool:
     """Return whether a run that has ended left nothing undone in its newest round."""
+    if run.settings.has_server_app:
+        return run.published >= run.round
     if round_ is None or round_.state is State.ABANDONED:
         return True
     if round_.state is State.CLOSED:  # if the run FAILED in that state, the model of the round is lost

@@ -38,8 +38,8 @@ class RoundStore(Protocol):
         """Change fields of a run.
 
         Raises:
-            LostRace: Its state, round or attempt has changed; if ``actions`` is among the changes, also if
-                another action has been applied since ``run`` was read.
+            LostRace: Its state, round or attempt has changed since ``run`` was read; also ``actions`` or
+                ``published``, if it is among the changes.
         """
 
     def ask(self, round_: Round, devices: Sequence[str]) -> None:
@@ -59,6 +59,9 @@ class RoundStore(Protocol):
 
     def round(self, run: str, number: int, attempt: int) -> Round | None:
         """Return one attempt at a round, or None."""
+
+    def rounds_from(self, run: str, first: int, last: int) -> Iterator[Round]:
+        """Return all attempts at rounds ``first`` to ``last``, in that order, in one range of rows."""
 
     def replace(
         self, round_: Round, silent: Sequence[Participant], devices: Sequence[str], *, replaced: int, at: int

@@ -135,6 +135,7 @@ class Round(Struct, frozen=True, kw_only=True):
     choosing_at: int = 0  # when the selection of its cohort began
     opening_seconds: float = 0.0  # from then until the first cohort's last announcement was published
     averaging_seconds: float = 0.0
+    aim: str = ""  # of the messages of a ServerApp: their type and group, such as "train 3"
     collapse: str = ""  # lines that warn of a collapsed average, the base: see collapsed_average.py
     # Of buffered runs:
     in_flight: int = 0  # the most devices that train at the same time; 0: not a buffer

@@ -105,7 +105,7 @@ class Open(Struct, frozen=True):
 
 
 class Wait(Struct, frozen=True):
-    """Open this round at ``until`` (milliseconds), or by hand if that is None."""
+    """Open this round at ``until`` (milliseconds); None: as the operator or the ServerApp asks."""
 
     number: int
     until: int | None
@@ -122,10 +122,13 @@ def next_step(run: Run, latest: Round | None, now: int) -> Open | Wait | End | N
     """Return what a run does once its latest round has ended, or None while that round continues.
 
     A closed round is followed by the next, an abandoned one by another attempt or by the end of the run,
-    depending on the settings. An evaluation that was abandoned too often is skipped.
+    depending on the settings. An evaluation that was abandoned too often is skipped. A run with a ServerApp
+    always waits for it.
     """
     if run.state is not RunState.RUNNING:
         return None
+    if run.settings.has_server_app:  # also while rounds are open: several may be at the same time
+        return Wait(run.round + 1, None)
     if latest is None:
         return Open(1, 1, _usual_work(run.settings))
     if latest.state is State.CLOSED or skipped(run, latest):

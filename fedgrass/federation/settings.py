@@ -137,6 +137,11 @@ class RunSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
         return self.mode == "buffered"
 
     @property
+    def has_server_app(self) -> bool:
+        """Whether a ServerApp opens the rounds, each for the messages that it sends."""
+        return self.mode == "server_app"
+
+    @property
     def buffer(self) -> int:
         """How many replies make a new model in a buffered run."""
         return self.buffer_size or 1

@@ -10,11 +10,15 @@ import msgspec
 from msgspec import Meta, Struct
 
 from fedgrass.federation.errors import SettingsError
-from fedgrass.federation.messages.message_fields import THING_NAME, Positive, Sha256
+from fedgrass.federation.messages.message_fields import THING_NAME, Positive, Sha256, shorten
 from fedgrass.federation.messages.message_types import MessageHeader
 
 LARGEST_LIST = 32 * 1024**2  # bytes: some 200,000 devices with long names
 MOST_OPEN = 100  # rounds of messages of one run that are open at the same time
+LONGEST_BACKLOG = 1000  # rounds of one run from the first open one to the last
+TOO_MANY_OPEN = "too many rounds are open"  # how the cloud begins its refusal: send again after a reply
+_MOST_AIMS = 3  # kinds of messages that the aim of a round names
+_LONGEST_AIM = 120  # characters
 ThingName = Annotated[str, Meta(pattern=THING_NAME)]
 
 
@@ -36,6 +40,27 @@ class RoundMessages(Struct, frozen=True, kw_only=True):
     def by_device(self) -> Mapping[str, MessageGroup]:
         """Return each device's message, by thing name."""
         return {device: group for group in self.groups for device in group.devices}
+
+    def devices(self) -> list[str]:
+        """Return the thing names of all devices, sorted."""
+        return sorted(device for group in self.groups for device in group.devices)
+
+    @property
+    def longest_ttl(self) -> float:
+        """The time in seconds after which no message of the round is of use."""
+        return max(group.header.ttl for group in self.groups)
+
+    @property
+    def bytes(self) -> int:
+        """The size of all content that the devices download."""
+        return sum(group.holds * len(group.devices) for group in self.groups)
+
+    @property
+    def aim(self) -> str:
+        """What the messages are for, in a few words: type and group, such as ``train 3``."""
+        kinds = list(dict.fromkeys(f"{each.header.type} {each.header.group}".strip() for each in self.groups))
+        more = f" and {len(kinds) - _MOST_AIMS} other kinds" if len(kinds) > _MOST_AIMS else ""
+        return shorten(", ".join(kinds[:_MOST_AIMS]) + more, _LONGEST_AIM)
 
 
 # Created at import, not on first use: see fedgrass/federation/messages/message_codec.py.

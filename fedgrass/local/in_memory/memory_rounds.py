@@ -92,7 +92,8 @@ class MemoryRounds:
     def change_run(self, run: Run, **changes: object) -> Run:
         with self._lock:
             stored = self._where_it_stands(run)
-            _expect("actions" not in changes or stored.actions == run.actions)
+            for name in {"actions", "published"} & changes.keys():
+                _expect(getattr(stored, name) == getattr(run, name))
             self._runs[run.name] = msgspec.structs.replace(stored, **changes)
             if "state" in changes:
                 self._settled.discard(run.name)
@@ -134,6 +135,15 @@ class MemoryRounds:
 
     def round(self, run: str, number: int, attempt: int) -> Round | None:
         return self._rounds.get((run, number, attempt))
+
+    def rounds_from(self, run: str, first: int, last: int) -> Iterator[Round]:
+        with self._lock:
+            found = [
+                round_
+                for key, round_ in sorted(self._rounds.items())
+                if key[0] == run and first <= key[1] <= last
+            ]
+        yield from found
 
     def mark_announced(self, round_: Round, at: int) -> None:
         with self._lock:

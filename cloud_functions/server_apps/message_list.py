@@ -1,0 +1,103 @@
+"""The list of the messages of a round: read from the bucket, and made into announcements."""
+
+from collections.abc import Callable
+
+from cloud_functions.services import Services
+from fedgrass.federation import messages, object_keys
+from fedgrass.federation.errors import SettingsError, UpdateRefused
+from fedgrass.federation.messages import Announcement
+from fedgrass.federation.rounds import Round
+from fedgrass.federation.runs import Run
+from fedgrass.federation.task_messages.round_messages import (
+    LARGEST_LIST,
+    MessageGroup,
+    RoundMessages,
+    decode_messages,
+)
+from fedgrass.federation.weights import sha256
+
+
+def read_messages(services: Services, run: str, number: int, expected: str) -> tuple[RoundMessages, int]:
+    """Return the messages of round ``number``, and the size of their list in bytes.
+
+    Args:
+        services: the ports.
+        run: name of the run.
+        number: of the round.
+        expected: SHA-256 of the list.
+
+    Raises:
+        SettingsError: the list is missing, damaged, or another one.
+    """
+    key = object_keys.messages(run, number)
+    try:
+        data = services.bucket.read(key, LARGEST_LIST)
+    except KeyError as error:
+        message = f"the bucket has no list of messages {key}: upload it first, as the ServerApp's Grid does"
+        raise SettingsError(message) from error
+    except UpdateRefused as error:
+        message = f"the list of messages {key} cannot be read: {error}"
+        raise SettingsError(message) from error
+    if (found := sha256(data)) != expected:
+        message = (
+            f"the SHA-256 of the list of messages {key} is {found}, and should be {expected}: another"
+            " ServerApp has written it, or it was replaced"
+        )
+        raise SettingsError(message)
+    return decode_messages(data), len(data)
+
+
+def announcer(
+    services: Services, run: Run, open_round: Round, listed: RoundMessages | None = None
+) -> Callable[[str, int, int], bytes]:
+    """Return a function that makes the announcement of a device's message.
+
+    The function takes the thing name, the time of the announcement and the version of messages; devices with
+    the same message share the same bytes.
+
+    Args:
+        services: the ports.
+        run: the run.
+        open_round: the round.
+        listed: its messages, if the caller has read them.
+
+    Raises:
+        SettingsError: the list cannot be read.
+    """
+    if listed is None:
+        listed, _ = read_messages(services, run.name, open_round.number, open_round.base_sha256)
+    groups, made = listed.by_device(), dict[tuple[int, int, int], bytes]()
+
+    def announcement(device: str, at: int, version: int) -> bytes:
+        group = groups[device]
+        shared = (id(group), at, version)
+        if shared not in made:
+            made[shared] = _announcement(services, run, open_round, group, at, version)
+        return made[shared]
+
+    return announcement
+
+
+def _announcement(  # noqa: PLR0913, PLR0917 - what it says, to whom and when
+    services: Services, run: Run, open_round: Round, group: MessageGroup, at: int, version: int
+) -> bytes:
+    left = open_round.deadline_at - services.now()
+    own = open_round.opened_at + round(group.header.ttl * 1000) - services.now()
+    return messages.encode(
+        Announcement(
+            version=version,
+            run=run.name,
+            round=open_round.number,
+            attempt=open_round.attempt,
+            work="message",
+            task=run.settings.task,
+            announced_at=at,
+            deadline_seconds=max(0.0, min(left, own) / 1000),
+            bucket=services.bucket.name,
+            model_key=object_keys.content(run.name, group.sha256),
+            model_sha256=group.sha256,
+            model_bytes=group.bytes,
+            message=group.header,
+            message_bytes=group.holds,
+        )
+    )

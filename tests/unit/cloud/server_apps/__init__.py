@@ -1,0 +1,1 @@
+"""Unit tests of runs and rounds, from the start to the publication."""
