@@ -34,6 +34,7 @@ from fedgrass.federation.messages import (
     round_id,
 )
 from fedgrass.federation.messages.message_fields import Attributes
+from fedgrass.federation.task_messages.round_messages import BUSY
 from fedgrass.federation.topics import Kind
 
 _PROGRESS_SECONDS = 5.0  # between two progress messages
@@ -200,7 +201,7 @@ class Session:
         if announcement.work == "statistics" and not self._configuration.statistics.allowed:
             return "this device answers no statistics: its configuration has statistics.allowed false"
         if self._assignment and self._assignment.announcement.run != announcement.run:
-            return f"busy with {self._assignment.name}"
+            return f"{BUSY}{self._assignment.name}"
         return objection(
             self._configuration.train_when,
             self._context.host_metrics(self._context.folder),

@@ -32,7 +32,7 @@ def read_host_metrics(folder: Path, memory: Path = _MEMORY) -> HostMetrics:
         time=datetime.now().astimezone().time(),
         load=_load(),
         free_disk=_free_disk(folder),
-        free_memory=_free_memory(memory),
+        free_memory=read_free_memory(memory),
     )
 
 
@@ -51,7 +51,7 @@ def _free_disk(folder: Path) -> int | None:
         return None
 
 
-def _free_memory(memory: Path) -> int | None:
+def read_free_memory(memory: Path = _MEMORY) -> int | None:
     """Return MemAvailable, the kernel's estimate of the memory for a new program, in bytes."""
     try:
         lines = memory.read_text(encoding="ascii").splitlines()
@@ -108,6 +108,7 @@ _WINDOW = f"{_CLOCK}-{_CLOCK}"
 _MEGABYTE = 1_000_000
 # A training holds the downloaded model, the trained one, its gradients, its momenta and the update.
 _COPIES_OF_MODEL = 5
+_COPIES_OF_CONTENT = 2  # the serialised arrays, and those that the app makes of them
 _COPIES_OF_FROZEN = 2  # the file, and the network that holds them
 LARGEST = 10_000_000  # megabytes
 
@@ -141,12 +142,21 @@ class Demand(Struct, frozen=True):
 
 def demand_of(announcement: Announcement) -> Demand:
     """Return what an assignment needs: its update on disk, and the copies of its model in memory."""
+    if announcement.work == "message":
+        return _demand_of_message(announcement)
     trains = announcement.work == "train"
     frozen = announcement.frozen.bytes if announcement.frozen else 0
     return Demand(
         (announcement.model_bytes if trains else 0) + frozen,
         announcement.model_bytes * (_COPIES_OF_MODEL if trains else 2) + frozen * _COPIES_OF_FROZEN,
     )
+
+
+def _demand_of_message(announcement: Announcement) -> Demand:
+    """Return what a ServerApp's message needs: of a training, the reply has a model like the content's."""
+    size = announcement.message_bytes or announcement.model_bytes
+    trains = bool(announcement.message) and announcement.message.type.partition(".")[0] == "train"
+    return Demand(size if trains else 0, size * _COPIES_OF_CONTENT)
 
 
 def objection(

@@ -44,6 +44,14 @@ Features = Mapping[str, Any] | Iterable[Mapping[str, Any]]  # arrays with n rows
 Predict = Callable[[Sequence[object]], list[object]]  # takes n inputs, returns n outputs, all JSON values
 
 
+def _ignore(_fraction: float) -> None:
+    """Report nothing."""
+
+
+def _never() -> bool:
+    return False
+
+
 class InputRefused(FedgrassError):
     """The model cannot take an application's input; the text names the input and what the model accepts."""
 
@@ -131,11 +139,16 @@ class TaskMessage:
         header: its type, such as ``train`` or ``query.histogram``, its group and its time to live.
         records: its content, without the data of arrays.
         data: of each array in ``records``, in their order, as the sender has serialised it.
+        report: may be called occasionally with the completed fraction of the work, 0 to 1.
+        stop: returns True once the reply is not needed any more: the message was replaced, or the trainer
+            ends.
     """
 
     header: MessageHeader
     records: Sequence[Record]
     data: Sequence[bytes]
+    report: Report = _ignore
+    stop: Stop = _never
 
 
 @dataclass(frozen=True)

@@ -2,5 +2,5 @@
 
 The main process uses worker_protocol (the messages), worker_process (starts and stops the child) and
 resource_limits. Within the worker, read in this order: __main__, model_download, work_runner, model_parts,
-local_metrics, update_writer, scaffold_client, statistics_work.
+local_metrics, update_writer, scaffold_client, statistics_work, content_download, message_work.
 """

@@ -141,7 +141,8 @@ def main() -> None:
     def report_waiting(reason: str) -> None:
         Channel(output).answer(Waiting(_encodable(reason)))
 
-    runner = WorkRunner(ModelDownload(report_waiting).fetch)
+    download = ModelDownload(report_waiting)
+    runner = WorkRunner(download.fetch, download.read)
     own_pid = os.getpid()
     while work := inbox.next():
         channel = Channel(output)

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 
 import msgspec
 
+from components.runtime.component_errors import WorkFailed
 from components.trainer.tasks.task import Evaluation
 from components.trainer.worker.worker_protocol import Result, margin_before
 from fedgrass.federation import training_settings
@@ -21,6 +22,7 @@ from fedgrass.federation.messages import Announcement, message_fields
 from fedgrass.federation.weights import Arrays
 
 _NAME = re.compile(rf"[A-Za-z0-9_./:@ -]{{1,{message_fields.LONGEST_METRIC_NAME}}}")
+_MOST_EXAMPLES = 2**53  # the largest integer that every JSON reader keeps exact
 _FIRST = ("loss", "accuracy")  # kept first if there are too many: most runs are judged by them
 log = logging.getLogger(__name__)
 
@@ -64,6 +66,30 @@ def describe_unsent(unsent: Mapping[str, str]) -> str:
         if len(text) <= message_fields.LONGEST_UNSENT:
             return text
     return message_fields.shorten(text, message_fields.LONGEST_UNSENT) if parts else ""
+
+
+def logged_unsent(unsent: Mapping[str, str]) -> str:
+    """Log dropped metrics as a warning; return their description for the message, empty if there are none."""
+    text = describe_unsent(unsent)
+    if text:
+        log.warning("dropped metrics that cannot be sent: %s", text)
+    return text
+
+
+def checked_count(count: float, verb: str, smallest: int = 0) -> int:
+    """Return a number of examples as an int; a task may return a numpy scalar, or any other object.
+
+    Raises:
+        WorkFailed: it is not a whole number from ``smallest``.
+    """
+    try:
+        whole = int(count)
+        if whole == count and smallest <= whole <= _MOST_EXAMPLES:
+            return whole
+    except (TypeError, ValueError, OverflowError) as error:
+        log.debug("%r is not a number: %s", count, error)
+    message = f"the task reports that it {verb} {count!r} examples; it must be a whole number from {smallest}"
+    raise WorkFailed(message)
 
 
 def _problem_of_name(name: object) -> str:

@@ -4,7 +4,7 @@ import logging
 import random
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from botocore.config import Config
 from botocore.exceptions import IncompleteReadError
@@ -13,10 +13,12 @@ from components.runtime.component_errors import WorkFailed
 from components.runtime.retries import delays
 from components.runtime.s3_access import AWS_ERRORS, describe, make_s3_client, remedy_of
 from fedgrass.federation.aws_errors import Remedy
+from fedgrass.federation.task_messages.content_reader import Read
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
+T = TypeVar("T")
 CONFIG = Config(
     connect_timeout=10,
     read_timeout=30,
@@ -47,12 +49,24 @@ class ModelDownload:
         Raises:
             WorkFailed: the object cannot be read or has a different size; the text names it.
         """
+        return self._patiently(f"the model s3://{bucket}/{key}", lambda: self._fetch(bucket, key, size))
+
+    def read(self, bucket: str, key: str, size: int, use: Callable[[Read], T]) -> T:
+        """Return what ``use`` returns, given a function that reads an object of ``size`` bytes.
+
+        Transient errors are retried as in :meth:`fetch`: ``use`` is called again with the object from its
+        beginning. Raises WorkFailed as :meth:`fetch` does.
+        """
+        return self._patiently(f"the content s3://{bucket}/{key}", lambda: self._use(bucket, key, size, use))
+
+    def _patiently(self, what: str, attempt: Callable[[], T]) -> T:
+        """Return what ``attempt`` returns, once transient errors have passed."""
         pauses = delays(FIRST_DELAY, LARGEST_DELAY, random.Random())  # noqa: S311 - jitter
         while True:
             try:
-                return self._fetch(bucket, key, size)
+                return attempt()
             except AWS_ERRORS as error:
-                message = f"the model s3://{bucket}/{key} cannot be downloaded: {describe(error)}"
+                message = f"{what} cannot be downloaded: {describe(error)}"
                 remedy = remedy_of(error)
                 if remedy is Remedy.GIVE_UP:
                     raise WorkFailed(message) from error
@@ -76,3 +90,19 @@ class ModelDownload:
             message = f"the model s3://{bucket}/{key} has {length} bytes, {size} were announced"
             raise WorkFailed(message)
         return data
+
+    def _use(self, bucket: str, key: str, size: int, use: Callable[[Read], T]) -> T:
+        self._client = self._client or make_s3_client(CONFIG)
+        response = self._client.get_object(Bucket=bucket, Key=key)
+        with response["Body"] as body:
+            if (length := response["ContentLength"]) != size:
+                message = f"the content s3://{bucket}/{key} has {length} bytes, {size} were announced"
+                raise WorkFailed(message)
+
+            def read(count: int) -> bytes:
+                data = body.read(count) if count else b""  # botocore reads everything if it is given 0
+                if len(data) != count:
+                    raise IncompleteReadError(actual_bytes=len(data), expected_bytes=count)
+                return data
+
+            return use(read)

@@ -15,7 +15,14 @@ from components.runtime.component_errors import WorkFailed
 from components.trainer.session.journal import publish_result
 from components.trainer.tasks.registry import is_current, is_imported, load_task
 from components.trainer.tasks.task import Fit, PartialTask, Report, Stop, Task
-from components.trainer.worker.local_metrics import describe_unsent, sendable, with_local_metrics
+from components.trainer.worker.content_download import ContentDownload, OpenObject, from_bytes
+from components.trainer.worker.local_metrics import (
+    checked_count,
+    logged_unsent,
+    sendable,
+    with_local_metrics,
+)
+from components.trainer.worker.message_work import answer_message
 from components.trainer.worker.model_parts import Download, ModelParts, TaskArrays, open_parts
 from components.trainer.worker.scaffold_client import ScaffoldTraining, correctable, server_control
 from components.trainer.worker.statistics_work import answer_query
@@ -29,7 +36,6 @@ from fedgrass.federation.weights import Layout, Written
 Unsent = dict[str, str]  # dropped metrics by name, each with the reason
 Fetch = Callable[[str, str, int], bytes]  # takes bucket, key and size; returns the object's content
 _MODEL_TRIES = 2
-_MOST_EXAMPLES = 2**53  # the largest integer that every JSON reader keeps exact
 _PROJECT = str(Path(__file__).parents[3] / "components") + "/"
 log = logging.getLogger(__name__)
 
@@ -39,10 +45,12 @@ class WorkRunner:
 
     Args:
         fetch: downloads an object from S3.
+        read: reads an object from S3 as a stream; None: by ``fetch``.
     """
 
-    def __init__(self, fetch: Fetch) -> None:
+    def __init__(self, fetch: Fetch, read: OpenObject | None = None) -> None:
         self._fetch = fetch
+        self._contents = ContentDownload(read or from_bytes(fetch))
         self._tasks: dict[str, tuple[TaskOptions, Task]] = {}
         self.unloadable = False  # whether the class of the task could not be imported or given its options
         self._task_arrays: dict[str, TaskArrays] = {}
@@ -68,6 +76,9 @@ class WorkRunner:
         # First, because creating a task may import torch, which must not count as time of the download.
         task = self._task(announcement.task, work.options)
         trains = announcement.work == "train"
+        if announcement.work == "message":
+            return answer_message(work, task, self._contents, report, stop)
+        self._contents.forget()
         if announcement.work == "statistics":
             return self._answer_query(work, task)
         started_at = time.monotonic()
@@ -86,16 +97,16 @@ class WorkRunner:
         result = Result(
             bytes=0,
             checksum=weights.checksum(b""),
-            examples=_checked_count(evaluation.examples, "evaluated on", smallest=0 if trains else 1),
-            examples_of_task=_checked_count(task.examples(), "has"),
+            examples=checked_count(evaluation.examples, "evaluated on", smallest=0 if trains else 1),
+            examples_of_task=checked_count(task.examples(), "has"),
             metrics=metrics,
-            examples_evaluated=_checked_count(evaluation.examples, "evaluated on"),
+            examples_evaluated=checked_count(evaluation.examples, "evaluated on"),
             download_seconds=downloaded_at - started_at,
             evaluate_seconds=evaluated_at - downloaded_at,
             note=parts.note if parts else "",
         )
         if not trains:
-            return msgspec.structs.replace(result, unsent_metrics=_describe(unsent))
+            return msgspec.structs.replace(result, unsent_metrics=logged_unsent(unsent))
         settings = training_settings.task_settings(announcement.settings)
         fit = (scaffold or task).fit(given, settings, report, stop)
         if fit.partial and not announcement.allow_partial:
@@ -195,32 +206,13 @@ def _training_result(result: Result, fit: Fit, written: Written, seconds: float,
         result,
         bytes=written.bytes,
         checksum=written.checksum,
-        examples=_checked_count(fit.examples, "trained on", smallest=1),
+        examples=checked_count(fit.examples, "trained on", smallest=1),
         metrics=measured,
         train_metrics=training,
-        unsent_metrics=_describe(unsent),
+        unsent_metrics=logged_unsent(unsent),
         train_seconds=seconds,
         partial=fit.partial,
     )
-
-
-def _describe(unsent: Unsent) -> str:
-    text = describe_unsent(unsent)
-    if text:
-        log.warning("dropped metrics that cannot be sent: %s", text)
-    return text
-
-
-def _checked_count(count: float, verb: str, smallest: int = 0) -> int:
-    """Return a number of examples as an int; a task may return a numpy scalar, or any other object."""
-    try:
-        whole = int(count)
-        if whole == count and smallest <= whole <= _MOST_EXAMPLES:
-            return whole
-    except (TypeError, ValueError, OverflowError) as error:
-        log.debug("%r is not a number: %s", count, error)
-    message = f"the task reports that it {verb} {count!r} examples; it must be a whole number from {smallest}"
-    raise WorkFailed(message)
 
 
 def describe(error: BaseException) -> str:

@@ -19,6 +19,7 @@ LONGEST_BACKLOG = 1000  # rounds of one run from the first open one to the last
 TOO_MANY_OPEN = "too many rounds are open"  # how the cloud begins its refusal: send again after a reply
 _MOST_AIMS = 3  # kinds of messages that the aim of a round names
 _LONGEST_AIM = 120  # characters
+BUSY = "busy with "  # how a device's reason begins if it declines a message because it works for another run
 ThingName = Annotated[str, Meta(pattern=THING_NAME)]
 
 
