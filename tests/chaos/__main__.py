@@ -4,7 +4,8 @@
     python -m tests.chaos --schedules 2000 [--seed 1]
 
 The same seed draws the same settings and, at each place, the same faults; what they hit depends on timing.
-With --schedules no process is started: the functions run over ports in memory, and a seed is reproducible.
+With --schedules no process is started: the functions run over ports in memory, and a seed is reproducible. A
+quarter as many schedules are added for runs with ServerApps.
 
 The exit code is 0 only if that number of rounds closed, no reply was counted twice, no model is wrong and no
 run is stuck.
@@ -26,8 +27,7 @@ from fedgrass.console.interruption import ended_by_signals
 from tests.chaos.audit import Findings
 from tests.chaos.campaign import CALM_SECONDS, Campaign, Quota
 from tests.chaos.faults import Faults
-from tests.chaos.in_memory import foreign_schedules
-from tests.chaos.in_memory.foreign_schedules import report
+from tests.chaos.in_memory import foreign_schedules, message_schedules
 from tests.chaos.mishaps import Mishaps
 from tests.chaos.pace import measured_pace
 from tests.chaos.races import Races
@@ -36,6 +36,7 @@ from tests.chaos.world import World, open_worlds
 FLEETS = ("north", "south")
 DEVICES = 4  # of each
 PROCESSES = 2  # that play schedules in memory
+APPS_SHARE = 4  # one schedule of ServerApps for this number of others
 SHORTEST, LONGEST = 75.0, 600.0  # seconds
 TAKE_DOWN_SECONDS = 5.0
 LONG_CAMPAIGN = 100  # rounds, in which each of these happens many times
@@ -98,12 +99,16 @@ def run_campaign(rounds: int, seed: int, seconds: float, logs: Path | None) -> i
 
 def play_schedules(count: int, seed: int) -> int:
     """Run schedules over ports in memory and print their findings; return the exit code."""
-    began = time.monotonic()
-    say(f"chaos: {count} schedules in memory, seeds {seed} to {seed + count - 1}")
-    lines, bad = report(foreign_schedules.play_all(range(seed, seed + count), PROCESSES), began)
-    for line in lines:
+    began, last = time.monotonic(), seed + count - 1
+    say(f"chaos: {count} schedules in memory, seeds {seed} to {last}")
+    lines, bad = foreign_schedules.report(
+        foreign_schedules.play_all(range(seed, seed + count), PROCESSES), began
+    )
+    began, of_apps = time.monotonic(), range(seed, seed + max(1, count // APPS_SHARE))
+    more, worse = message_schedules.report(message_schedules.play_all(of_apps, PROCESSES), began)
+    for line in [*lines, *more]:
         say(line)
-    return int(bad > 0)
+    return int(bad + worse > 0)
 
 
 def play_all(worlds: list[World], campaigns: list[Campaign]) -> None:
