@@ -33,7 +33,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is imported
 
 import numpy as np
 
-from components.trainer.session.private_arrays import PrivateStore
+from components.trainer.session.run_files import PrivateStore
 from components.trainer.tasks.registry import load_task
 from components.trainer.worker.work_runner import WorkRunner
 from components.trainer.worker.worker_protocol import WorkOrder

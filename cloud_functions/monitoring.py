@@ -68,6 +68,8 @@ def metrics_of_ended(ended: Round) -> Iterator[tuple[Metric, float]]:
         yield Metric.STALENESS, ended.staleness_mean
     if ended.collapse:
         yield Metric.MODELS_COLLAPSED, 1
+    if ended.work is Work.MESSAGE and not ended.aim.startswith("evaluate"):
+        return  # of the devices' own models after a training, or of whatever the app reports
     for metric, name in ((Metric.ACCURACY, "accuracy"), (Metric.LOSS, "loss")):
         if name in ended.metrics:
             yield metric, ended.metrics[name]

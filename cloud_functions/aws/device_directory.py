@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from mypy_boto3_iot import IoTClient
 
 # Columns for which a candidate has fields; all others are attributes.
-_OWN_COLUMNS = frozenset({"device", "last_seen", "tasks", "examples", "attributes", "metrics", "speaks"})
+_OWN_COLUMNS = frozenset(
+    {"device", "last_seen", "tasks", "examples", "attributes", "metrics", "speaks", "works"}
+)
 # Attributes with a shorter name in a run's `where` than in the heartbeat.
 _RENAMED = {"component_version": "version"}
 
@@ -80,6 +82,7 @@ def _candidate(item: Mapping[str, Any]) -> Candidate:
         attributes=_attributes(item),
         metrics=_names(item, "metrics"),
         speaks=parse_versions(item.get("speaks", {}).get("S", "")),
+        works=_names(item, "works"),
     )
 
 

@@ -72,6 +72,13 @@ def described(error: ClientError) -> str:
 
 # Codes for a condition on an object that was replaced or removed in the meantime.
 _CHANGED = frozenset({"PreconditionFailed", "ConditionalRequestConflict", "NoSuchKey", "412"})
+
+
+def is_changed(error: ClientError) -> bool:
+    """Return whether an error means that the object was replaced or removed in the meantime."""
+    return code_of(error) in _CHANGED
+
+
 _GUESSED_HEADER = 64 * 1024  # bytes: the header of most models fits, which saves a second request
 _PART = 8 * 1024**2  # bytes of one part of a large object; S3 requires at least 5 MB
 _TRIES = 3  # at an object whose body breaks off half-way: botocore retries requests, not reading bodies
@@ -98,7 +105,7 @@ class S3Bucket:
 
     def read_version(self, key: str, largest: int) -> tuple[bytes, str]:
         """Return an object and its ETag; see ``Bucket``."""
-        return _retry_broken_off(lambda: self._read(key, largest))
+        return retry_broken_off(lambda: self._read(key, largest))
 
     def _read(self, key: str, largest: int) -> tuple[bytes, str]:
         answer = self._get(key)
@@ -112,7 +119,7 @@ class S3Bucket:
         """Fill ``target`` with the bytes from ``start`` on; return their version; see ``Bucket``."""
         if not target.nbytes:
             return version
-        return _retry_broken_off(lambda: self._fill(key, start, target, version))
+        return retry_broken_off(lambda: self._fill(key, start, target, version))
 
     def _fill(self, key: str, start: int, target: memoryview, version: str) -> str:
         answer = self._get_range(key, start, target.nbytes, version)
@@ -128,10 +135,10 @@ class S3Bucket:
 
     def read_layout(self, key: str) -> Layout:
         """Return the layout of a weights file from its first bytes; see ``Bucket``."""
-        head, size, version = _retry_broken_off(lambda: self._read_front(key, _GUESSED_HEADER))
+        head, size, version = retry_broken_off(lambda: self._read_front(key, _GUESSED_HEADER))
         needed = header_size(head, size)
         if needed > len(head):
-            head, _, _ = _retry_broken_off(lambda: self._read_front(key, needed, version))
+            head, _, _ = retry_broken_off(lambda: self._read_front(key, needed, version))
         return read_layout(head, size)
 
     def _read_front(self, key: str, count: int, version: str = "") -> tuple[bytes, int, str]:
@@ -170,7 +177,7 @@ class S3Bucket:
         """Write an object unless it exists; return the bytes of the object that exists then."""
         if self.write_over(key, data, None):
             return data
-        return _retry_broken_off(lambda: bytes(self._get(key)["Body"].read()))
+        return retry_broken_off(lambda: bytes(self._get(key)["Body"].read()))
 
     def write_over(self, key: str, data: bytes | bytearray, version: str | None) -> bool:
         """Write an object if it still has the ETag ``version``; see ``Bucket``."""
@@ -179,7 +186,7 @@ class S3Bucket:
         try:
             self._client.put_object(Bucket=self.name, Key=key, **options)
         except ClientError as error:
-            if code_of(error) not in _CHANGED:
+            if not is_changed(error):
                 raise
             return False
         return True
@@ -252,7 +259,7 @@ def _version_of(answer: "GetObjectOutputTypeDef") -> str:
     return f"{answer['ETag']} {answer.get('VersionId', '')}"
 
 
-def _retry_broken_off(read: Callable[[], Answered]) -> Answered:
+def retry_broken_off(read: Callable[[], Answered]) -> Answered:
     """Call ``read`` and return its result; retry if the body of the response breaks off."""
     for _ in range(_TRIES - 1):
         with contextlib.suppress(*_BROKEN_OFF):

@@ -1,6 +1,6 @@
 """Announce a round to its cohort, and to replacements for devices that it lost."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from msgspec import UNSET
 
@@ -9,11 +9,14 @@ from cloud_functions.selection import cohorts
 from cloud_functions.server_apps import message_list
 from cloud_functions.services import Services
 from fedgrass.federation import messages, object_keys, topics
+from fedgrass.federation.errors import SettingsError
 from fedgrass.federation.messages import Announcement
 from fedgrass.federation.messages.alarms import Reminder
+from fedgrass.federation.messages.message_fields import shorten
 from fedgrass.federation.messages.message_types import Encoding
 from fedgrass.federation.rounds import Participant, Participation, Round, State, Work, announced_at
 from fedgrass.federation.runs import Run
+from fedgrass.federation.selection.filters import knows_messages
 from fedgrass.federation.task_messages.round_messages import RoundMessages
 
 
@@ -65,6 +68,19 @@ def announce(
         at, version = announced_at(open_round, participant), services.version_for(device)
         pairs.append((topic, announcement(device, at, version)))
     services.publisher.publish(pairs)
+
+
+def announce_again(services: Services, run: Run, open_round: Round, again: Sequence[Participant]) -> bool:
+    """Publish the announcement of a round to some of its devices again; return whether that was possible.
+
+    If the list of a ServerApp's messages is lost, that is logged, and the round goes on without them.
+    """
+    try:
+        announce(services, run, open_round, again)
+    except SettingsError as error:
+        services.log(f"not announced again to {len(again)} devices: {error}", "ERROR")
+        return False
+    return True
 
 
 def remind_of_unaccepted(services: Services, run: Run, open_round: Round, *, batch: int, turn: int) -> None:
@@ -165,9 +181,11 @@ def repeat_unaccepted(services: Services, run: Run, reminder: Reminder) -> None:
         return
     participants = list(services.rounds.participants(open_round))
     silent = [p for p in participants if p.state is Participation.ASKED and p.batch == reminder.batch]
-    if open_round.work is Work.MESSAGE and reminder.turn > 1:
-        _give_up_silent(services, reminder, silent)
-        return
+    if open_round.work is Work.MESSAGE:
+        if reminder.turn > 1:
+            _give_up_silent(services, reminder, silent)
+            return
+        silent = _without_outdated(services, open_round, silent)
     if reminder.turn > 1 and silent:
         known = {participant.device for participant in participants}
         chosen = cohorts.choose_others(services, run, open_round, known, len(silent))
@@ -178,9 +196,29 @@ def repeat_unaccepted(services: Services, run: Run, reminder: Reminder) -> None:
                 return
         silent = silent[len(chosen) :]
     if silent:
-        announce(services, run, open_round, silent)
-        services.report(open_round, f"announced again to {len(silent)} devices that have not accepted")
+        if announce_again(services, run, open_round, silent):
+            services.report(open_round, f"announced again to {len(silent)} devices that have not accepted")
         remind_of_unaccepted(services, run, open_round, batch=reminder.batch, turn=reminder.turn + 1)
+
+
+def _without_outdated(services: Services, open_round: Round, silent: list[Participant]) -> list[Participant]:
+    """Return those of some devices whose trainer component knows messages; decline for the others.
+
+    An older component drops such an announcement. A device's row is only read once it has not accepted.
+    """
+    remaining = []
+    for part in silent:
+        found = services.devices.find(part.device)
+        if found is None or knows_messages(found):
+            remaining.append(part)
+            continue
+        reason = (
+            f"its trainer component {found.attributes.get('version', '')} does not know messages of"
+            " ServerApps: deploy com.fedgrass.Trainer of this release"
+        )
+        services.rounds.move_participant(open_round, part, Participation.DECLINED, shorten(reason))
+        services.report(open_round, f"declined: {reason}", device=part.device)
+    return remaining
 
 
 def _give_up_silent(services: Services, reminder: Reminder, silent: list[Participant]) -> None:

@@ -4,12 +4,12 @@ import contextlib
 
 from cloud_functions.buffers import flight
 from cloud_functions.rounds import sweep
-from cloud_functions.rounds.announce import announce
+from cloud_functions.rounds.announce import announce, announce_again
 from cloud_functions.rounds.reminders import wake
 from cloud_functions.selection import candidate_search
 from cloud_functions.server_apps import message_rounds
 from cloud_functions.services import Services
-from fedgrass.federation.errors import LostRace, SettingsError
+from fedgrass.federation.errors import LostRace
 from fedgrass.federation.rounds import Participation, Round, State
 from fedgrass.federation.runs import Open, Run, next_step
 
@@ -42,12 +42,8 @@ def _announce_messages(services: Services, run: Run, device: str) -> None:
     rounds = list(services.unpublished(run))
     for round_ in rounds:
         participant = services.rounds.participant(round_, device) if round_.state is State.OPEN else None
-        if participant and participant.state in _UNDONE:
-            try:
-                announce(services, run, round_, [participant])
-            except SettingsError as error:  # of this run alone
-                services.log(f"not announced again: {error}", "ERROR")
-                continue
+        undone = participant and participant.state in _UNDONE
+        if participant and undone and announce_again(services, run, round_, [participant]):
             services.report(round_, "announced again after its hello", device=device)
     if message_rounds.is_stuck(run, rounds, services.now()):
         wake(services, run)

@@ -45,6 +45,7 @@ def requirements(services: Services, settings: RunSettings, work: Work = Work.TR
         things=_members(services, settings) or frozenset() if settings.thing_group else None,
         held_out=frozenset(settings.held_out if work is Work.TRAIN else ()),
         cool_down_rounds=settings.cool_down_rounds,
+        messages=settings.has_server_app,
     )
 
 

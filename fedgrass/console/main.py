@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 from fedgrass import __version__
 from fedgrass.console.commands import (
     device_commands,
+    flower_commands,
     laptop_commands,
     run_commands,
     stack_commands,
@@ -98,6 +99,7 @@ def parser() -> argparse.ArgumentParser:
     statistics_commands.add_stats(commands)
     laptop_commands.add_core(commands)
     laptop_commands.add_task(commands)
+    flower_commands.add_flower(commands)
     stack_commands.add_queue(commands)
     stack_commands.add_fleet(commands)
     stack_commands.add_costs(commands)

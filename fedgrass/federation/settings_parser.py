@@ -18,6 +18,7 @@ from fedgrass.federation.selection import strategy
 from fedgrass.federation.selection.attribute_conditions import parse_expression
 from fedgrass.federation.settings import RunSettings
 from fedgrass.federation.statistics.statistics_settings import with_statistics
+from fedgrass.federation.task_messages.server_app_settings import server_app_contradictions
 from fedgrass.federation.training_settings import check_sendable, not_plain
 from fedgrass.federation.whole_update_settings import whole_contradictions
 
@@ -33,6 +34,8 @@ def parse_settings(values: object) -> RunSettings:
             another one; the message names the field and what it accepts.
     """
     settings = convert(values, RunSettings, whole="the run's settings", part="the run's ")
+    for complaint in server_app_contradictions(settings):
+        raise SettingsError(complaint)
     if settings.statistics:
         settings = with_statistics(settings, settings.statistics)
     strategy(settings.selection, settings.selection_options)

@@ -195,8 +195,8 @@ def _parsed(value: Value) -> object:
 @contextmanager
 def _output_folder(parent: Path, task: str) -> Iterator[Path]:
     """Create the folder that names the run, before anything else; remove it again if it stays empty."""
-    # A run's name has no underscore.
-    stem = f"{task.replace('_', '-')}-{time.strftime('%Y%m%d-%H%M%S')}"
+    # A run's name has neither underscore nor colon.
+    stem = f"{task.replace('_', '-').replace(':', '-')}-{time.strftime('%Y%m%d-%H%M%S')}"
     for name in (stem, *(f"{stem}-{number}" for number in range(2, 100))):
         try:
             (parent / name).mkdir(parents=True)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from components.runtime.component_errors import WorkDeclined
-from components.trainer.session.private_arrays import PrivateStore
+from components.trainer.session.run_files import PrivateStore
 from components.trainer.tasks.registry import load_task
 from components.trainer.worker.work_runner import WorkRunner
 from components.trainer.worker.worker_protocol import Result, WorkOrder

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import msgspec
 import xxhash
 
 from cloud_functions.initiator import _perform
@@ -22,10 +23,18 @@ class MessageFleet(SmallFleet):
 
     def __init__(self, devices: int = 3, **settings: Any) -> None:
         super().__init__(devices=devices, rounds=5, evaluate_last=True, mode="server_app", **settings)
+        self.tasks = self.settings.task
+        self.heartbeats()
 
     def request(self, action: str, **event: object) -> dict[str, Any]:
         """Invoke the initiator; return its response, which has ``refused`` if the action was refused."""
         return _perform(self.cloud, {"action": action, "run": RUN, **event})
+
+    def outdate(self, device: str) -> None:
+        """Make the trainer component of a device one that does not know messages."""
+        self.devices.heartbeat(device, self.now, self.tasks, version="0.3.0")
+        found = self.devices.seen[device]
+        self.devices.seen[device] = msgspec.structs.replace(found, works=frozenset())
 
     def put(self, number: int, groups: Sequence[MessageGroup]) -> str:
         """Put the list of a round's messages into the bucket; return its SHA-256."""

@@ -87,6 +87,7 @@ class Deadline:
 UPLOAD_TRIES = 5  # after errors that are not known to be transient
 _FIRST_DELAY = 4.0  # seconds at most, between attempts: together long enough for a restart of Stream Manager
 _LARGEST_DELAY = 60.0
+_DOING = {"evaluate": "evaluating", "statistics": "answering", "message": "answering"}
 log = logging.getLogger(__name__)
 
 
@@ -149,13 +150,16 @@ class Assignment:
             update=str(self._context.update_path(self.announcement)),
             memory=str(feedback.path(run)),
             statistics=statistics,
+            thing=self._context.thing,
+            state=str(self._context.task_states.path(self.announcement.task, run)),
+            failures=str(self._context.failures),
             **self._context.private_arrays.order(self.announcement),
         )
         self._context.worker.start(work, self._answered)
 
     def resume(self, result: Result) -> None:
-        """After a restart: upload the update that was already written."""
-        self._upload(result)
+        """After a restart: send the result of the work, which was already done."""
+        self._send_result(result)
 
     def hurry(self, seconds: float) -> None:
         """Apply the deadline of a repeated announcement, if it is earlier."""
@@ -182,7 +186,7 @@ class Assignment:
             self._context.worker.stop_early(self.name)
 
     def _overdue(self) -> None:
-        doing = "training" if self._training else "uploading"
+        doing = _DOING.get(self.announcement.work, "training") if self._training else "uploading"
         why = f": {self._context.trouble.reason}" if self._context.trouble.reason else ""
         self._fail(
             f"deadline: the work was still {doing} after {self.announcement.deadline_seconds:g} s{why}"
@@ -211,12 +215,13 @@ class Assignment:
         self._context.journal.record_result(self.announcement, answer)
         part = " (stopped by the deadline)" if answer.partial else ""
         log.info("%s: done with %d examples%s, %s", self.name, answer.examples, part, _measured(answer))
-        if not answer.bytes:
-            self._complete(answer, 0.0)
-            return
-        self._upload(answer)
+        self._send_result(answer)
 
-    def _upload(self, result: Result) -> None:
+    def _send_result(self, result: Result) -> None:
+        """Upload the update, and complete; work without an update is complete at once."""
+        if not result.bytes:
+            self._complete(result, 0.0)
+            return
         self._upload_started = self._context.loop.clock()
         self._try_upload(result, tries=1)
 
@@ -260,13 +265,11 @@ class Assignment:
             return
         seconds = self._context.loop.clock() - self._upload_started
         log.info("%s: uploaded %d bytes in %.2f s", self.name, result.bytes, seconds)
-        update, run = self._context.update_path(self.announcement), self.announcement.run
-        self._context.error_feedback.adopt(update, run)
-        self._context.private_arrays.adopt(update, self.announcement.task, run)
         self._complete(result, seconds)
 
     def _complete(self, result: Result, upload_seconds: float) -> None:
         announcement = self.announcement
+        self._context.adopt(announcement)
         completion = Completion(
             version=announcement.version,
             run=announcement.run,

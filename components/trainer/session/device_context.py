@@ -13,8 +13,8 @@ from components.runtime.event_loop import Call, EventLoop
 from components.trainer.session.eligibility import HostMetrics, read_host_metrics
 from components.trainer.session.error_feedback import ErrorFeedback, pending_path
 from components.trainer.session.journal import Journal, result_path
-from components.trainer.session.private_arrays import PrivateStore, pending_private
 from components.trainer.session.restarts import RestartBudget
+from components.trainer.session.run_files import PrivateStore, TaskStates, pending_private, pending_state
 from components.trainer.session.session_ports import Uploader, Worker
 from fedgrass.federation.messages import Announcement, WorkMessage
 from fedgrass.federation.messages.message_fields import shorten, shorten_to_bytes
@@ -88,18 +88,53 @@ class DeviceContext:
         """The arrays that stay on the device, in a folder next to that of the updates."""
         return PrivateStore(self.folder.parent)
 
+    @property
+    def task_states(self) -> TaskStates:
+        """What the tasks keep for their runs, in a folder next to that of the updates."""
+        return TaskStates(self.folder.parent)
+
+    @property
+    def failures(self) -> Path:
+        """The folder of the tracebacks of failed assignments, next to that of the updates."""
+        return self.folder.parent / "failures"
+
+    def adopt(self, announcement: Announcement) -> None:
+        """Make valid what an assignment left for the next one of its run; repeating it does no harm."""
+        update, task, run = self.update_path(announcement), announcement.task, announcement.run
+        self.error_feedback.adopt(update, run)
+        self.private_arrays.adopt(update, task, run)
+        self.task_states.adopt(update, task, run)
+
+    def take_back(self, work: WorkMessage) -> None:
+        """Roll back what an assignment left, because the cloud refused its update or its reply."""
+        update = self.update_path(work)
+        self.error_feedback.take_back(update, work.run)
+        self.private_arrays.take_back(update, work.run)
+        self.task_states.take_back(update, work.run)
+
     def sweep(self, keep: Path | None = None) -> None:
         """Remove the files of earlier assignments: a killed worker may leave partial or complete ones."""
-        kept = {keep, pending_path(keep), pending_private(keep), result_path(keep)} if keep else set()
+        kept = set(_files_of(keep)) if keep else set()
         if self.folder.exists():
             for file in self.folder.iterdir():
                 if file not in kept:
                     file.unlink(missing_ok=True)
         self.error_feedback.sweep()
         self.private_arrays.sweep()
+        self.task_states.sweep()
 
     def discard(self, announcement: Announcement) -> None:
-        """Remove the update of an assignment that is over, with the client state and private arrays of it."""
-        path = self.update_path(announcement)
-        for file in (path, pending_path(path), pending_private(path), result_path(path)):
+        """Remove the update of an assignment that is over, and everything that was pending with it."""
+        for file in _files_of(self.update_path(announcement)):
             file.unlink(missing_ok=True)
+
+
+def _files_of(update: Path) -> tuple[Path, ...]:
+    """Return the update of an assignment and the files next to it that the worker writes."""
+    return (
+        update,
+        pending_path(update),
+        pending_private(update),
+        pending_state(update),
+        result_path(update),
+    )

@@ -9,6 +9,7 @@ All of it runs in the thread of the event loop.
 
 import logging
 from collections.abc import Callable
+from pathlib import Path
 
 from components.runtime.component_errors import ConfigurationError
 from components.runtime.event_loop import Timer
@@ -21,7 +22,7 @@ from components.trainer.session.presence import Presence, PresenceCallbacks
 from components.trainer.session.session_ports import Messaging
 from components.trainer.session.task_readiness import TaskReadiness
 from components.trainer.trainer_configuration import Configuration
-from components.trainer.worker.worker_protocol import TaskOptions, id_of
+from components.trainer.worker.worker_protocol import Result, TaskOptions, id_of
 from fedgrass.federation.errors import MessageError
 from fedgrass.federation.messages import (
     Announcement,
@@ -126,11 +127,11 @@ class Session:
         """Upload an update that was already written; an interrupted training waits for its announcement."""
         work = self._with_result(self._context.journal.state.work)
         path = self._context.update_path(work.announcement) if work else None
-        usable = work and work.result and path and path.exists() and path.stat().st_size == work.result.bytes
+        usable = work and work.result and path and _is_complete(work.result, path)
         self._context.sweep(keep=path if usable else None)
         self._replies.resume()
         if work and work.result and usable:
-            log.info("%s: the update was written before the restart: uploading it", id_of(work.announcement))
+            log.info("%s: done before the restart: sending the result", id_of(work.announcement))
             self._assignment = self._assign(work.announcement)
             self._assignment.resume(work.result)
         elif work:
@@ -161,9 +162,7 @@ class Session:
     def _on_verdict(self, verdict: Verdict) -> None:
         name = round_id(verdict.run, verdict.round, verdict.attempt)
         if not verdict.counted:
-            update = self._context.update_path(verdict)
-            self._context.error_feedback.take_back(update, verdict.run)
-            self._context.private_arrays.take_back(update, verdict.run)
+            self._context.take_back(verdict)
         if self._assignment and self._assignment.name == name:
             # The journal was lost after the reply, or the round is over: the work would be useless.
             self._drop(f"the cloud has sent its verdict: {verdict.reason or 'counted'}")
@@ -296,6 +295,7 @@ class Session:
             work_error=self._context.trouble.reason,
             connection_error=fit_heartbeat(self._presence.trouble() or self._connection_trouble()),
             speaks=message_types.spoken(),
+            works=message_types.known_work(),
         )
 
     def _attributes(self) -> Attributes:
@@ -306,3 +306,8 @@ class Session:
     def _send(self, message: Message) -> None:
         kind = Kind.COMPLETE if isinstance(message, Completion) else Kind.STATUS
         self._outbox.send(self._presence.topic(kind), message)
+
+
+def _is_complete(result: Result, update: Path) -> bool:
+    """Return whether a result has everything that its reply needs: nothing more, or its whole update."""
+    return not result.bytes or (update.exists() and update.stat().st_size == result.bytes)

@@ -99,7 +99,7 @@ class Journal:
         measured = tuple(sorted(training_settings.without_local_metrics(result.reported)))
         changed = msgspec.structs.replace(
             state,
-            work=Accepted(announcement, result) if result.bytes else state.work,
+            work=Accepted(announcement, result),
             examples={**state.examples, task: result.examples_of_task},
             metrics={**state.metrics, task: measured} if trained else state.metrics,
         )
@@ -148,7 +148,7 @@ def result_path(update: Path) -> Path:
 def publish_result(work: WorkOrder, result: Result) -> Result:
     """Write the result file of an assignment, then rename its update; return the result.
 
-    An evaluation, which has no update, leaves no file.
+    Work without an update, such as an evaluation, leaves no file.
     """
     update = Path(work.update)
     if result.bytes == 0:

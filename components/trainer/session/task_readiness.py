@@ -120,5 +120,8 @@ class TaskReadiness:
 
 
 def attribute_of(task: str) -> str:
-    """Return the attribute that has the version of a task's code: ``version_of_cracks``."""
-    return f"{_VERSION}{task.replace('-', '_')}"[:_LONGEST_ATTRIBUTE]
+    """Return the attribute that has the version of a task's code: ``version_of_cracks``.
+
+    That of ``flower:mean`` is ``version_of_flower_mean``, because names of attributes have no colon.
+    """
+    return f"{_VERSION}{task.replace('-', '_').replace(':', '_')}"[:_LONGEST_ATTRIBUTE]

@@ -122,6 +122,7 @@ class RoundPlace:
         state: the file with what the task has kept for this run; it may be missing. Read-only.
         state_after: the file to write for the next assignment; the trainer adopts it once the update or the
             reply has been uploaded.
+        training: the run's settings of the training, which ``evaluate`` and ``answer`` do not get otherwise.
     """
 
     run: str
@@ -129,6 +130,7 @@ class RoundPlace:
     device: str
     state: Path
     state_after: Path
+    training: Settings = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,15 @@ def folder_at(path: str) -> "TaskFolder":
     return known
 
 
+def folder_of(module: str) -> "TaskFolder | None":
+    """Return the task folder that a module was imported from; None if it is from elsewhere.
+
+    Args:
+        module: its ``__name__``.
+    """
+    return _by_prefix.get(module.partition(".")[0])
+
+
 class TaskFolder:
     """A folder of task files and the modules that have been loaded from it.
 

@@ -60,7 +60,7 @@ def component_of(name: str, options: Mapping[str, Option]) -> str:
     ):
         message = (
             f"task {name!r} has the component {component!r}; it takes the name of a component that"
-            f" `fedgrass task publish` made, such as com.fedgrass.task.{name}"
+            f" `fedgrass task publish` made, such as com.fedgrass.task.{name.replace(':', '.')}"
         )
         raise ConfigurationError(message)
     return component

@@ -70,10 +70,6 @@ class ContentDownload:
         self._room = room
         self._kept: dict[str, list[bytes]] = {}  # data of separate files by their SHA-256
 
-    def forget(self) -> None:
-        """Release the separate files of the latest message."""
-        self._kept = {}
-
     def fetch(self, announcement: Announcement) -> tuple[tuple[Record, ...], list[bytes]]:
         """Return the records of an announced message, and the data of all their arrays in order.
 

@@ -66,7 +66,7 @@ def answer_message(
     if not isinstance(task, MessageTask):
         message = (
             f"task {announcement.task!r} has no method answer(), so it takes no messages of a ServerApp:"
-            " start the run with the task of a Flower app, or with one that is a MessageTask (docs/own_task.md)"
+            " start the run with the task of a Flower app or of a MessageTask (docs/own_task.md)"
         )
         raise WorkDeclined(message)
     started_at = time.monotonic()

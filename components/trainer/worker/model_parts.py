@@ -6,7 +6,7 @@
 
 ``ModelParts.complete`` puts them together for the task, ``split`` takes a training apart again: shared arrays
 become the update, private ones a file that is adopted once the update has been uploaded
-(session/private_arrays.py).
+(session/run_files.py).
 """
 
 import logging
@@ -31,7 +31,7 @@ from components.runtime.array_files import (
 from components.runtime.array_folders import frozen_file
 from components.runtime.atomic_file import publish_file, unfinished, write_atomically, write_unfinished
 from components.runtime.component_errors import WorkDeclined, WorkFailed
-from components.trainer.session.private_arrays import pending_private
+from components.trainer.session.run_files import pending_private
 from components.trainer.tasks.task import Fit, PartialTask, Task
 from components.trainer.worker.worker_protocol import WorkOrder, id_of
 from fedgrass.federation import weights

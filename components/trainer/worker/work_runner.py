@@ -4,6 +4,7 @@ For each: download and check the model, evaluate it, train, write the update.
 """
 
 import logging
+import os
 import time
 import traceback
 from collections.abc import Callable
@@ -13,8 +14,17 @@ import msgspec
 
 from components.runtime.component_errors import WorkFailed
 from components.trainer.session.journal import publish_result
+from components.trainer.session.run_files import pending_state
 from components.trainer.tasks.registry import is_current, is_imported, load_task
-from components.trainer.tasks.task import Fit, PartialTask, Report, Stop, Task
+from components.trainer.tasks.task import (
+    Fit,
+    PartialTask,
+    Report,
+    RoundPlace,
+    RunAwareTask,
+    Stop,
+    Task,
+)
 from components.trainer.worker.content_download import ContentDownload, OpenObject, from_bytes
 from components.trainer.worker.local_metrics import (
     checked_count,
@@ -50,7 +60,8 @@ class WorkRunner:
 
     def __init__(self, fetch: Fetch, read: OpenObject | None = None) -> None:
         self._fetch = fetch
-        self._contents = ContentDownload(read or from_bytes(fetch))
+        self._read = read or from_bytes(fetch)
+        self._contents: ContentDownload | None = None  # of the latest message; other work needs the memory
         self._tasks: dict[str, tuple[TaskOptions, Task]] = {}
         self.unloadable = False  # whether the class of the task could not be imported or given its options
         self._task_arrays: dict[str, TaskArrays] = {}
@@ -68,7 +79,9 @@ class WorkRunner:
             ConfigurationError: the task does not exist, or does not accept its options.
         """
         self.unloadable = False
-        return publish_result(work, self._perform(work, report, stop))
+        result = self._perform(work, report, stop)
+        _keep_state(work)
+        return publish_result(work, result)
 
     def _perform(self, work: WorkOrder, report: Report, stop: Stop) -> Result:
         announcement = work.announcement
@@ -76,9 +89,11 @@ class WorkRunner:
         # First, because creating a task may import torch, which must not count as time of the download.
         task = self._task(announcement.task, work.options)
         trains = announcement.work == "train"
+        _begin_round(work, task)
         if announcement.work == "message":
+            self._contents = self._contents or ContentDownload(self._read)
             return answer_message(work, task, self._contents, report, stop)
-        self._contents.forget()
+        self._contents = None
         if announcement.work == "statistics":
             return self._answer_query(work, task)
         started_at = time.monotonic()
@@ -186,6 +201,32 @@ class WorkRunner:
             raise
         self._tasks[name] = (options, task)
         return task
+
+
+def _begin_round(work: WorkOrder, task: Task) -> None:
+    """Tell a task that keeps something for each run which round begins."""
+    if not (work.state and isinstance(task, RunAwareTask)):
+        return
+    announcement, after = work.announcement, pending_state(Path(work.update))
+    after.parent.mkdir(parents=True, exist_ok=True)
+    after.unlink(missing_ok=True)  # of a killed process
+    task.begin_round(RoundPlace(announcement.run, announcement.round, work.thing, Path(work.state), after))
+
+
+def _keep_state(work: WorkOrder) -> None:
+    """Flush what the task keeps to the disk, before the result that makes it valid.
+
+    Raises:
+        WorkFailed: the task has made something else than a file of it.
+    """
+    after = pending_state(Path(work.update))
+    if not after.exists():
+        return
+    if not after.is_file() or after.is_symlink():
+        message = f"the task keeps its state in {after}, which has to be a file and is none"
+        raise WorkFailed(message)
+    with after.open("rb") as file:
+        os.fsync(file.fileno())
 
 
 def _training_result(result: Result, fit: Fit, written: Written, seconds: float, unsent: Unsent) -> Result:

@@ -42,6 +42,9 @@ class WorkOrder(Struct, frozen=True, kw_only=True, tag="work"):
     private: str = ""  # path of the run's private arrays after earlier updates; the file may be missing
     private_before: str = ""  # the same of the run that this one continues
     frozen: str = ""  # folder of the frozen arrays, each file named by its SHA-256
+    thing: str = ""  # the thing name of this device
+    state: str = ""  # path of what the task keeps for the run; the file may be missing
+    failures: str = ""  # folder for the tracebacks of failed work; empty: none are kept
 
 
 class StopEarly(Struct, frozen=True, tag="finish"):

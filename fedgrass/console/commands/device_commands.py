@@ -57,7 +57,8 @@ def _add_devices(deploy: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         action="append",
         default=[],
         metavar="NAME[=VERSION]",
-        help="a task that `fedgrass task publish` has published; the latest version if none is given",
+        help="a task that `fedgrass task publish` has published, or flower:NAME of `fedgrass flower add`; the"
+        " latest version if none is given",
     )
     devices.add_argument(
         "--configuration",

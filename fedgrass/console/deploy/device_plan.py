@@ -215,7 +215,9 @@ def _versioned(cloud: GreengrassCloud, given: str) -> tuple[str, str]:
     where = f"account {cloud.account.number}, region {cloud.account.region}"
     if not published:
         way_out = f"publish it by `fedgrass deploy component {short}`" if name != short else "check its name"
-        if name.startswith(TASK_PREFIX):
+        if name.startswith(f"{TASK_PREFIX}flower."):
+            way_out = "publish it by `fedgrass flower add APP_DIR`"
+        elif name.startswith(TASK_PREFIX):
             way_out = "publish it by `fedgrass task publish MODULE:CLASS --version 1.0.0`"
         message = f"there is no component {name!r} in {where}: {way_out}"
         raise SettingsError(message)

@@ -18,7 +18,8 @@ from fedgrass.federation.errors import SettingsError
 _COLUMNS = ("thing", "option", "value")
 _DELIMITERS = (",", ";", "\t")  # of spreadsheets in different languages
 _THING = re.compile(r"[a-zA-Z0-9:_-]{1,128}")
-_OPTION = re.compile(r"([A-Za-z0-9_-]{1,64})\.([A-Za-z_][A-Za-z0-9_]{0,63})")
+# Options of Flower apps have hyphens: flower:mean.node-partition-id
+_OPTION = re.compile(r"((flower:)?[A-Za-z0-9_-]{1,64})\.([A-Za-z_][A-Za-z0-9_-]{0,63})")
 _LONGEST_VALUE = 500
 MOST_REPORTED = 20  # wrong rows
 

@@ -10,8 +10,8 @@ import msgspec
 
 from cloud_functions.aws.device_directory import DynamoDevices
 from cloud_functions.aws.dynamodb_rounds import DynamoRounds
-from cloud_functions.aws.s3 import S3Bucket
 from fedgrass.console.aws_clients import Clients
+from fedgrass.console.runs.streamed_bucket import StreamedBucket
 from fedgrass.federation import object_keys
 from fedgrass.federation.errors import FedgrassError, SettingsError
 from fedgrass.federation.rounds import Participant, Round
@@ -44,7 +44,7 @@ class Operator:
         self._initiator = stack["InitiatorName"]
         self._rounds = DynamoRounds(clients("dynamodb"), stack["RoundsTableName"], time.sleep)
         self._devices = DynamoDevices(clients("dynamodb"), stack["DevicesTableName"])
-        self._bucket = S3Bucket(clients("s3"), stack["BucketName"])
+        self._bucket = StreamedBucket(clients("s3"), stack["BucketName"])
 
     def devices(self) -> list[Candidate]:
         """Return every device that has ever sent a heartbeat."""
@@ -97,6 +97,23 @@ class Operator:
         lines: list[str] = self._ask("repair", name, dry_run=dry_run)["lines"]
         return lines
 
+    def start_server_app(self, name: str, settings: RunSettings) -> Run:
+        """Start a run that waits for the messages of a ServerApp. Raises as ``act`` does."""
+        return self.act("start", name, settings=msgspec.to_builtins(settings))
+
+    def message_devices(self, name: str) -> list[str]:
+        """Return the thing names of the devices to which a run may send messages. Raises as ``act`` does."""
+        devices: list[str] = self._ask("devices", name)["devices"]
+        return devices
+
+    def send_messages(self, name: str, number: int, list_sha256: str) -> None:
+        """Open round ``number`` of a run for a list of messages in the bucket. Raises as ``act`` does."""
+        self._ask("send", name, number=number, sha256=list_sha256)
+
+    def finish(self, name: str, failed: str = "") -> None:
+        """End a run with a ServerApp; ``failed`` is why it FAILED. Raises as ``act`` does."""
+        self._ask("finish", name, **({"failed": failed} if failed else {}))
+
     def _ask(self, action: str, name: str, **details: object) -> dict[str, Any]:
         # botocore repeats a request whose response was lost: the id lets the initiator recognise the action.
         event = json.dumps({"action": action, "run": name, "id": uuid4().hex, **details}).encode()
@@ -120,6 +137,19 @@ class Operator:
             message = f"there is no run {name!r}: list the runs with `fedgrass runs`"
             raise SettingsError(message)
         return run
+
+    @property
+    def bucket(self) -> StreamedBucket:
+        """The stack's bucket."""
+        return self._bucket
+
+    def round(self, name: str, number: int, attempt: int = 1) -> Round | None:
+        """Return one attempt at a round of a run, or None."""
+        return self._rounds.round(name, number, attempt)
+
+    def participants(self, round_: Round) -> list[Participant]:
+        """Return the participants of a round."""
+        return list(self._rounds.participants(round_))
 
     def rounds(self, run: Run) -> Iterator[RoundRecord]:
         """Yield every attempt at every round of a run so far, in order."""

@@ -10,7 +10,7 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from functools import cache, partial
 from itertools import product
 from pathlib import Path
 
@@ -34,7 +34,8 @@ Target = tuple[str, str]  # Greengrass's architecture and the version of Python
 Pins = dict[str, str]  # package name -> its line, with version and hashes
 
 
-def trainer_pins() -> dict[str, str]:
+@cache
+def trainer_pins() -> Mapping[str, str]:
     """Return the version of each package of the trainer, by canonical name."""
     texts = [file.read_text(encoding="utf-8") for file in (install.REQUIREMENTS, install.TORCH_REQUIREMENTS)]
     return {
@@ -48,32 +49,44 @@ def read_requirements(file: Path) -> list[Requirement]:
     Raises:
         SettingsError: a line does not name a package of an index, or conflicts with a package of the trainer.
     """
-    pins = trainer_pins()
     wanted = []
     for number, raw in enumerate(read_text(file, named="--requirements").splitlines(), 1):
         line = re.sub(r"(^|\s)#.*", "", raw).strip()
         if not line:
             continue
-        place = f"{file}:{number}: {line!r}"
-        try:
-            requirement = Requirement(line)
-        except InvalidRequirement as error:
-            message = f"{place} is not a requirement such as pandas>=2 (options and paths are not accepted)"
-            raise SettingsError(message) from error
-        if requirement.url:
-            message = (
-                f"{place} is installed from an address, which cannot be pinned: name a package of an index"
-            )
-            raise SettingsError(message)
-        pinned = pins.get(canonicalize_name(requirement.name))
-        if pinned and not requirement.specifier.contains(pinned, prereleases=True):
-            message = (
-                f"{place} conflicts with the trainer, which has {requirement.name} {pinned}: allow that"
-                " version, or run the trainer with another interpreter (its setting `python`)"
-            )
-            raise SettingsError(message)
+        requirement = parse_requirement(line, f"{file}:{number}")
+        check_against_trainer(requirement, f"{file}:{number}", "allow that version")
         wanted.append(requirement)
     return wanted
+
+
+def parse_requirement(line: str, place: str) -> Requirement:
+    """Return a requirement. Raises SettingsError if it does not name a package of an index."""
+    try:
+        requirement = Requirement(line)
+    except InvalidRequirement as error:
+        message = (
+            f"{place}: {line!r} is not a requirement such as pandas>=2 (options and paths are not accepted)"
+        )
+        raise SettingsError(message) from error
+    if requirement.url:
+        message = (
+            f"{place}: {line!r} is installed from an address, which cannot be pinned: name a package of an"
+            " index"
+        )
+        raise SettingsError(message)
+    return requirement
+
+
+def check_against_trainer(requirement: Requirement, place: str, way_out: str) -> None:
+    """Check a requirement. Raises SettingsError if it does not admit the trainer's version of its package."""
+    pinned = trainer_pins().get(canonicalize_name(requirement.name))
+    if pinned and not requirement.specifier.contains(pinned, prereleases=True):
+        message = (
+            f"{place}: {str(requirement)!r} conflicts with the trainer, which has {requirement.name} {pinned}:"
+            f" {way_out}, or run the trainer with another interpreter (its setting `python`)"
+        )
+        raise SettingsError(message)
 
 
 def resolve(wanted: Sequence[Requirement], targets: Sequence[Target]) -> dict[Target, Pins]:
@@ -84,13 +97,14 @@ def resolve(wanted: Sequence[Requirement], targets: Sequence[Target]) -> dict[Ta
     """
     own = trainer_pins()
     found: dict[Target, Pins] = {}
+    uv = find_uv_bin()  # not in the threads: sysconfig's first use is not safe there in Python 3.11
     with tempfile.TemporaryDirectory(prefix="fedgrass-requirements-") as name:
         folder = Path(name)
         (folder / "wanted.in").write_text("".join(f"{one}\n" for one in wanted), encoding="utf-8")
         pins = "".join(f"{package}=={version}\n" for package, version in own.items())
         (folder / "trainer.txt").write_text(pins, encoding="utf-8")
         with ThreadPoolExecutor(_AT_ONCE) as threads:  # most of the time is spent waiting for the index
-            texts = threads.map(partial(_compiled, folder), targets)
+            texts = threads.map(partial(_compiled, uv, folder), targets)
             for target, text in zip(targets, texts, strict=True):
                 lines = {str(canonicalize_name(one["name"])): one[0] for one in _PIN.finditer(text)}
                 found[target] = {package: line for package, line in lines.items() if package not in own}
@@ -123,9 +137,9 @@ def download(resolved: Mapping[Target, Pins], folder: Path) -> list[Path]:
     return sorted(folder.glob("*.whl"))
 
 
-def _compiled(folder: Path, target: Target) -> str:
+def _compiled(uv: str, folder: Path, target: Target) -> str:
     platform, python = target
-    command = [find_uv_bin(), "pip", "compile", "--quiet", "--no-header", "--no-annotate", "--system-certs"]
+    command = [uv, "pip", "compile", "--quiet", "--no-header", "--no-annotate", "--system-certs"]
     command += ["--generate-hashes", "--only-binary", ":all:", "--constraint", str(folder / "trainer.txt")]
     command += ["--python-platform", f"{PLATFORMS[platform]}-unknown-linux-gnu", "--python-version", python]
     # Only wheels are read, so any interpreter will do: without one uv searches the machine, for seconds.

@@ -13,7 +13,7 @@ import json
 import re
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from msgspec import Struct
@@ -30,7 +30,7 @@ PLATFORMS = {"amd64": "x86_64", "aarch64": "aarch64"}  # Greengrass's architectu
 _INSTALLER = Path(task_installer.__file__)
 _LOCATION = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*", re.ASCII)
 _RECIPE = """\
-# The code of a task of fedgrass, written by `fedgrass task publish`.
+# The code of a task of fedgrass, written by `fedgrass {command}`.
 RecipeFormatVersion: "2020-01-25"
 ComponentName: {component}
 ComponentVersion: "{version}"
@@ -71,6 +71,7 @@ class TaskCode(Struct, frozen=True, kw_only=True):
     module: str  # package.module:ClassName
     folder: Path  # of the module
     include: Sequence[str] = ()  # patterns of data files below the folder
+    files: Mapping[str, Path] = {}  # all files by their name, if module and patterns do not select them
     requirements: str = ""  # frozen: every package with its version and hashes; empty: none
     wheels: Sequence[Path] = ()  # files of the requirements to bundle
     platforms: Sequence[str] = tuple(PLATFORMS)
@@ -79,10 +80,13 @@ class TaskCode(Struct, frozen=True, kw_only=True):
 def component_name(task: str) -> str:
     """Return the name of a task's component: ``com.fedgrass.task.cracks`` for ``cracks``.
 
+    That of a Flower app, ``flower:mean``, is ``com.fedgrass.task.flower.mean``: names of components have no
+    colon, and names of tasks no dot.
+
     Raises:
         SettingsError: the name is not one of a task; names of tasks are valid in component names.
     """
-    return PREFIX + checked_name("task", task)
+    return PREFIX + checked_name("task", task).replace(":", ".")
 
 
 def task_name(class_name: str) -> str:
@@ -117,7 +121,7 @@ def build_task(code: TaskCode, version: str, output: Path) -> list[str]:
     """
     component = component_name(code.name)
     module, _ = checked_location(code.module)
-    files = task_files(code.folder, module, code.include)
+    files = code.files or task_files(code.folder, module, code.include)
     described = {"component": component, "version": version, "task": code.name, "module": code.module}
     with tempfile.TemporaryDirectory(prefix="fedgrass-task-") as name:
         made = Path(name)
@@ -143,7 +147,11 @@ def build_task(code: TaskCode, version: str, output: Path) -> list[str]:
 def task_recipe(code: TaskCode, version: str) -> str:
     """Return the recipe of a task's component; its artifact is in the bucket ``BUCKET_NAME``."""
     head = _RECIPE.format(
-        component=component_name(code.name), version=version, name=code.name, module=code.module
+        component=component_name(code.name),
+        version=version,
+        name=code.name,
+        module=code.module,
+        command="flower add" if code.files else "task publish",
     )
     manifests = [_MANIFEST.format(architecture=one, archive=ARCHIVE) for one in code.platforms]
     return head + "".join(manifests)

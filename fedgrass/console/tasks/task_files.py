@@ -6,7 +6,7 @@ the folder, are refused by name.
 
 import ast
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 from fedgrass.console.options import read_text
@@ -41,15 +41,30 @@ def task_files(folder: Path, module: str, include: Sequence[str] = ()) -> dict[s
     found: dict[str, Path] = {}
     for path in [*_sources(folder, module), *_included(folder, include)]:
         found[_checked(folder, path)] = path
-    size = sum(path.stat().st_size for path in found.values())
+    check_size(found.values())
+    return dict(sorted(found.items()))
+
+
+def check_size(files: Collection[Path]) -> None:
+    """Check the size of a component's files together. Raises SettingsError if Greengrass would refuse it."""
+    size = sum(path.stat().st_size for path in files)
     if size > MOST_BYTES:
-        largest = max(found.values(), key=lambda path: path.stat().st_size)
+        largest = max(files, key=lambda path: path.stat().st_size)
         message = (
             f"the task's files have {size:,} bytes, the largest {largest}, and Greengrass takes"
             f" {MOST_BYTES:,} per component: leave data to the device and name its folder in an option"
         )
         raise SettingsError(message)
-    return dict(sorted(found.items()))
+
+
+def check_no_secret(path: Path, way_out: str, name: str = "") -> None:
+    """Check a file by its own name, or another. Raises SettingsError if it may hold a key or a password."""
+    if _SECRETS.fullmatch(name or path.name):
+        message = (
+            f"{path} may be a key or a password by its name, and every device would get it: {way_out}, or"
+            " rename it if it is none"
+        )
+        raise SettingsError(message)
 
 
 def _sources(folder: Path, module: str) -> Iterator[Path]:
@@ -134,10 +149,5 @@ def _checked(folder: Path, path: Path) -> str:
         message = f"{path} is a symbolic link to {target}, which is not a file: remove or mend it"
         raise SettingsError(message)
     for one in {path.name, target.name}:
-        if _SECRETS.fullmatch(one):
-            message = (
-                f"{path} may be a key or a password by its name, and every device would get it: leave it out"
-                " of --include, or rename it if it is none"
-            )
-            raise SettingsError(message)
+        check_no_secret(path, "leave it out of --include", one)
     return name

@@ -5,7 +5,7 @@ Constraints stand in the types, so that a message that violates one is refused w
 
 import re
 from collections.abc import Collection
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
@@ -47,6 +47,14 @@ def parse_versions(text: str) -> frozenset[int]:
 def newest_common(theirs: Collection[int]) -> int | None:
     """Return the newest version that both sides support, or None."""
     return max(set(SPOKEN) & set(theirs), default=None)
+
+
+WorkKind = Literal["train", "evaluate", "statistics", "message"]
+
+
+def known_work() -> str:
+    """Return the kinds of work that this device knows, as in a heartbeat: separated by commas."""
+    return ",".join(get_args(WorkKind))
 
 
 Kind = Literal["float32", "float16", "bfloat16", "int8", "top_k"]
@@ -143,7 +151,7 @@ class Announcement(WorkMessage, frozen=True, kw_only=True, tag_field="type", tag
     """Cloud to device: work to do. The completion returns ``announced_at`` unchanged."""
 
     # Of statistics, the "model" is the query; of a message, the file of its content.
-    work: Literal["train", "evaluate", "statistics", "message"]
+    work: WorkKind
     task: TaskName
     announced_at: Milliseconds
     deadline_seconds: Seconds  # time left in the round; a duration, since clocks are never compared
@@ -221,6 +229,8 @@ class Heartbeat(Message, frozen=True, kw_only=True):
     uptime_seconds: Seconds
     attributes: Attributes = {}  # for a run's `where`
     speaks: Annotated[str, Meta(pattern=r"^([0-9,]{1,39})?\Z")] = ""  # message versions
+    # The kinds of work that it knows, separated by commas; empty: those before messages of ServerApps.
+    works: Annotated[str, Meta(pattern=r"^([a-z,]{1,64})?\Z")] = ""
     metrics: Annotated[str, Meta(max_length=512)] = (
         ""  # reported by its tasks, separated by commas; empty: unknown
     )

@@ -7,6 +7,7 @@ from typing import NamedTuple
 from msgspec import Struct
 
 from fedgrass.federation.messages import message_types
+from fedgrass.federation.rounds import Work
 from fedgrass.federation.selection.attribute_conditions import Expression, Value
 from fedgrass.federation.selection.selection_strategy import Candidate
 
@@ -45,6 +46,7 @@ class Requirements(Struct, frozen=True, kw_only=True):
     things: frozenset[str] | None = None  # members of the thing group; None: no restriction
     held_out: frozenset[str] = frozenset()  # devices reserved for evaluation
     cool_down_rounds: int = 0  # rounds for which an asked device is left alone
+    messages: bool = False  # whether its trainer component has to know messages of ServerApps
 
     def suits(self, candidate: Candidate) -> bool:
         """Return whether a device may be asked at all, regardless of its cool-down."""
@@ -93,6 +95,9 @@ class Requirements(Struct, frozen=True, kw_only=True):
                 quiet=True,
             ),
         ]
+        if self.messages:
+            words = "of them have a trainer component that knows messages of ServerApps"
+            steps.append(_Step(words, knows_messages, _components_of, _their_components, quiet=True))
         if self.minimum_examples:
             words = f"of them have {self.minimum_examples} examples or more"
             steps.append(_Step(words, has_examples(self.minimum_examples)))
@@ -119,6 +124,11 @@ def has_task(task: str) -> Holds:
 def understands(candidate: Candidate) -> bool:
     """Return whether the device and the cloud have a message version in common."""
     return message_types.newest_common(candidate.speaks) is not None
+
+
+def knows_messages(candidate: Candidate) -> bool:
+    """Return whether the device's trainer component knows messages of ServerApps."""
+    return Work.MESSAGE in candidate.works
 
 
 def has_examples(fewest: int) -> Holds:
@@ -169,6 +179,14 @@ def _their_versions(noted: Collection[str]) -> str:
     way_out = "the stack" if theirs[0] > max(message_types.SPOKEN) else "the trainer component"
     versions = ", ".join(map(str, theirs))
     return f"the others speak version {versions}: deploy a newer version of {way_out}"
+
+
+def _components_of(candidate: Candidate) -> Iterable[str]:
+    return (str(candidate.attributes.get("version", "unknown")),)
+
+
+def _their_components(noted: Collection[str]) -> str:
+    return f"they have the version {', '.join(sorted(noted))}: deploy com.fedgrass.Trainer of this release"
 
 
 def rested(candidates: Sequence[Candidate], rounds: int, wanted: int) -> list[Candidate]:

@@ -39,6 +39,7 @@ class Candidate(Struct, frozen=True):
     times_asked: int = 0
     metrics: frozenset[str] = frozenset()  # reported by its tasks; empty if not known yet
     speaks: frozenset[int] = FIRST  # supported message versions
+    works: frozenset[str] = frozenset()  # kinds of work that it knows; empty: an older component's
 
     @property
     def silent(self) -> bool:

@@ -64,16 +64,17 @@ _DECODER = msgspec.msgpack.Decoder(tuple[Record, ...])
 
 
 def encode_records(records: Sequence[Record]) -> bytes:
-    """Return records as msgpack; equal records give equal bytes.
+    """Return records as msgpack; equal records, with values in the same order, give equal bytes.
 
     Raises:
-        UpdateRefused: a value has a type that no record carries, or the records are too large.
+        UpdateRefused: the receiver would refuse them: a value has a type that no record carries, a name is
+            empty, too long or there twice, or the records are too large.
     """
-    for record in records:
-        _check_values(record)
+    _check_records(records)
     try:
         data = msgspec.msgpack.encode(tuple(records))
-    except (OverflowError, TypeError, ValueError) as error:
+        _DECODER.decode(data)
+    except (OverflowError, TypeError, ValueError) as error:  # a ValidationError is a ValueError
         message = f"the records cannot be sent: {error}"
         raise UpdateRefused(message) from error
     if len(data) > LARGEST_RECORDS:
@@ -99,12 +100,37 @@ def decode_records(data: bytes | memoryview) -> tuple[Record, ...]:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         message = f"the records cannot be decoded: {error}"
         raise UpdateRefused(message) from error
+    _check_records(records)
+    return records
+
+
+def _check_records(records: Sequence[Record]) -> None:
+    """Check what the types of the fields do not express. Raises UpdateRefused."""
     if sum(len(record.arrays) for record in records) > MOST_ARRAYS:
         message = f"the records have more than {MOST_ARRAYS:,} arrays"
         raise UpdateRefused(message)
+    if twice := _twice(record.name for record in records):
+        message = f"the content has two records {twice!r}"
+        raise UpdateRefused(message)
     for record in records:
         _check_values(record)
-    return records
+        has, lacks = ("values", record.values) if record.kind == "arrays" else ("arrays", record.arrays)
+        if lacks or (record.file and record.kind != "arrays"):
+            message = f"the record {record.name!r} of {record.kind} has {has if lacks else 'a file'}"
+            raise UpdateRefused(message)
+        if twice := _twice(entry.name for entry in record.arrays):
+            message = f"the record {record.name!r} has two arrays {twice!r}"
+            raise UpdateRefused(message)
+
+
+def _twice(names: Iterable[str]) -> str | None:
+    """Return a name that is there more than once, or None."""
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            return name
+        seen.add(name)
+    return None
 
 
 def _check_values(record: Record) -> None:

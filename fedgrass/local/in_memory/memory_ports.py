@@ -5,6 +5,7 @@ from random import Random
 
 from fedgrass.federation.aggregation.sharding_plan import Job
 from fedgrass.federation.messages.alarms import Alarm, Reminder
+from fedgrass.federation.rounds import Work
 from fedgrass.federation.selection import Candidate
 from fedgrass.federation.selection.sampling import anyone
 
@@ -25,7 +26,13 @@ class MemoryDevices:
         **attributes: str | float | bool,
     ) -> None:
         self.seen[device] = Candidate(
-            device, at, _names(tasks), examples, attributes, metrics=_names(metrics)
+            device,
+            at,
+            _names(tasks),
+            examples,
+            attributes,
+            metrics=_names(metrics),
+            works=frozenset(Work),
         )
 
     def seen_since(self, earliest: int) -> Iterator[Candidate]:

@@ -61,6 +61,25 @@ def test_the_versions_of_messages_that_a_device_speaks_reach_the_candidates(
     assert said(embedded_cloud, devices, json.dumps(heartbeat).encode()).speaks == found
 
 
+@pytest.mark.parametrize(
+    ("works", "found"), [("train,message", {"train", "message"}), (None, set())], ids=["says", "old"]
+)
+def test_the_kinds_of_work_that_a_device_knows_reach_the_candidates(
+    embedded_cloud: EmbeddedCloud, devices: DynamoDevices, works: str | None, found: set[str]
+) -> None:
+    heartbeat = {
+        "version": 1,
+        "state": "idle",
+        "tasks": "digits",
+        "examples": 40,
+        "component_version": "0.1.0",
+        "uptime_seconds": 2.5,
+    } | ({} if works is None else {"works": works})
+    candidate = said(embedded_cloud, devices, json.dumps(heartbeat).encode())
+    assert candidate.works == found
+    assert "works" not in candidate.attributes
+
+
 def test_a_row_expires_a_number_of_seconds_after_the_last_heartbeat(
     embedded_cloud: EmbeddedCloud, devices: DynamoDevices
 ) -> None:

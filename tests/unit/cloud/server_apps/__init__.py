@@ -1,1 +1,1 @@
-"""Unit tests of runs and rounds, from the start to the publication."""
+"""Unit tests of runs that a ServerApp drives."""

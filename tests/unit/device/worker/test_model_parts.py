@@ -13,7 +13,7 @@ import pytest
 from components.runtime.array_files import read_private
 from components.runtime.atomic_file import write_atomically
 from components.runtime.component_errors import WorkDeclined, WorkFailed
-from components.trainer.session.private_arrays import PrivateStore
+from components.trainer.session.run_files import PrivateStore
 from components.trainer.tasks.noise import Noise
 from components.trainer.tasks.task import Evaluation
 from components.trainer.worker.work_runner import WorkRunner

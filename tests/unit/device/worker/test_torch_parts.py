@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from components.trainer.session.private_arrays import PrivateStore
+from components.trainer.session.run_files import PrivateStore
 from components.trainer.training import TorchTask, TrainingSettings
 from components.trainer.worker.work_runner import WorkRunner
 from components.trainer.worker.worker_protocol import StatisticsPolicy, WorkOrder

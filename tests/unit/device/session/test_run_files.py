@@ -6,7 +6,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from components.trainer.session.private_arrays import (
+from components.trainer.session.run_files import (
     FROZEN_SECONDS,
     KEPT_SECONDS,
     MOST_RUNS,

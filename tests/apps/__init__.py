@@ -1,0 +1,1 @@
+"""Apps in the form that ``flwr new`` gives, and Flower's own run of an app in this process."""

@@ -1,0 +1,1 @@
+"""numpy_mean: The mean of vectors, learned with NumPy and Flower's message API."""

@@ -1,0 +1,1 @@
+"""sklearn_logistic: Logistic regression with scikit-learn and Flower's former API."""

@@ -1,0 +1,1 @@
+"""torch_batchnorm: Handwritten digits with PyTorch, batch normalization and Flower's message API."""
