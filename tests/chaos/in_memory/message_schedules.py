@@ -13,6 +13,7 @@ from concurrent.futures import ProcessPoolExecutor
 
 from msgspec import Struct
 
+from fedgrass.console.flower.message_outcomes import Failure, Reply
 from fedgrass.federation.rounds import State
 from tests.chaos.in_memory.disturbed_ports import CALM, Chances
 from tests.chaos.in_memory.message_simulation import MessageSimulation
@@ -30,7 +31,7 @@ class Played(Struct, frozen=True):
     replies: int  # that ServerApps pulled
     errors: int  # in place of replies
     lives: int  # processes of ServerApps
-    adopted: int  # lists of messages that a later process of their ServerApp sent
+    adopted: int  # messages that a later process of their ServerApp adopted
     happened: dict[str, int]
     problems: list[str]
 
@@ -83,8 +84,8 @@ def play(seed: int) -> Played:
     except Exception as error:  # noqa: BLE001 - every error is reported with its seed
         simulation.problems.append(f"stuck: {type(error).__name__}: {error}")
     apps = simulation.apps
-    runs = [simulation.rounds.run(app.run) for app in apps]
-    outcomes = [outcome for app in apps for outcome in app.outcomes.values()]
+    runs = [simulation.rounds.run(app.name) for app in apps]
+    outcomes = [outcome for app in apps for of in app.outcomes.values() for _, outcome in of.values()]
     happened = Counter(simulation.disturber.happened)
     for app in apps:
         happened.update({f"app {what}": count for what, count in app.disturber.happened.items()})
@@ -92,8 +93,8 @@ def play(seed: int) -> Played:
         seed,
         [str(run.state) if run else "never started" for run in runs],
         sum(round_.state is State.CLOSED for round_ in simulation.rounds._rounds.values()),
-        sum(bool(outcome.reply) for outcome in outcomes),
-        sum(not outcome.reply for outcome in outcomes),
+        sum(isinstance(outcome, Reply) for outcome in outcomes),
+        sum(isinstance(outcome, Failure) for outcome in outcomes),
         sum(app.lives for app in apps),
         sum(app.adopted for app in apps),
         dict(happened),
@@ -121,7 +122,7 @@ def report(played: list[Played], began: float) -> tuple[list[str], int]:
         f"{sum(one.replies for one in played)} replies pulled",
         f"{sum(one.errors for one in played)} errors in the place of replies",
         f"{sum(one.lives for one in played)} processes of ServerApps",
-        f"{sum(one.adopted for one in played)} lists of messages sent by a later process",
+        f"{sum(one.adopted for one in played)} messages adopted by a later process",
         "runs: " + ", ".join(f"{count} {state}" for state, count in sorted(states.items())),
         "calls: " + ", ".join(f"{count} {what}" for what, count in sorted(happened.items())),
     ]

@@ -11,10 +11,10 @@ from functools import partial
 from typing import Any
 
 import msgspec
-import numpy as np
 import xxhash
 
 from cloud_functions.rounds import hellos
+from fedgrass.console.flower.message_outcomes import Failure
 from fedgrass.federation import messages, object_keys
 from fedgrass.federation.aggregation.sharding_plan import Scale
 from fedgrass.federation.errors import LostRace
@@ -22,10 +22,11 @@ from fedgrass.federation.messages import Announcement, Completion, Verdict
 from fedgrass.federation.rounds import Participant, Participation, Round, State
 from fedgrass.federation.runs import LIVING, RunState
 from fedgrass.federation.statistics.statistics_answer import LARGEST_INLINE, to_text
+from fedgrass.federation.task_messages.message_content import Record
 from fedgrass.federation.task_messages.round_messages import BUSY
-from fedgrass.federation.weights import checksum, decode, encode
+from fedgrass.federation.weights import checksum
 from tests.chaos.in_memory.disturbed_ports import CALM
-from tests.chaos.in_memory.server_app_model import ServerAppModel
+from tests.chaos.in_memory.server_app_model import Sent, ServerAppModel
 from tests.chaos.in_memory.simulation import (
     OPERATOR_SECONDS,
     START,
@@ -37,6 +38,7 @@ from tests.chaos.in_memory.simulation import (
     WatchedRounds,
     is_stated,
 )
+from tests.fakes.flower_fleet import file_of
 from tests.fakes.memory_cloud import Crash
 
 RUNS = ("run-1", "run-2")
@@ -111,7 +113,7 @@ class MessageSimulation(Simulation):
 
     def is_over(self) -> bool:
         """Return whether both runs and all their rounds have ended."""
-        runs = [self.rounds.run(app.run) for app in self.apps]
+        runs = [self.rounds.run(app.name) for app in self.apps]
         rounds = self.rounds._rounds.values()
         return (
             all(app.over for app in self.apps)
@@ -157,8 +159,7 @@ class MessageSimulation(Simulation):
             return
         if fate == "silent":
             return
-        content = self.bucket.objects.get(work.model_key)
-        if content is None:
+        if work.model_key not in self.bucket.objects:
             self._say_status(device, work, "failed", f"there is no {work.model_key}")
             return
         self._say_status(device, work, "accepted", "")
@@ -167,7 +168,7 @@ class MessageSimulation(Simulation):
             self.clock.after(self.dice.uniform(1, 60), partial(self._restart, device, mine))
             return
         seconds = self.dice.uniform(1, 60)
-        self.clock.after(seconds, partial(self._answer, device, work, content, fate == "bad"))
+        self.clock.after(seconds, partial(self._answer, device, work, fate == "bad"))
 
     def _fails(self) -> bool:
         return self._happens(self.wrong.devices_fail)
@@ -188,15 +189,15 @@ class MessageSimulation(Simulation):
         self._working.pop(device, None)
         self._greet(device)
 
-    def _answer(self, device: str, work: Announcement, content: bytes, bad: bool) -> None:  # noqa: FBT001 - drawn
+    def _answer(self, device: str, work: Announcement, bad: bool) -> None:  # noqa: FBT001 - drawn
         if self._working.get(device) != (work.run, work.round, work.announced_at):
             return  # it was restarted, or has newer work
         del self._working[device]
         answered = self._answers.setdefault((work.run, work.round, device), [])
-        echo = f"{work.run}/{work.round}/{device}/".encode() + content
+        echo = f"{work.run}/{work.round}/{device}/{work.model_sha256}"
         if self.dice.random() < 0.3:  # random numbers: another answer after a restart
-            echo += str(len(answered)).encode()
-        data = encode({"echo": np.frombuffer(echo, np.uint8)})
+            echo += f"/{len(answered)}"
+        data = file_of([Record(name="metrics", kind="metrics", values={"echo": echo})], [])
         answered.append(data)
         inline = len(data) <= LARGEST_INLINE and self.dice.random() < 0.5
         if not inline:
@@ -230,7 +231,7 @@ class MessageSimulation(Simulation):
             ["cancel", "next", "start"] if rare else ["pause", "resume", "resume", "retry", "repair"]
         )
         self._actions += 1
-        run = self.dice.choice(self.apps).run
+        run = self.dice.choice(self.apps).name
         event = {"action": action, "run": run, "id": f"click-{self._actions}"}
         if action == "start":
             event["settings"] = msgspec.to_builtins(self.settings)
@@ -243,37 +244,39 @@ class MessageSimulation(Simulation):
         if self._redrives:
             self.queue.redrive()
         for app in self.apps:
-            run = self.rounds.run(app.run)
+            run = self.rounds.run(app.name)
             lost = run is not None and any(
                 self.rounds.round(run.name, number, 1) is None for number in range(1, run.round + 1)
             )
             if run is None or lost or (run.state is RunState.PAUSED and run.reason):
                 for _ in range(4):  # the refusal states what to do
-                    self._ask({"action": "repair", "run": app.run}, 1)
-                run = self.rounds.run(app.run)
+                    self._ask({"action": "repair", "run": app.name}, 1)
+                run = self.rounds.run(app.name)
             if run and run.state is RunState.PAUSED:
-                self._ask({"action": "resume", "run": app.run}, 1)
+                self._ask({"action": "resume", "run": app.name}, 1)
+            elif run and run.state in LIVING and app.over:  # the table was restored to a time before the end
+                app.resume()
         if self.rounds.unsettled():
             for app in self.apps:
-                self._ask({"action": "repair", "run": app.run}, 1)
+                self._ask({"action": "repair", "run": app.name}, 1)
 
     # ------------------------------------------------------------ the judge
     def _judge_the_end(self) -> None:
         self._judge_rounds()
         for app in self.apps:
             self._judge_outcomes(app)
-            run = self.rounds.run(app.run)
+            run = self.rounds.run(app.name)
             if not app.over or run is None or run.state in LIVING:
                 stands = (
                     f"{run.state} {run.reason} at {run.round}, published {run.published}" if run else "gone"
                 )
-                self.problems.append(f"stuck: {app.run} is {stands}; its app ended: {app.over!r}")
+                self.problems.append(f"stuck: {app.name} is {stands}; its app ended: {app.over!r}")
             elif not run.reason:
-                self.problems.append(f"stuck: {app.run} is {run.state} for no reason")
+                self.problems.append(f"stuck: {app.name} is {run.state} for no reason")
             elif run.state is RunState.FAILED:
-                self.problems.append(f"stuck: {app.run} is FAILED: {run.reason}")
+                self.problems.append(f"stuck: {app.name} is FAILED: {run.reason}")
         for (run_name, number, device), times in self.rounds.counted.items():
-            if times > 1:
+            if times > 1 and not self._restored:
                 self.problems.append(
                     f"twice: the reply of {device} to {run_name}/{number} was counted {times} times"
                 )
@@ -306,30 +309,39 @@ class MessageSimulation(Simulation):
 
     def _judge_outcomes(self, app: ServerAppModel) -> None:
         """Check that each message has ended in the reply to itself, or in an error with a reason."""
-        for (number, device), outcome in app.outcomes.items():
-            where = f"{app.run}/{number} of {device}"
-            if not outcome.reply:
-                if not outcome.error:
-                    self.problems.append(f"wrong: {where} has neither a reply nor a reason")
-                self._judge_error(app, number, device, outcome.error)
-                continue
-            echo = decode(outcome.reply)["echo"].tobytes()
-            prefix = f"{app.run}/{number}/{device}/".encode()
-            content = self.bucket.objects.get(object_keys.content(app.run, app.sent[number, device]), b"")
-            if not echo.startswith(prefix) or (content and not echo[len(prefix) :].startswith(content)):
-                self.problems.append(f"wrong: {where} has the reply to another message: {echo[:80]!r}")
-            if self.rounds.counted[app.run, number, device] != 1:
-                self.problems.append(f"lost: {where} was pulled and is not counted")
-        if "SUCCEEDED" in app.over and (left := app.sent.keys() - app.outcomes.keys()) and app.lives == 1:
-            self.problems.append(f"lost: {app.run} has ended without {len(left)} of its messages")
+        used: dict[tuple[int, str], int] = {}  # by round and device: the step that its reply is used in
+        for life, outcomes in app.outcomes.items():
+            for sent, outcome in outcomes.values():
+                where = f"{app.name}/{sent.number} of {sent.device}"
+                if isinstance(outcome, Failure):
+                    if not str(outcome):
+                        self.problems.append(f"wrong: {where} has neither a reply nor a reason")
+                    self._judge_failure(app, sent, outcome)
+                    continue
+                echo = str(outcome.records[0].values["echo"])
+                if not echo.startswith(f"{app.name}/{sent.number}/{sent.device}/{sent.content}"):
+                    self.problems.append(f"wrong: {where} has the reply to another message: {echo}")
+                if self.rounds.counted[app.name, sent.number, sent.device] != 1 and not self._restored:
+                    self.problems.append(f"lost: {where} was collected and is not counted")
+                if app.finished.get(sent.step) != life:
+                    continue  # the process died before the step was finished
+                if (before := used.get((sent.number, sent.device))) is not None:
+                    self.problems.append(f"twice: {where} is used in the steps {before} and {sent.step}")
+                used[sent.number, sent.device] = sent.step
+        if app.unfinished:
+            self.problems.append(
+                f"lost: {app.unfinished} messages of {app.name} are unknown without an outcome"
+            )
 
-    def _judge_error(self, app: ServerAppModel, number: int, device: str, error: str) -> None:
-        """Check that a counted reply did not become an error without a fault that explains it."""
-        if not self.rounds.counted[app.run, number, device] or "damaged" not in error:
+    def _judge_failure(self, app: ServerAppModel, sent: Sent, failure: Failure) -> None:
+        """Check that a counted reply did not become a failure without a fault that explains it."""
+        if not self.rounds.counted[app.name, sent.number, sent.device] or failure.kind != "damaged":
             return
-        sent = self._answers.get((app.run, number, device), [])
-        lost = object_keys.update(device, app.run, number, 1) in self._lost
-        round_ = self.rounds.round(app.run, number, 1)
-        part = self.rounds.participant(round_, device) if round_ else None
-        if len(set(sent)) < 2 and not lost and part and part.checksum != "1" * 32:
-            self.problems.append(f"lost: the counted reply of {device} to {app.run}/{number}: {error}")
+        answers = self._answers.get((app.name, sent.number, sent.device), [])
+        lost = object_keys.update(sent.device, app.name, sent.number, 1) in self._lost
+        round_ = self.rounds.round(app.name, sent.number, 1)
+        part = self.rounds.participant(round_, sent.device) if round_ else None
+        if len(set(answers)) < 2 and not lost and part and part.checksum != "1" * 32:
+            self.problems.append(
+                f"lost: the counted reply of {sent.device} to {app.name}/{sent.number}: {failure}"
+            )
