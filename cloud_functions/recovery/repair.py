@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from cloud_functions.aggregation.model_files import fingerprint
-from cloud_functions.recovery import manifests
+from cloud_functions.recovery import manifests, message_rebuilding
 from cloud_functions.recovery.rebuilding import Attempt, is_behind, later_attempts, read_attempts
 from cloud_functions.rounds import driver, reminders, run_actions
 from cloud_functions.services import Services
@@ -136,8 +136,9 @@ def make_plan(services: Services, name: str) -> Plan:
     if origin is None:
         message = f"there is no run {name!r}, neither in the table nor as {object_keys.run_manifest(name)}"
         raise SettingsError(message)
-    behind = run is not None and is_behind(services, run)
-    attempts = read_attempts(services, origin, None if behind else run)
+    behind = run is not None and _is_behind(services, run)
+    read = message_rebuilding.read_message_rounds if origin.settings.has_server_app else read_attempts
+    attempts = read(services, origin, None if behind else run)
     plan = Plan()
     for attempt in attempts:
         _plan_attempt(plan, attempt)
@@ -153,13 +154,19 @@ def make_plan(services: Services, name: str) -> Plan:
     return plan
 
 
+def _is_behind(services: Services, run: Run) -> bool:
+    with_lists = run.settings.has_server_app
+    return is_behind(services, run) or (with_lists and message_rebuilding.is_behind_its_lists(services, run))
+
+
 def _left_open(services: Services, run: Run | None, attempts: Sequence[Attempt]) -> Iterator[Round]:
     """Yield the attempts that have not ended although the run has, or has continued without them."""
     for attempt in attempts:
-        newest = attempt is attempts[-1]
+        # Of a run with a ServerApp, several rounds may be open.
+        newest = attempt is attempts[-1] or attempt.round.work is Work.MESSAGE
         if attempt.round.state in _UNENDED and (not newest or (run and run.state not in LIVING)):
             yield attempt.round
-        if attempt.round.state is State.CLOSED:
+        if attempt.round.state is State.CLOSED and attempt.round.work is not Work.MESSAGE:
             yield from later_attempts(services, attempt.round)
 
 
@@ -177,7 +184,8 @@ def _plan_run(services: Services, plan: Plan, origin: Run, run: Run | None, atte
 def _plan_lists(services: Services, plan: Plan, run: Run, attempts: Sequence[Attempt]) -> None:
     """Plan the entries in the lists of runs, if they are missing."""
     name = run.name
-    if attempts and attempts[-1].lost and attempts[-1].round.state is State.ABANDONED:
+    abandoned = attempts and attempts[-1].lost and attempts[-1].round.state is State.ABANDONED
+    if abandoned and not run.settings.has_server_app:
         plan.advice.append(f"if the run has no attempts left, `fedgrass run retry {name}` grants it more")
     if name not in services.rounds.runs() or (run.state in LIVING and name not in services.rounds.living()):
         plan.run = run
@@ -198,7 +206,8 @@ def _plan_attempt(plan: Plan, attempt: Attempt) -> None:
         plan.moved.append((round_, list(attempt.moved)))
         plan.lines.append(f"{where}: {_participants(len(attempt.moved))} as counted in later buffers")
     if attempt.unknown:
-        more = "; `fedgrass run retry` retries it" if round_.state in {State.OPEN, State.AGGREGATING} else ""
+        may_retry = round_.state in _UNENDED and round_.work is not Work.MESSAGE
+        more = "; `fedgrass run retry` retries it" if may_retry else ""
         plan.advice.append(f"{where}: {_participants(attempt.unknown)} cannot be rebuilt{more}")
 
 
@@ -208,6 +217,8 @@ def _participants(count: int) -> str:
 
 def _check_model(services: Services, newest: Round) -> None:
     """Check that the bucket has the model that the run continues from, unchanged. Raises SettingsError."""
+    if newest.work is Work.MESSAGE:
+        return
     if newest.work is Work.STATISTICS:  # its file is kept, or reported as lost, when the run continues
         return
     made = newest.state is State.CLOSED and newest.work is Work.TRAIN
@@ -236,6 +247,8 @@ def _rebuilt(services: Services, created: Run, attempts: list[Attempt]) -> Run:
     Whether it had been paused or cancelled since is not known, so it waits for the operator unless it has
     reached its end.
     """
+    if created.settings.has_server_app:
+        return message_rebuilding.rebuilt_run(services, created, attempts)
     run, progress = created, Progress()
     closed = [attempt for attempt in attempts if attempt.round.state is State.CLOSED]
     for attempt, later in itertools.pairwise(

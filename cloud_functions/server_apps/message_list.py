@@ -6,7 +6,7 @@ from cloud_functions.services import Services
 from fedgrass.federation import messages, object_keys
 from fedgrass.federation.errors import SettingsError, UpdateRefused
 from fedgrass.federation.messages import Announcement
-from fedgrass.federation.rounds import Round
+from fedgrass.federation.rounds import Round, State, Work
 from fedgrass.federation.runs import Run
 from fedgrass.federation.task_messages.round_messages import (
     LARGEST_LIST,
@@ -17,8 +17,8 @@ from fedgrass.federation.task_messages.round_messages import (
 from fedgrass.federation.weights import sha256
 
 
-def read_messages(services: Services, run: str, number: int, expected: str) -> tuple[RoundMessages, int]:
-    """Return the messages of round ``number``, and the size of their list in bytes.
+def read_messages(services: Services, run: str, number: int, expected: str) -> RoundMessages:
+    """Return the messages of round ``number``.
 
     Args:
         services: the ports.
@@ -29,6 +29,22 @@ def read_messages(services: Services, run: str, number: int, expected: str) -> t
     Raises:
         SettingsError: the list is missing, damaged, or another one.
     """
+    listed, found = load_messages(services, run, number)
+    if found != expected:
+        message = (
+            f"the SHA-256 of the list of messages {object_keys.messages(run, number)} is {found}, and should"
+            f" be {expected}: another ServerApp has written it, or it was replaced"
+        )
+        raise SettingsError(message)
+    return listed
+
+
+def load_messages(services: Services, run: str, number: int) -> tuple[RoundMessages, str]:
+    """Return the messages of round ``number`` as they are in the bucket, and the SHA-256 of their list.
+
+    Raises:
+        SettingsError: the list is missing or damaged.
+    """
     key = object_keys.messages(run, number)
     try:
         data = services.bucket.read(key, LARGEST_LIST)
@@ -38,13 +54,28 @@ def read_messages(services: Services, run: str, number: int, expected: str) -> t
     except UpdateRefused as error:
         message = f"the list of messages {key} cannot be read: {error}"
         raise SettingsError(message) from error
-    if (found := sha256(data)) != expected:
-        message = (
-            f"the SHA-256 of the list of messages {key} is {found}, and should be {expected}: another"
-            " ServerApp has written it, or it was replaced"
-        )
-        raise SettingsError(message)
-    return decode_messages(data), len(data)
+    return decode_messages(data), sha256(data)
+
+
+def new_round(run: Run, number: int, listed: RoundMessages, list_sha256: str, now: int) -> Round:
+    """Return the round that is opened for some messages at ``now`` (milliseconds, by the cloud's clock)."""
+    asked = len(listed.devices())
+    seconds = min(listed.longest_ttl, run.settings.deadline_seconds)
+    return Round(
+        run=run.name,
+        number=number,
+        attempt=1,
+        work=Work.MESSAGE,
+        state=State.OPEN,
+        asked=asked,
+        needed=asked,
+        minimum=1,
+        opened_at=now,
+        deadline_at=now + round(seconds * 1000),
+        base_sha256=list_sha256,
+        base_bytes=round(listed.bytes / asked),  # that a device downloads, on average
+        aim=listed.aim,
+    )
 
 
 def announcer(
@@ -65,7 +96,7 @@ def announcer(
         SettingsError: the list cannot be read.
     """
     if listed is None:
-        listed, _ = read_messages(services, run.name, open_round.number, open_round.base_sha256)
+        listed = read_messages(services, run.name, open_round.number, open_round.base_sha256)
     groups, made = listed.by_device(), dict[tuple[int, int, int], bytes]()
 
     def announcement(device: str, at: int, version: int) -> bytes:

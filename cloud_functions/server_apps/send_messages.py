@@ -11,19 +11,18 @@ import msgspec
 from cloud_functions.recovery import manifests
 from cloud_functions.rounds import announce, driver
 from cloud_functions.rounds.open_round import deadline_of
-from cloud_functions.server_apps.message_list import read_messages
+from cloud_functions.server_apps.message_list import new_round, read_messages
 from cloud_functions.server_apps.message_rounds import ENDED
 from cloud_functions.services import Services
 from fedgrass.federation.conversion import shown
 from fedgrass.federation.errors import LostRace, RunBehind, SettingsError
 from fedgrass.federation.messages.message_fields import LARGEST_NUMBER, Sha256
-from fedgrass.federation.rounds import Round, State, Work
+from fedgrass.federation.rounds import State
 from fedgrass.federation.runs import Run, RunState
 from fedgrass.federation.task_messages.round_messages import (
     LONGEST_BACKLOG,
     MOST_OPEN,
     TOO_MANY_OPEN,
-    RoundMessages,
 )
 
 
@@ -139,17 +138,16 @@ def _open(services: Services, run: Run, number: int, sha256: str) -> Run:
         LostRace: the run has moved on.
     """
     began = services.now()
-    listed, _ = read_messages(services, run.name, number, sha256)
-    new_round = _new_round(services, run, number, sha256, listed)
-    new_round = msgspec.structs.replace(new_round, choosing_at=began)
-    services.rounds.ask(new_round, listed.devices())
+    listed = read_messages(services, run.name, number, sha256)
+    made = msgspec.structs.replace(new_round(run, number, listed, sha256, services.now()), choosing_at=began)
+    services.rounds.ask(made, listed.devices())
     # The alarm comes before the round: a round without an alarm could wait indefinitely.
-    services.alarms.set(deadline_of(new_round))
-    services.rounds.open_round(run, new_round, run.progress)
-    services.report(new_round, f"opened: {new_round.aim} sent to {_devices(new_round.asked)}")
+    services.alarms.set(deadline_of(made))
+    services.rounds.open_round(run, made, run.progress)
+    services.report(made, f"opened: {made.aim} sent to {_devices(made.asked)}")
     opened = msgspec.structs.replace(run, round=number, attempt=1)
     try:
-        announce.announce_all(services, opened, new_round, listed)
+        announce.announce_all(services, opened, made, listed)
     except LostRace:  # a copy of the action has announced it
         return services.rounds.run(run.name) or opened
     return opened
@@ -157,23 +155,3 @@ def _open(services: Services, run: Run, number: int, sha256: str) -> Run:
 
 def _devices(count: int) -> str:
     return f"{count} device{'s' if count > 1 else ''}"
-
-
-def _new_round(services: Services, run: Run, number: int, sha256: str, listed: RoundMessages) -> Round:
-    now, asked = services.now(), len(listed.devices())
-    seconds = min(listed.longest_ttl, run.settings.deadline_seconds)
-    return Round(
-        run=run.name,
-        number=number,
-        attempt=1,
-        work=Work.MESSAGE,
-        state=State.OPEN,
-        asked=asked,
-        needed=asked,
-        minimum=1,
-        opened_at=now,
-        deadline_at=now + round(seconds * 1000),
-        base_sha256=sha256,
-        base_bytes=round(listed.bytes / asked),  # that a device downloads, on average
-        aim=listed.aim,
-    )

@@ -735,6 +735,38 @@ def test_rows_that_are_there_are_not_restored_over(store: RoundStore, opened: Ro
     assert (new, store.runs()) == (failed[-1], {"run-1": RunState.RUNNING})
 
 
+# ---------------------------------------------------------------- several open rounds
+def test_rounds_are_read_in_one_range_in_order_with_all_attempts(store: RoundStore) -> None:
+    run = a_run()
+    store.create_run(run)
+    store.create_run(a_run("run-10"))
+    for number, attempt in ((1, 1), (1, 2), (2, 1), (10, 1), (11, 1)):
+        store.open_round(run, a_round(number=number, attempt=attempt), Progress())
+        run = the_run(store)
+    store.open_round(a_run("run-10"), a_round(run="run-10", number=2), Progress())
+    store.ask(a_round(number=2), DEVICES)
+
+    def found(first: int, last: int) -> list[tuple[str, int, int]]:
+        return [(each.run, each.number, each.attempt) for each in store.rounds_from("run-1", first, last)]
+
+    assert found(1, 2) == [("run-1", 1, 1), ("run-1", 1, 2), ("run-1", 2, 1)]
+    assert found(2, 10) == [("run-1", 2, 1), ("run-1", 10, 1)]
+    assert found(12, 20) == []
+    assert next(iter(store.rounds_from("run-1", 11, 11))) == a_round(number=11)
+
+
+def test_the_mark_of_published_rounds_is_moved_from_where_it_was_read(store: RoundStore) -> None:
+    store.create_run(a_run())
+    read = the_run(store)
+    assert store.change_run(read, published=3).published == 3
+    with pytest.raises(LostRace):
+        store.change_run(read, published=2)
+    store.change_run(read, wanted=7)  # another field does not depend on it
+    assert (the_run(store).published, the_run(store).wanted) == (3, 7)
+    store.change_run(the_run(store), published=4)
+    assert the_run(store).published == 4
+
+
 # ---------------------------------------------------------------- actions that are done once
 def test_of_two_actions_at_one_moment_the_second_looks_again(store: RoundStore) -> None:
     store.create_run(a_run())

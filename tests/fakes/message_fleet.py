@@ -55,6 +55,10 @@ class MessageFleet(SmallFleet):
 
     def answers(self, device: str, number: int = 0, data: bytes = b"reply", **changes: object) -> bool:
         """Send a device's reply to a round, inline in its completion."""
+        return self.say(device, Kind.COMPLETE, self.answer_of(device, number, data, **changes))
+
+    def answer_of(self, device: str, number: int = 0, data: bytes = b"reply", **changes: object) -> bytes:
+        """Return the completion with a device's reply to a round, by default the newest."""
         of = self.sent(number or self.run().round)
         fields: Mapping[str, Any] = {
             "bytes": 0,
@@ -64,7 +68,7 @@ class MessageFleet(SmallFleet):
             "train_metrics": {"train_loss": 0.5},
             **changes,
         }
-        return self.say(device, Kind.COMPLETE, self.completion(of, data, device, **fields))
+        return self.completion(of, data, device, **fields)
 
     def all_answer(self, number: int = 0) -> None:
         for device in self.names:

@@ -155,7 +155,8 @@ def demand_of(announcement: Announcement) -> Demand:
 def _demand_of_message(announcement: Announcement) -> Demand:
     """Return what a ServerApp's message needs: of a training, the reply has a model like the content's."""
     size = announcement.message_bytes or announcement.model_bytes
-    trains = bool(announcement.message) and announcement.message.type.partition(".")[0] == "train"
+    kind = announcement.message.type if announcement.message else ""
+    trains = kind.partition(".")[0] == "train"
     return Demand(size if trains else 0, size * _COPIES_OF_CONTENT)
 
 

@@ -18,6 +18,7 @@ import msgspec
 
 from components.runtime.component_errors import WorkDeclined
 from components.runtime.token_exchange_address import ADDRESS
+from components.trainer.worker.failure_log import keep_traceback
 from components.trainer.worker.model_download import ModelDownload
 from components.trainer.worker.resource_limits import describe_memory_error, is_memory_error
 from components.trainer.worker.work_runner import WorkRunner, describe
@@ -34,7 +35,7 @@ from components.trainer.worker.worker_protocol import (
     id_of,
 )
 from fedgrass.federation.errors import FedgrassError
-from fedgrass.federation.messages.message_fields import shorten
+from fedgrass.federation.messages.message_fields import LONGEST_REASON, shorten
 
 _GRACE_SECONDS = 0.8  # for a training to stop by itself; the trainer kills the worker shortly afterwards
 _ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -114,10 +115,17 @@ def perform(
     except BaseException as error:  # noqa: BLE001 - the task is the user's code and may raise anything
         if is_memory_error(error):
             return Failure(describe_memory_error())
-        named = isinstance(error, FedgrassError)
-        reason = str(error) if named else f"task {work.announcement.task!r} failed: {describe(error)}"
+        reason = str(error) if isinstance(error, FedgrassError) else _reason_of(work, error)
         declined = isinstance(error, WorkDeclined)
         return Failure(_encodable(reason), unloadable=runner.unloadable, declined=declined)
+
+
+def _reason_of(work: WorkOrder, error: BaseException) -> str:
+    """Return the failure of the user's code in one line, with the file of its traceback if that fits."""
+    reason = f"task {work.announcement.task!r} failed: {describe(error)}"
+    file = keep_traceback(work, error)
+    noted = f"{reason}; traceback: {file.parent.name}/{file.name}" if file else reason
+    return noted if len(noted) <= LONGEST_REASON else reason
 
 
 def _encodable(reason: str) -> str:

@@ -210,7 +210,15 @@ def _begin_round(work: WorkOrder, task: Task) -> None:
     announcement, after = work.announcement, pending_state(Path(work.update))
     after.parent.mkdir(parents=True, exist_ok=True)
     after.unlink(missing_ok=True)  # of a killed process
-    task.begin_round(RoundPlace(announcement.run, announcement.round, work.thing, Path(work.state), after))
+    place = RoundPlace(
+        run=announcement.run,
+        number=announcement.round,
+        device=work.thing,
+        state=Path(work.state),
+        state_after=after,
+        training=training_settings.task_settings(announcement.settings),
+    )
+    task.begin_round(place)
 
 
 def _keep_state(work: WorkOrder) -> None:

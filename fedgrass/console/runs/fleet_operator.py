@@ -153,11 +153,8 @@ class Operator:
 
     def rounds(self, run: Run) -> Iterator[RoundRecord]:
         """Yield every attempt at every round of a run so far, in order."""
-        for number in range(1, run.round + 1):
-            attempt = 1
-            while found := self._rounds.round(run.name, number, attempt):
-                yield RoundRecord(found, list(self._rounds.participants(found)))
-                attempt += 1
+        for found in self._rounds.rounds_from(run.name, 1, run.round):
+            yield RoundRecord(found, list(self._rounds.participants(found)))
 
     def read(self, key: str, largest: int) -> bytes:
         """Return an object of at most ``largest`` bytes. Raises KeyError if it does not exist."""

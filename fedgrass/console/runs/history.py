@@ -14,6 +14,7 @@ from fedgrass.console.deferred import deferred
 from fedgrass.console.runs.fleet_operator import RoundRecord
 from fedgrass.console.terminal import LONGEST_TEXT, printable
 from fedgrass.federation.errors import SettingsError
+from fedgrass.federation.messages.message_fields import shorten
 from fedgrass.federation.rounds import Participant, Participation, State, Work
 from fedgrass.federation.runs import Run
 from fedgrass.federation.training_settings import LOCAL_PREFIX
@@ -28,6 +29,11 @@ _HEADINGS = (
     ("MB", "up / down"),
     ("took", "s"),
 )
+
+# In a run with a ServerApp the app names the metrics, so that one column shows the first ones.
+_MESSAGE_METRICS = (("metrics", "of the replies"),)
+_LONGEST_AIM = 20  # characters of a row's first cell
+_METRICS_SHOWN = 2  # of a round of messages; history.json has all
 
 # In a buffered run the age of the models that the counted devices started from takes the place of "took".
 _BUFFER_HEADINGS = (
@@ -53,6 +59,7 @@ def summarize(record: RoundRecord, evaluations: Evaluations) -> dict[str, Any]:
         "round": round_.number,
         "attempt": round_.attempt,
         "work": round_.work,
+        "aim": round_.aim,
         "base": round_.base,
         "state": round_.state,
         "reason": round_.reason,
@@ -108,11 +115,19 @@ def table(summaries: Sequence[Mapping[str, Any]]) -> Table:
     # downloaded model, and their local model after training.
     measures = "held_out" if held_out else "metrics"
     buffered = any(line.get("in_flight") for line in summaries)
+    of_messages = any(line["work"] == Work.MESSAGE for line in summaries)
+    measured = (("held out" if held_out else "local", "accuracy"), ("", "loss"))
     headings = (
         *(_BUFFER_HEADINGS if buffered else _HEADINGS),
-        ("held out" if held_out else "local", "accuracy"),
-        ("", "loss"),
+        *(_MESSAGE_METRICS if of_messages else measured),
     )
+
+    def measures_of(line: Mapping[str, Any]) -> tuple[str, ...]:
+        if of_messages:
+            return (_first_metrics(line["metrics"]),)
+        before_and_after = _before_and_after(line[measures], "accuracy", _share)
+        return before_and_after, _before_and_after(line[measures], "loss", _number)
+
     rows = [
         (
             _round_cell(line),
@@ -120,8 +135,7 @@ def table(summaries: Sequence[Mapping[str, Any]]) -> Table:
             f"{_seconds(line['turnaround_median_seconds'])} / {_seconds(line['turnaround_slowest_seconds'])}",
             f"{line['bytes_up'] / 1e6:.2f} / {line['bytes_down'] / 1e6:.2f}",
             _age(line) if buffered else _seconds(line["seconds"]),
-            _before_and_after(line[measures], "accuracy", _share),
-            _before_and_after(line[measures], "loss", _number),
+            *measures_of(line),
         )
         for line in summaries
     ]
@@ -133,9 +147,15 @@ def table(summaries: Sequence[Mapping[str, Any]]) -> Table:
 
 def _round_cell(line: Mapping[str, Any]) -> str:
     again = f".{line['attempt']}" if line["attempt"] > 1 else ""
-    work = [] if line["work"] == Work.TRAIN else [str(line["work"])]
+    work = [] if line["work"] == Work.TRAIN else [shorten(line["aim"] or str(line["work"]), _LONGEST_AIM)]
     outcome = [] if line["state"] == State.CLOSED else [line["state"].lower()]
     return " ".join([f"{line['round']}{again}", *work, *outcome])
+
+
+def _first_metrics(metrics: Mapping[str, float]) -> str:
+    shown = [f"{name} {_number(value)}" for name, value in sorted(metrics.items())[:_METRICS_SHOWN]]
+    more = [f"and {len(metrics) - _METRICS_SHOWN} more"] if len(metrics) > _METRICS_SHOWN else []
+    return ", ".join([*shown, *more]) or "-"
 
 
 def _before_and_after(metrics: Mapping[str, float], name: str, shown: Callable[[float | None], str]) -> str:

@@ -1,7 +1,8 @@
 """Draw the picture of a run: the quality of its global models, and the turnaround times of the devices.
 
 The first panel shows the accuracy where the task reports it, otherwise the loss, and is left out if neither
-was reported.
+was reported. Of a run with a ServerApp, whose app names the metrics, it shows the first share (such as
+``eval_acc``), otherwise the first metric named a loss.
 """
 
 import io
@@ -12,7 +13,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from fedgrass.federation.rounds import Participation, State
+from fedgrass.federation.round_metrics import is_share
+from fedgrass.federation.rounds import Participation, State, Work
 from fedgrass.federation.training_settings import LOCAL_PREFIX
 
 Summaries = Sequence[Mapping[str, Any]]
@@ -25,7 +27,11 @@ def metric_of(summaries: Summaries, evaluations: Evaluations) -> str:
     """Return the metric to draw for the run's models; empty if none was reported."""
     reported = {name for measures in evaluations.values() for name in measures}
     reported |= {name for line in summaries for device in line["devices"] for name in device["metrics"]}
-    return next((metric for metric in _METRICS if metric in reported), "")
+    usual = next((metric for metric in _METRICS if metric in reported), "")
+    if usual or not any(line["work"] == Work.MESSAGE for line in summaries):
+        return usual
+    shares = sorted(name for name in reported if is_share(name))
+    return next(iter([*shares, *sorted(name for name in reported if "loss" in name.lower())]), "")
 
 
 def draw(name: str, summaries: Summaries, evaluations: Evaluations) -> bytes:
@@ -66,12 +72,12 @@ def _draw_models(axes: Axes, metric: str, closed: Summaries, evaluations: Evalua
     For comparison, the metric of the devices' local models on the same data, before they were averaged.
     """
     local = [
-        (line["base"], device["metrics"][metric])
+        (_model_of(line), device["metrics"][metric])
         for line in closed
         for device in line["devices"]
         if metric in device["metrics"]
     ]
-    means = [(line["base"], line["metrics"][metric]) for line in closed if metric in line["metrics"]]
+    means = [(_model_of(line), line["metrics"][metric]) for line in closed if metric in line["metrics"]]
     local_metric = f"{LOCAL_PREFIX}{metric}"
     trained = [
         (line["round"], line["metrics"][local_metric]) for line in closed if local_metric in line["metrics"]
@@ -82,8 +88,14 @@ def _draw_models(axes: Axes, metric: str, closed: Summaries, evaluations: Evalua
     _plot(axes, trained, "^:", _PALE, "mean of the local models, before averaging")
     _plot(axes, held_out, "o-", _DARK, "on data that no device trains on")
     axes.set(xlabel="global model, by round", ylabel=metric)
-    if metric == "accuracy":
+    if is_share(metric):
         axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+
+
+def _model_of(line: Mapping[str, Any]) -> int:
+    """Return where a round's metrics are drawn: at the model that it started from, or at its own number."""
+    number: int = line["round"] if line["work"] == Work.MESSAGE else line["base"]
+    return number
 
 
 def _draw_turnarounds(axes: Axes, closed: Summaries) -> None:

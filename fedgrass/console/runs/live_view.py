@@ -122,13 +122,20 @@ class DeviceLine:
 
 
 class LiveView:
-    """Show one run from the messages on the topics of its fleet."""
+    """Show one run from the messages on the topics of its fleet.
 
-    def __init__(self, console: Console, run: str, rounds: int) -> None:
+    Args:
+        console: to print on.
+        run: name of the run.
+        rounds: that the run has; None if only its ServerApp knows.
+    """
+
+    def __init__(self, console: Console, run: str, rounds: int | None) -> None:
         self._console = console
         self._run = run
         self._lock = threading.Lock()
         self._devices: dict[str, DeviceLine] = {}
+        self._with_messages: set[str] = set()  # devices that work for a ServerApp
         self._bar = Progress(
             TextColumn("run {task.description}", markup=False),
             BarColumn(bar_width=40),
@@ -184,17 +191,26 @@ class LiveView:
         if kind is Kind.ANNOUNCE:
             announcement = messages.decode_announce(payload)
             if isinstance(announcement, Announcement):
-                self._update(thing, announcement, "asked")
+                self._update(thing, announcement, "asked", note=self._aim_of(thing, announcement))
         elif kind is Kind.STATUS:
             status = messages.decode(payload, Status)
             state = "training" if status.state == "progress" else status.state
-            note = "first work: starting PyTorch" if status.state == "accepted" and status.round == 1 else ""
+            first = status.state == "accepted" and status.round == 1 and thing not in self._with_messages
+            note = "first work: starting PyTorch" if first else ""
             self._update(thing, status, state, status.progress, status.reason or note)
         elif kind is Kind.COMPLETE:
             reply = messages.decode(payload, Completion)
             metrics = {**reply.metrics, **reply.train_metrics}
             figures = "  ".join(f"{name} {value:.3f}" for name, value in sorted(metrics.items()))
-            self._update(thing, reply, "done", 1.0, f"trained {reply.train_seconds:.2f} s  {figures}")
+            worked = "worked" if thing in self._with_messages else "trained"
+            self._update(thing, reply, "done", 1.0, f"{worked} {reply.train_seconds:.2f} s  {figures}")
+
+    def _aim_of(self, thing: str, announcement: Announcement) -> str:
+        """Return what a ServerApp's message is for, and note that the device works for one; else empty."""
+        if announcement.run != self._run or not announcement.message:
+            return ""
+        self._with_messages.add(thing)
+        return f"{announcement.message.type} {announcement.message.group}".strip()
 
     def _update(
         self, thing: str, about: WorkMessage, state: str, progress: float = 0.0, note: str = ""

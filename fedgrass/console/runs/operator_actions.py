@@ -21,7 +21,8 @@ from fedgrass.federation.conversion import shown
 from fedgrass.federation.encodings.array_types import read_arrays
 from fedgrass.federation.errors import SettingsError, UpdateRefused
 from fedgrass.federation.messages.message_fields import checked_name
-from fedgrass.federation.runs import Run
+from fedgrass.federation.rounds import State
+from fedgrass.federation.runs import LIVING, Run
 from fedgrass.federation.selection import Candidate
 from fedgrass.federation.settings import RunSettings
 from fedgrass.federation.settings_parser import parse_settings
@@ -129,6 +130,9 @@ def start(arguments: argparse.Namespace) -> None:
     """Start a run from a model file, a model of another run, or the initial model in the bucket."""
     given = _settings(arguments)
     settings = parse_settings(given)
+    if settings.has_server_app and arguments.model:
+        message = "a run with a ServerApp takes its model from there: leave --model out"
+        raise SettingsError(message)
     operator = _operator(arguments)
     source = _parse_run_and_round(arguments.continue_from) if arguments.continue_from else None
     known = arguments.name in operator.runs()
@@ -267,6 +271,9 @@ def show_run(operator: Operator, run: Run) -> None:
         since = datetime.fromtimestamp(run.waiting_since / 1000, tz=UTC)
         say(f"waiting for an eligible device since {since:%H:%M:%S} UTC")
     summaries = [history.summarize(record, {}) for record in operator.rounds(run)]
+    if run.settings.has_server_app and run.state in LIVING:
+        count = sum(line["state"] in {State.OPEN, State.AGGREGATING} for line in summaries)
+        say(f"{count} open rounds of its ServerApp's messages" if count else "waiting for its ServerApp")
     if summaries:
         show(history.table(summaries))
     for line in [

@@ -56,7 +56,8 @@ Seconds = Annotated[float, Meta(ge=0, le=LARGEST_NUMBER)]
 Milliseconds = Annotated[int, Meta(ge=0, le=LARGEST_NUMBER)]  # since the epoch, by the cloud's clock
 RunName = Annotated[str, Meta(pattern=_RUN_NAME)]
 TaskName = Annotated[str, Meta(pattern=_TASK_NAME, description=RULES["task"][1])]
-Reason = Annotated[str, Meta(max_length=512)]
+LONGEST_REASON = 512  # characters
+Reason = Annotated[str, Meta(max_length=LONGEST_REASON)]
 # Metric names take one byte of JSON per character, so that the largest completion stays under the limit.
 LONGEST_METRIC_NAME = 64
 MOST_METRICS = 24  # per message
@@ -98,7 +99,7 @@ ArrayPatterns = Annotated[
 MOST_CARRIED = 1  # kinds of auxiliary state per update: more would not fit an announcement
 
 
-def shorten(text: str, length: int = 512) -> str:
+def shorten(text: str, length: int = LONGEST_REASON) -> str:
     """Return ``text`` cut to ``length`` characters, so that a reason always fits its message."""
     return text if len(text) <= length else text[: length - 1] + "…"
 

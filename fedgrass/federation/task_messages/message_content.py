@@ -75,7 +75,7 @@ def encode_records(records: Sequence[Record]) -> bytes:
         data = msgspec.msgpack.encode(tuple(records))
         _DECODER.decode(data)
     except (OverflowError, TypeError, ValueError) as error:  # a ValidationError is a ValueError
-        message = f"the records cannot be sent: {error}"
+        message = f"a record is invalid: {error}"
         raise UpdateRefused(message) from error
     if len(data) > LARGEST_RECORDS:
         message = (

@@ -15,6 +15,7 @@ class MemoryDevices:
 
     def __init__(self) -> None:
         self.seen: dict[str, Candidate] = {}
+        self.works: frozenset[str] = frozenset(Work)  # that the devices' trainer components know
 
     def heartbeat(
         self,
@@ -32,7 +33,7 @@ class MemoryDevices:
             examples,
             attributes,
             metrics=_names(metrics),
-            works=frozenset(Work),
+            works=self.works,
         )
 
     def seen_since(self, earliest: int) -> Iterator[Candidate]:

@@ -31,7 +31,7 @@ class Recorder:
 
     def start(self, _name: str, settings: RunSettings, model: bytes) -> argparse.Namespace:
         self.calls.append(("start", (settings, model)))
-        return argparse.Namespace(name="r", state="RUNNING", reason="", waiting_since=0)
+        return argparse.Namespace(name="r", state="RUNNING", reason="", waiting_since=0, settings=settings)
 
     def rounds(self, _run: object) -> list[object]:
         return []

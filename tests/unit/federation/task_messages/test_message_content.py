@@ -149,7 +149,7 @@ def test_such_a_value_is_refused_by_the_receiver_too(value: object) -> None:
     ],
 )
 def test_what_the_receiver_would_refuse_is_not_sent(record: Record) -> None:
-    with pytest.raises(UpdateRefused, match="the records cannot be sent: "):
+    with pytest.raises(UpdateRefused, match="a record is invalid: "):
         encode_records([record])
 
 

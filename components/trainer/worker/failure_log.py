@@ -1,0 +1,64 @@
+"""Keeps the whole traceback of each failed assignment on the device; the operator gets one line of it.
+
+    failures/<run>-<round>-<attempt>.txt   the latest 20, in the trainer's work folder
+
+The reason that the operator gets names the file if it has room for it.
+"""
+
+import logging
+import traceback
+from datetime import datetime, timezone
+from pathlib import Path
+
+from components.runtime.atomic_file import write_atomically
+from components.trainer.worker.worker_protocol import WorkOrder, id_of
+
+MOST_FILES = 20
+LARGEST = 128 * 1024  # bytes of one file; of a longer traceback, the middle is left out
+_LEFT_OUT = b"\n[... %d bytes are left out ...]\n"
+log = logging.getLogger(__name__)
+
+
+def keep_traceback(work: WorkOrder, error: BaseException) -> Path | None:
+    """Write the traceback of an exception of the user's code; return its file, None if there is none.
+
+    Nothing is raised: a full disk must not replace the reason of the failure by another one.
+    """
+    if not work.failures:
+        return None
+    announcement = work.announcement
+    folder = Path(work.failures)
+    path = folder / f"{announcement.run}-{announcement.round}-{announcement.attempt}.txt"
+    at = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    title = f"{at} {id_of(announcement)}: {announcement.work} {announcement.task}\n\n"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, _bounded((title + _text_of(error)).encode(errors="backslashreplace")))
+        _remove_old(folder)
+    except OSError as problem:
+        log.warning("the traceback cannot be kept in %s: %s", path, problem)
+        return None
+    log.info("%s: the whole traceback is in %s", id_of(announcement), path)
+    return path
+
+
+def _text_of(error: BaseException) -> str:
+    """Return the traceback with those of its causes; the texts come from the user's code, which may raise."""
+    try:
+        return "".join(traceback.format_exception(error))
+    except Exception as second:  # noqa: BLE001 - a __str__ or a __repr__ of the user's code
+        places = "".join(traceback.format_tb(error.__traceback__))
+        return f"{places}{type(error).__name__}: (its text raised {type(second).__name__})\n"
+
+
+def _bounded(text: bytes) -> bytes:
+    if len(text) <= LARGEST:
+        return text
+    half = LARGEST // 2 - len(_LEFT_OUT)
+    return text[:half] + _LEFT_OUT % (len(text) - 2 * half) + text[-half:]
+
+
+def _remove_old(folder: Path) -> None:
+    files = sorted(folder.iterdir(), key=lambda file: file.stat().st_mtime, reverse=True)
+    for file in files[MOST_FILES:]:
+        file.unlink(missing_ok=True)
