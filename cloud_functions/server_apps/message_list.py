@@ -128,6 +128,7 @@ def _announcement(  # noqa: PLR0913, PLR0917 - what it says, to whom and when
             model_key=object_keys.content(run.name, group.sha256),
             model_sha256=group.sha256,
             model_bytes=group.bytes,
+            settings=run.settings.training,  # overrides of the app's configuration, as its ServerApp has them
             message=group.header,
             message_bytes=group.holds,
         )

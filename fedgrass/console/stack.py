@@ -80,6 +80,11 @@ def refusals() -> Iterator[None]:
         raise StackError(message) from error
 
 
+def is_aws_error(error: BaseException) -> bool:
+    """Return whether AWS refused a request or could not be reached."""
+    return isinstance(error, BotoCoreError | ClientError | StackError)
+
+
 def _is_unknown_here(error: BotoCoreError | ClientError) -> TypeGuard[ClientError]:
     """Return whether a local cloud refused an unsupported call, which it does mostly without a message."""
     if not isinstance(error, ClientError):

@@ -29,6 +29,7 @@ from fedgrass.federation.runs import Run, RunState
 from fedgrass.federation.settings import RunSettings
 from fedgrass.federation.settings_parser import parse_settings
 from fedgrass.federation.weights.array_sharing import Role
+from fedgrass.local.flower_demo import FlowerDemoTask, is_flower
 from fedgrass.local.local_errors import FedgrassLocalError
 from fedgrass.local.local_fleet import ComponentBuild
 from fedgrass.local.task_loading import DemoTask
@@ -91,14 +92,8 @@ def _demo(options: DemoOptions, console: Console, folder: Path) -> int:
     things = thing_names(options.devices)
     plain = thing_names(options.mqtt_devices, "plain") if options.mqtt_devices else []
     count = len(thing_names(len(things) + len(plain)))  # refuses too many in total
-    task = DemoTask(
-        options.task,
-        options.task_path,
-        count,
-        parse_key_values("--task-option", options.task_options),
-        options.task_include,
-    )
-    settings = _settings(options, task.name)
+    task = _task(options, count)
+    settings = _settings(options, task)
     configurations = {
         thing: {"tasks": task.configuration(index), "heartbeat_seconds": 10}
         for index, thing in enumerate([*things, *plain])
@@ -149,7 +144,14 @@ def _demo(options: DemoOptions, console: Console, folder: Path) -> int:
         return code
 
 
-def _task_components(task: DemoTask, folder: Path) -> list[ComponentBuild]:
+def _task(options: DemoOptions, devices: int) -> DemoTask | FlowerDemoTask:
+    chosen = parse_key_values("--task-option", options.task_options)
+    if is_flower(options.task):
+        return FlowerDemoTask(options.task, options.task_path, devices, chosen)
+    return DemoTask(options.task, options.task_path, devices, chosen, options.task_include)
+
+
+def _task_components(task: DemoTask | FlowerDemoTask, folder: Path) -> list[ComponentBuild]:
     """Build the component of a user's task, which the cores get by a deployment."""
     name = task.build_component(folder)
     return [ComponentBuild(name, folder / "recipes" / f"{name}.yaml", folder / "artifacts")] if name else []
@@ -165,7 +167,7 @@ def _misspelt(training: Iterable[str]) -> Iterator[str]:
             yield f"--setting {name} is passed on as a setting of the training: did you mean {close[0]}?"
 
 
-def _settings(options: DemoOptions, task: str) -> RunSettings:
+def _settings(options: DemoOptions, task: DemoTask | FlowerDemoTask) -> RunSettings:
     """Return the settings of the run; a ``--setting`` that is not one of the run is one of its training.
 
     Raises:
@@ -179,8 +181,9 @@ def _settings(options: DemoOptions, task: str) -> RunSettings:
     run_settings = {
         name: _parsed(value) for name, value in chosen.items() if name in RunSettings.__struct_fields__
     }
-    training = {name: value for name, value in chosen.items() if name not in run_settings}
-    base = {"task": task, "rounds": options.rounds, "deadline_seconds": 300}
+    others = {name: value for name, value in chosen.items() if name not in run_settings}
+    training = {**(task.training if isinstance(task, FlowerDemoTask) else {}), **others}
+    base = {"task": task.name, "rounds": options.rounds, "deadline_seconds": 300}
     return parse_settings({**base, "training": training, **run_settings})
 
 
@@ -217,7 +220,7 @@ def _output_folder(parent: Path, task: str) -> Iterator[Path]:
 
 
 def _watch_run(
-    testbed: Testbed, name: str, settings: RunSettings, task: DemoTask, console: Console
+    testbed: Testbed, name: str, settings: RunSettings, task: DemoTask | FlowerDemoTask, console: Console
 ) -> tuple[Run, dict[int, Mapping[str, float]]]:
     """Start a run and show it until it ends; return it with the metrics of its global models by number."""
     initial = initial_model(task.get(), 0, settings.shared)
@@ -245,7 +248,7 @@ def _watch_run(
             time.sleep(_POLL_SECONDS)
 
 
-def _evaluation(task: DemoTask, initial: InitialModel, model: bytes) -> Mapping[str, float]:
+def _evaluation(task: DemoTask | FlowerDemoTask, initial: InitialModel, model: bytes) -> Mapping[str, float]:
     """Return the metrics of a global model, by the demo itself; empty if only devices can complete it."""
     if initial.roles.names(Role.PRIVATE):
         return {}

@@ -172,10 +172,10 @@ class Examination:
         """Return the resources that a device needs for the task, after all checks have passed."""
         # ru_maxrss is in KiB on Linux.
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        update = _size(self._update_bytes)
+        update = shown_size(self._update_bytes)
         return (
             f"resources of a device\n"
-            f"      memory: {_size(peak)} while training, including the libraries\n"
+            f"      memory: {shown_size(peak)} while training, including the libraries\n"
             f"      disk: {update} for an update until it is uploaded\n"
             f"      per round: {update} up, the same down for the model\n"
             f"      time: about {self._epoch_seconds:.2g} s for an epoch of all {self._examples:,} examples,"
@@ -318,5 +318,6 @@ def _is_torch(task: Task) -> "TypeGuard[TorchTask]":
     return training is not None and isinstance(task, training.TorchTask)
 
 
-def _size(count: int) -> str:
+def shown_size(count: int) -> str:
+    """Return a number of bytes with its unit."""
     return f"{count / 1e6:,.1f} MB" if count >= 1e6 else f"{count:,} bytes"  # noqa: PLR2004 - a megabyte

@@ -9,13 +9,15 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib import import_module
 
 import msgspec
 
 from fedgrass.console.interruption import ended_by_signals
-from fedgrass.console.terminal import accept_all_characters, complain
+from fedgrass.console.terminal import accept_all_characters, complain, say
 from fedgrass.federation.errors import FedgrassError
 from fedgrass.local.task_loading import explain
 
@@ -58,6 +60,31 @@ def run_in_child(function: str, options: object, report: Callable[[str], None]) 
     step = steps[-1] if steps else "start"
     report(f"FAIL  {step}: the task {_describe_end(exit_code)}")
     return 1
+
+
+@contextmanager
+def time_limit(seconds: float, note: Callable[[str], None], failure: str) -> Iterator[None]:
+    """End the child process with exit code 1 and a line if the block takes longer, whatever it does.
+
+    Args:
+        seconds: the limit.
+        note: records a step, as the function of the child got it.
+        failure: the line to print.
+    """
+
+    def end() -> None:
+        say(failure)
+        sys.stdout.flush()
+        note(f"{_DONE}1")
+        os._exit(1)
+
+    timer = threading.Timer(seconds, end)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def _read_steps(reading: int) -> list[str]:

@@ -8,10 +8,12 @@ but the task cannot be created, that is a note.
 import argparse
 import re
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from packaging.requirements import Requirement
 
 from components.runtime.component_errors import ComponentError
 from components.trainer.tasks.registry import find_class
@@ -45,23 +47,51 @@ def publish_command(arguments: argparse.Namespace) -> None:
     """Publish a task's component, delete one, or write one to a folder; print a line per step."""
     module, class_name = task_component.checked_location(arguments.name)
     task = arguments.task_name or task_component.task_name(class_name)
-    component = component_name(task)
-    check_version(arguments.version)
+    with publication(arguments, component_name(task), arguments.version) as carry_out:
+        if carry_out is None:
+            return
+        task_files(arguments.path, module, arguments.include)
+        with tempfile.TemporaryDirectory(prefix="fedgrass-publish-") as folder:
+            code = _code(arguments, task, Path(folder))
+            _check(arguments, code, Path(folder))
+            carry_out(code)
+
+
+@contextmanager
+def publication(
+    arguments: argparse.Namespace, component: str, version: str
+) -> Iterator[Callable[[TaskCode], None] | None]:
+    """Do what the options --remove, --output, --dry-run and --account ask for with a component.
+
+    Args:
+        arguments: the parsed command line.
+        component: its name.
+        version: its version.
+
+    Yields:
+        A function that builds the component and publishes it or writes it to a folder; None if the component
+        was removed instead.
+
+    Raises:
+        SettingsError: the version is invalid or exists already.
+    """
+    check_version(version)
     if arguments.remove:
         if arguments.output:
             fail("--remove and --output exclude each other: delete the files in the folder yourself")
-        for line in _publisher(arguments).remove(component, arguments.version, dry_run=arguments.dry_run):
+        for line in _publisher(arguments).remove(component, version, dry_run=arguments.dry_run):
             say(line)
+        yield None
         return
     publisher = None if arguments.output else _publisher(arguments)
     if publisher:
-        publisher.check_new(component, arguments.version)  # before the check, which takes seconds
-    task_files(arguments.path, module, arguments.include)
-    with tempfile.TemporaryDirectory(prefix="fedgrass-publish-") as folder:
-        code = _code(arguments, task, Path(folder))
-        _check(arguments, code, Path(folder))
-        for line in _carry_out(arguments, code, component, publisher):
+        publisher.check_new(component, version)  # before the check, which takes seconds
+
+    def carry_out(code: TaskCode) -> None:
+        for line in _carry_out(arguments, code, version, publisher):
             say(line)
+
+    yield carry_out
 
 
 def _publisher(arguments: argparse.Namespace) -> Publisher:
@@ -70,9 +100,9 @@ def _publisher(arguments: argparse.Namespace) -> Publisher:
 
 
 def _carry_out(
-    arguments: argparse.Namespace, code: TaskCode, component: str, publisher: Publisher | None
+    arguments: argparse.Namespace, code: TaskCode, version: str, publisher: Publisher | None
 ) -> Iterator[str]:
-    version = arguments.version
+    component = component_name(code.name)
 
     def make(folder: Path) -> list[str]:
         return build_task(code, version, folder)
@@ -99,15 +129,13 @@ def _few(files: list[str]) -> str:
 
 def _code(arguments: argparse.Namespace, task: str, folder: Path) -> TaskCode:
     """Return what the component is made of, with its requirements pinned."""
-    platforms = tuple(one for one in PLATFORMS if one in arguments.platform) or tuple(PLATFORMS)
-    for python in arguments.python:
-        if not _PYTHON.fullmatch(python):
-            message = f"--python is {python!r}; it takes a version such as 3.11"
-            raise SettingsError(message)
-    pythons = tuple(dict.fromkeys(arguments.python)) or PYTHONS
-    requirements, wheels = _pinned(
-        arguments, [(one, python) for one in platforms for python in pythons], folder
-    )
+    check_pythons(arguments.python)
+    platforms, pythons = chosen_platforms(arguments), tuple(dict.fromkeys(arguments.python)) or PYTHONS
+    default = arguments.path / "requirements.txt"
+    file = arguments.requirements or (default if default.is_file() else None)
+    wanted = read_requirements(file) if file else []
+    targets = [(one, python) for one in platforms for python in pythons]
+    requirements, wheels = pinned(wanted, str(file), targets, folder if arguments.bundle else None)
     return TaskCode(
         name=task,
         module=arguments.name,
@@ -119,46 +147,67 @@ def _code(arguments: argparse.Namespace, task: str, folder: Path) -> TaskCode:
     )
 
 
-def _pinned(arguments: argparse.Namespace, targets: list[Target], folder: Path) -> tuple[str, list[Path]]:
-    default = arguments.path / "requirements.txt"
-    file = arguments.requirements or (default if default.is_file() else None)
-    wanted = read_requirements(file) if file else []
+def check_pythons(pythons: Iterable[str]) -> None:
+    """Check the values of --python. Raises SettingsError."""
+    for python in pythons:
+        if not _PYTHON.fullmatch(python):
+            message = f"--python is {python!r}; it takes a version such as 3.11"
+            raise SettingsError(message)
+
+
+def chosen_platforms(arguments: argparse.Namespace) -> tuple[str, ...]:
+    """Return Greengrass's architectures that --platform names; without it, all."""
+    return tuple(one for one in PLATFORMS if one in arguments.platform) or tuple(PLATFORMS)
+
+
+def pinned(
+    wanted: Sequence[Requirement], named: str, targets: Sequence[Target], folder: Path | None
+) -> tuple[str, list[Path]]:
+    """Return requirements pinned for all targets, and the files of their packages.
+
+    Args:
+        wanted: the requirements.
+        named: where they are from.
+        targets: platforms and versions of Python.
+        folder: where to download the files; None: they are not bundled.
+
+    Raises:
+        SettingsError: they cannot be met, or not be downloaded.
+    """
     if not wanted:
         return "", []
-    say(f"pinning {file} for {len(targets)} combinations of platform and Python")
+    say(f"pinning {named} for {len(targets)} combinations of platform and Python")
     resolved = resolve(wanted, targets)
-    pinned = frozen(resolved)
-    if not pinned:
+    found = frozen(resolved)
+    if not found:
         say("the trainer has all of its requirements already")
         return "", []
-    names = sorted({line.partition("==")[0] for line in pinned.splitlines() if "==" in line})
+    names = sorted({line.partition("==")[0] for line in found.splitlines() if "==" in line})
     say(f"the devices install next to the trainer's packages: {', '.join(names)}")
-    return pinned, download(resolved, folder) if arguments.bundle else []
+    return found, download(resolved, folder) if folder else []
 
 
 def _check(arguments: argparse.Namespace, code: TaskCode, folder: Path) -> None:
     """Check the task in a folder with the files of its component; exit with an error if it fails."""
-    with _staged(code, folder) as staged:
-        options = {
-            "name": code.module,
-            "path": str(staged),
-            "shown": str(arguments.path.absolute()),
-            "options": parse_key_values("--option", arguments.option),
-            "full": arguments.check == "full",
-        }
-        if run_in_child("fedgrass.local.task_publishing:check_in_child", options, say):
-            fail(f"nothing was published: mend {code.module}, then repeat the command")
+    options = {
+        "name": code.module,
+        "path": str(staged(code, folder)),
+        "shown": str(arguments.path.absolute()),
+        "options": parse_key_values("--option", arguments.option),
+        "full": arguments.check == "full",
+    }
+    if run_in_child("fedgrass.local.task_publishing:check_in_child", options, say):
+        fail(f"nothing was published: mend {code.module}, then repeat the command")
 
 
-@contextmanager
-def _staged(code: TaskCode, folder: Path) -> Iterator[Path]:
+def staged(code: TaskCode, folder: Path) -> Path:
+    """Copy the files of a component to a folder below ``folder``, as on a device; return it."""
     module, _ = task_component.checked_location(code.module)
-    staged = folder / "files"
-    for name, path in task_files(code.folder, module, code.include).items():
-        target = staged / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(path.read_bytes())
-    yield staged
+    target = folder / "files"
+    for name, path in (code.files or task_files(code.folder, module, code.include)).items():
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        (target / name).write_bytes(path.read_bytes())
+    return target
 
 
 def check_in_child(options: dict[str, Any], note: Callable[[str], None]) -> int:

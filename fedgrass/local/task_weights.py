@@ -65,18 +65,19 @@ def write_weights(  # noqa: PLR0913, PLR0917 - the options of the command
             written.
     """
     for file in filter(None, (target, frozen)):
-        _check(file)
+        check_new_file(file)
     model = _draw(load(name, path, options), name, seed)
     if frozen and not model.frozen_sha256:
         message = f"--frozen-out is {frozen}, but task {name!r} has no frozen arrays"
         raise SettingsError(message)
-    _write(target, model.file())
+    write_new_file(target, model.file())
     if frozen:
-        _write(frozen, model.frozen_file())
+        write_new_file(frozen, model.frozen_file())
     return model
 
 
-def _write(target: Path, data: bytes) -> None:
+def write_new_file(target: Path, data: bytes) -> None:
+    """Write a file of weights. Raises SettingsError if it exists already or cannot be written."""
     try:
         with target.open("xb") as file:
             file.write(data)
@@ -87,8 +88,8 @@ def _write(target: Path, data: bytes) -> None:
         raise SettingsError(message) from error
 
 
-def _check(target: Path) -> None:
-    """Check the path before the task is loaded, which may take long."""
+def check_new_file(target: Path) -> None:
+    """Check a path before the model is made, which may take long. Raises SettingsError."""
     try:
         exists, has_folder = target.exists(), target.absolute().parent.is_dir()
     except OSError as error:  # a name that is too long

@@ -84,7 +84,7 @@ class FlowerFleet:
         self._crash_at = 0
         self._seen: dict[str, int] = {}
 
-    def exchange(self, observer: Observer | None = None) -> MessageExchange:
+    def exchange(self, observer: Observer | None = None) -> MessageExchange:  # also for ``drive``
         """Return an exchange in whose pauses the devices work."""
         return MessageExchange(self, RUN, observer, clock=self.clock, pause=self.pause)
 

@@ -14,6 +14,8 @@ def add_flower(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     _add_add(kinds)
     _add_check(kinds)
     _add_initial_model(kinds)
+    _add_run(kinds)
+    _add_resume(kinds)
 
 
 def _add_add(kinds: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -25,6 +27,7 @@ def _add_add(kinds: "argparse._SubParsersAction[argparse.ArgumentParser]") -> No
         " with `fedgrass deploy devices --group GROUP --task flower:NAME`.",
     )
     _add_app(add)
+    _add_trial(add)
     add.add_argument("--version", default="", help="version to publish (that of the app's pyproject.toml)")
     add.add_argument(
         "--name",
@@ -44,8 +47,16 @@ def _add_add(kinds: "argparse._SubParsersAction[argparse.ArgumentParser]") -> No
         action="append",
         default=[],
         metavar="3.N",
-        help="version of Python on the devices, for the requirements; may be repeated (those from 3.11 to 3.14"
-        " that the app's requires-python admits)",
+        help="version of Python on the devices, for the requirements; may be repeated (those from 3.11 to"
+        " 3.14 that the app's requires-python admits)",
+    )
+    add.add_argument(
+        "--unpin",
+        action="append",
+        default=[],
+        metavar="PACKAGE",
+        help="ignore the version of a package that the app's pyproject.toml asks for, and take the trainer's,"
+        " or the latest that fits; may be repeated",
     )
     add.add_argument(
         "--bundle",
@@ -80,6 +91,7 @@ def _add_check(kinds: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
         " Exit code: 0 if all checks passed, 1 if one failed, 2 if the app cannot be used at all.",
     )
     _add_app(check)
+    _add_trial(check)
     check.set_defaults(run=deferred("fedgrass.local.flower_check:check_command"))
 
 
@@ -87,13 +99,67 @@ def _add_initial_model(kinds: "argparse._SubParsersAction[argparse.ArgumentParse
     initial = kinds.add_parser(
         "initial-model",
         help="write the initial model of a Flower app, for `fedgrass run start --model`",
-        description="The ServerApp runs until it sends its first message, whose arrays are the model.",
+        description="The ServerApp runs until it sends its first message of training, whose arrays are the"
+        " model. If it passes none, a ClientApp with get_parameters is asked on this machine.",
     )
     _add_app(initial)
+    _add_option(initial)
     initial.add_argument(
         "--out", type=Path, required=True, metavar="FILE", help="file to write, such as 0.safetensors"
     )
     initial.set_defaults(run=deferred("fedgrass.local.flower_initial_model:initial_model_command"))
+
+
+def _add_run(kinds: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    run = kinds.add_parser(
+        "run",
+        help="run the ServerApp of a Flower app here, against the devices of the fleet",
+        description="The devices need the task of the app: see `fedgrass flower add`. After Ctrl-C, or a restart"
+        " of this machine, `fedgrass flower resume RUN` continues.",
+    )
+    run.add_argument("app", type=Path, metavar="APP_DIR", help="folder of the app, with its pyproject.toml")
+    run.add_argument(
+        "settings",
+        nargs="*",
+        metavar="setting=value",
+        help="where, thing_group, seen_within_seconds, deadline_seconds or accept_seconds of the run",
+    )
+    run.add_argument(
+        "--name", dest="run_name", default="", metavar="RUN", help="name of the run (from the app and the time)"
+    )
+    run.add_argument(
+        "--app-name",
+        default="",
+        help="name of the task after 'flower:', as given to `flower add --name` (from [project].name)",
+    )
+    run.add_argument(
+        "--run-config",
+        action="append",
+        default=[],
+        metavar="'KEY=VALUE ...'",
+        help="values of the app's [tool.flwr.app.config] to override, as in `flwr run`",
+    )
+    add_stack(run)
+    run.set_defaults(run=deferred("fedgrass.console.flower.server_app_run:run_command"))
+
+
+def _add_resume(kinds: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    resume = kinds.add_parser(
+        "resume",
+        help="continue the ServerApp of a run whose process has ended early",
+        description="The rounds that the app's strategy has finished are kept, and what devices have answered"
+        " since is used. Needs an app whose strategy starts from arrays (Strategy.start).",
+    )
+    resume.add_argument("run_name", metavar="RUN", help="name of the run")
+    resume.add_argument(
+        "app",
+        type=Path,
+        nargs="?",
+        metavar="APP_DIR",
+        help="folder of the app (where it was when the run was started in this folder)",
+    )
+    add_stack(resume)
+    resume.set_defaults(run=deferred("fedgrass.console.flower.server_app_run:resume_command"))
 
 
 def _add_app(parser: argparse.ArgumentParser) -> None:
@@ -101,22 +167,37 @@ def _add_app(parser: argparse.ArgumentParser) -> None:
         "app", type=Path, metavar="APP_DIR", help="folder of the app, with its pyproject.toml"
     )
     parser.add_argument(
-        "--option",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="an option of the task, as on a device: node-partition-id=0 is context.node_config['partition-id']",
-    )
-    parser.add_argument(
         "--run-config",
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help="a value of the app's [tool.flwr.app.config] to override, such as lr=0.01",
+        help="a value of the app's [tool.flwr.app.config] to override, such as num-server-rounds=5",
     )
     parser.add_argument(
         "--seconds",
         type=whole_number(1, 10**6),
         default=300,
         help="time limit of the ServerApp until its first message, and of each call of the ClientApp (300)",
+    )
+
+
+def _add_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--option",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="an option of the task, as on a device: node-partition-id=0 becomes"
+        " context.node_config['partition-id'] (without any: partition 0 of 1)",
+    )
+
+
+def _add_trial(parser: argparse.ArgumentParser) -> None:
+    _add_option(parser)
+    parser.add_argument(
+        "--setting",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="training setting, as in a run: it is in the configuration of the messages, and in the app's",
     )

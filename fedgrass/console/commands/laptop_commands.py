@@ -35,10 +35,13 @@ def add_demo(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
         default="digits",
         metavar="TASK",
         help="digits, noise (no PyTorch, trains instantly), mnist, cifar10, air_quality (with --task-option"
-        " folder=...), or NAME=package.module:ClassName for your own task",
+        " folder=...), NAME=package.module:ClassName for your own task, or flower:NAME for a Flower app",
     )
     demo.add_argument(
-        "--task-path", type=Path, metavar="FOLDER", help="folder of the module of your own task"
+        "--task-path",
+        type=Path,
+        metavar="FOLDER",
+        help="folder of the module of your own task, or of the Flower app",
     )
     demo.add_argument(
         "--task-include",

@@ -76,8 +76,8 @@ def flower_code(  # noqa: PLR0913 - what a component is made of
     client = project.client_app.partition(":")[0]
     if not _has_module(files, client):
         message = (
-            f"the clientapp {project.client_app} is not in the files of the app: there is no module {client!r}"
-            f" in {project.folder}, or .gitignore, fab-include or fab-exclude leave it out"
+            f"the clientapp {project.client_app} is not in the files of the app: there is no module"
+            f" {client!r} in {project.folder}, or .gitignore, fab-include or fab-exclude leave it out"
         )
         raise SettingsError(message)
     generated = folder / f"{MODULE}.py"
@@ -93,9 +93,7 @@ def flower_code(  # noqa: PLR0913 - what a component is made of
     )
 
 
-def app_requirements(
-    project: FlowerProject, flwr: str, unpinned: Collection[str] = ()
-) -> list[Requirement]:
+def app_requirements(project: FlowerProject, flwr: str, unpinned: Collection[str] = ()) -> list[Requirement]:
     """Return the requirements of an app on a device, with flwr in one version and without its simulation.
 
     Args:

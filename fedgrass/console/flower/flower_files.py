@@ -69,7 +69,7 @@ def app_files(project: FlowerProject) -> dict[str, Path]:
     included = _own("fab-include", project.include, names, everything=True)
     excluded = _own("fab-exclude", project.exclude, names, everything=False)
     never = _patterns(BUILT_IN_EXCLUDE)
-    taken = [name for name in names if name in included and name not in excluded and not never.match_file(name)]
+    taken = [name for name in names if name in included - excluded and not never.match_file(name)]
     for name in taken:
         check_no_secret(all_files[name], "add it to .gitignore or to fab-exclude")
     found = {PROJECT_FILE: folder / PROJECT_FILE, **{name: all_files[name] for name in sorted(taken)}}
@@ -84,8 +84,8 @@ def _own(key: str, patterns: Sequence[str] | None, names: Sequence[str], *, ever
     for pattern in patterns:
         if not any(True for _ in _patterns([pattern], key).match_files(names)):
             message = (
-                f"{key} has the pattern {shown(pattern)}, which matches no file of the types that Flower takes"
-                f" ({', '.join(BUILT_IN_INCLUDE)}): correct or remove it; data belong on the devices"
+                f"{key} has the pattern {shown(pattern)}, which matches no file of the types that Flower"
+                f" takes ({', '.join(BUILT_IN_INCLUDE)}): correct or remove it; data belong on the devices"
             )
             raise SettingsError(message)
     return set(_patterns(patterns, key).match_files(names))

@@ -15,7 +15,9 @@
 
     [tool.flwr.app.config]
     num-server-rounds = 3
-    optimizer.lr = 0.1                  # nested tables become dotted keys
+    optimizer.lr = 0.1
+
+Nested tables of the configuration become dotted keys, as in Flower.
 """
 
 import re
@@ -150,9 +152,8 @@ class _Reader:
         components = self._table("tool", "flwr", "app", "components", way_out=f"write {_COMPONENTS}")
         project = self._table("project", way_out='write [project] with name = "..." and version = "1.0.0"')
         if "dependencies" in project.get("dynamic", ()):
-            raise self._error(
-                "[project].dependencies is dynamic, so that it cannot be read: list the packages"
-            )
+            text = "[project].dependencies is dynamic, so that it cannot be read: list the packages"
+            raise self._error(text)
         return FlowerProject(
             folder=self._file.parent,
             name=self._text(project, "[project]", "name"),
@@ -204,14 +205,17 @@ class _Reader:
     def _reference(self, components: Mapping[str, Any], key: str) -> str:
         value = components.get(key)
         if value is None:
-            raise self._error(f"{_COMPONENTS} has no {key}: write {_EXAMPLE[key]}")
+            text = f"{_COMPONENTS} has no {key}: write {_EXAMPLE[key]}"
+            raise self._error(text)
         if not isinstance(value, str) or not _REFERENCE.fullmatch(value):
-            raise self._error(f"{key} in {_COMPONENTS} is {shown(value)}; it is spelled {_EXAMPLE[key]}")
+            text = f"{key} in {_COMPONENTS} is {shown(value)}; it is spelled {_EXAMPLE[key]}"
+            raise self._error(text)
         return value
 
     def _flat(self, table: object, named: str, prefix: str = "") -> dict[str, Value]:
         if not isinstance(table, Mapping):
-            raise self._error(f"{named} is {shown(table)} instead of a table")
+            text = f"{named} is {shown(table)} instead of a table"
+            raise self._error(text)
         found: dict[str, Value] = {}
         for key, value in table.items():
             if isinstance(value, Mapping):

@@ -23,7 +23,7 @@ from fedgrass.federation.errors import SettingsError
 check_flwr()
 os.environ["FLWR_TELEMETRY_ENABLED"] = "0"  # before flwr is imported
 try:
-    from flwr.app import ArrayRecord, Context, Message, RecordDict
+    from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
     from flwr.clientapp import ClientApp
     from flwr.common import parameters_to_ndarrays
     from flwr.server import SimpleClientManager
@@ -40,6 +40,7 @@ except ImportError as error:
 _SERVER_NODE = 1
 _ARRAYS = "arrays"  # the record of the model in messages of Flower's strategies
 _TRAIN = "train"
+_ROUND_KEYS = frozenset({"server-round", "server_round"})
 _FIRST_NODES, _MOST_NODES = 8, 8192  # that a ServerApp sees while its first message is awaited
 _MOST_OTHERS = 1000  # messages of other types until it is given up
 _PACKAGES = {"sklearn": "scikit-learn", "PIL": "pillow", "cv2": "opencv-python", "yaml": "pyyaml"}
@@ -47,10 +48,11 @@ Model = dict[str, NDArray[Any]]
 
 
 class Recorded(NamedTuple):
-    """The initial model of a ServerApp, or why it passes none."""
+    """The first message of training that a ServerApp sends, or why it sends none."""
 
     arrays: Model | None
     reason: str = ""  # empty: there are arrays
+    settings: Mapping[str, Value] = {}  # that the message has for the training
 
 
 def quiet() -> None:
@@ -86,9 +88,7 @@ def server_context(config: Mapping[str, Value]) -> Any:
     )
 
 
-def initial_arrays(
-    server_app: Any, config: Mapping[str, Value], arrays_key: str = _ARRAYS
-) -> Recorded:
+def initial_arrays(server_app: Any, config: Mapping[str, Value], arrays_key: str = _ARRAYS) -> Recorded:
     """Return the arrays of the first train message that a ServerApp sends, in their order.
 
     The ServerApp runs until then; of one with ``server_fn``, only the initial parameters of its strategy are
@@ -119,8 +119,11 @@ def initial_arrays(
     return Recorded(None, f"the ServerApp ends without a message of the type train{sent}")
 
 
-class _Recorded(BaseException):  # noqa: N818 - no error; BaseException, so that no app catches it
-    """Ends a ServerApp at its first train message; None: it sends only others."""
+class _Recorded(BaseException):
+    """Ends a ServerApp at its first train message; None: it sends only others.
+
+    A BaseException, so that the app does not catch it.
+    """
 
     def __init__(self, message: Any) -> None:
         super().__init__()
@@ -149,7 +152,7 @@ class RecordingGrid(Grid):  # type: ignore[misc]  # flwr is not type-checked
         """An empty run."""
         return self._run
 
-    def create_message(  # noqa: PLR0913, PLR0917 - Flower's interface
+    def create_message(
         self, content: Any, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
     ) -> Any:
         """Return a message."""
@@ -195,12 +198,25 @@ def _arrays_of(message: Any, arrays_key: str) -> Recorded:
     record = records.get(arrays_key) or next(iter(records.values()), None)
     if not record:
         return Recorded(None, "the first train message of the ServerApp has no arrays")
-    return Recorded({name: np.asarray(array.numpy()) for name, array in record.items()})
+    arrays = {name: np.asarray(array.numpy()) for name, array in record.items()}
+    return Recorded(arrays, settings=_settings_of(message))
+
+
+def _settings_of(message: Any) -> dict[str, Value]:
+    """Return the single values of a message's configuration, without the number of the round."""
+    return {
+        key: value
+        for record in message.content.values()
+        if isinstance(record, ConfigRecord)
+        for key, value in record.items()
+        if key not in _ROUND_KEYS and isinstance(value, bool | int | float | str)
+    }
 
 
 def _initial_parameters(server_app: Any, context: Any) -> Recorded:
     """Return the initial parameters of a ServerApp's strategy, for apps of the former API."""
-    make, strategy, server = (getattr(server_app, name, None) for name in ("_server_fn", "_strategy", "_server"))
+    names = ("_server_fn", "_strategy", "_server")
+    make, strategy, server = (getattr(server_app, name, None) for name in names)
     if make is not None:
         components = make(context)
         strategy, server = components.strategy, components.server
@@ -209,7 +225,8 @@ def _initial_parameters(server_app: Any, context: Any) -> Recorded:
         return Recorded(None, "the ServerApp has neither a main function nor a strategy")
     parameters = strategy.initialize_parameters(SimpleClientManager())
     if parameters is None:
-        return Recorded(None, f"the strategy {type(strategy).__name__} of the ServerApp has no initial_parameters")
+        kind = type(strategy).__name__
+        return Recorded(None, f"the strategy {kind} of the ServerApp has no initial_parameters")
     return Recorded({str(number): array for number, array in enumerate(parameters_to_ndarrays(parameters))})
 
 
@@ -226,8 +243,8 @@ def _load(project: FlowerProject, key: str, reference: str, kind: type) -> Any:
     for name in attributes.split("."):
         if not hasattr(found, name):
             message = (
-                f"the {key} {reference!r} does not exist: {_path(found)} has no {name!r}; correct [tool.flwr.app"
-                ".components]"
+                f"the {key} {reference!r} does not exist: {_path(found)} has no {name!r}; correct"
+                " [tool.flwr.app.components]"
             )
             raise SettingsError(message)
         found = getattr(found, name)
@@ -241,9 +258,7 @@ def _path(module: Any) -> str:
     return getattr(module, "__file__", None) or str(module)
 
 
-def _explain_missing(
-    project: FlowerProject, key: str, module: str, error: ModuleNotFoundError
-) -> NoReturn:
+def _explain_missing(project: FlowerProject, key: str, module: str, error: ModuleNotFoundError) -> NoReturn:
     missing = error.name or ""
     top = missing.partition(".")[0]
     if top == module.partition(".")[0] or _is_own(project.folder, top):

@@ -163,6 +163,11 @@ class MessageExchange:
         """The number of the run's latest round."""
         return self._next - 1
 
+    @property
+    def failure(self) -> FedgrassError | None:
+        """Why the run takes no more messages; None while it does."""
+        return self._failed
+
     def devices(self) -> list[str]:
         """Return the thing names of the devices to which messages may be sent."""
         self._check()

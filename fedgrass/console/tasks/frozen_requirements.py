@@ -83,8 +83,8 @@ def check_against_trainer(requirement: Requirement, place: str, way_out: str) ->
     pinned = trainer_pins().get(canonicalize_name(requirement.name))
     if pinned and not requirement.specifier.contains(pinned, prereleases=True):
         message = (
-            f"{place}: {str(requirement)!r} conflicts with the trainer, which has {requirement.name} {pinned}:"
-            f" {way_out}, or run the trainer with another interpreter (its setting `python`)"
+            f"{place}: {str(requirement)!r} conflicts with the trainer, which has {requirement.name}"
+            f" {pinned}: {way_out}, or run the trainer with another interpreter (its setting `python`)"
         )
         raise SettingsError(message)
 

@@ -13,7 +13,6 @@ _STOPS = "the ServerApp decides when it ends"
 _INSTEAD: Mapping[str, str] = MappingProxyType(
     {
         "rounds": "the ServerApp decides how many there are: set them in the app's run config",
-        "training": "the ServerApp sends a configuration with each message: set it in the app's run config",
         "training_by_round": "the ServerApp sends a configuration with each message",
         "statistics": "start a run of statistics by itself, or let the ServerApp send queries",
         "held_out": "the ServerApp chooses the devices of each message; bound them by `where`",

@@ -42,7 +42,6 @@ REFUSED: dict[str, Any] = {
     "download_encoding": "float16",
     "on_abandoned": "fail",
     "attempts": 1,
-    "training": {"epochs": 3},
     "training_by_round": {"2": {"epochs": 3}},
     "evaluate_every": 2,
     "evaluate_last": False,

@@ -1,0 +1,323 @@
+"""Carry out ``fedgrass flower run`` and ``resume``: run the ServerApp of a Flower app against the fleet.
+
+The run in the cloud outlives this process: after Ctrl-C, a failed connection or a restart of the machine,
+``resume`` continues it. It ends when the ServerApp returns, or raises.
+"""
+
+import argparse
+import json
+import logging
+import shlex
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+import msgspec
+from rich.console import Console
+
+from fedgrass.console import stack
+from fedgrass.console.flower.exchange_view import ExchangeView, LogToView
+from fedgrass.console.flower.flower_project import FlowerProject, Value, overridden, read_project, task_name
+from fedgrass.console.flower.message_exchange import ExchangeFailed, FleetRun, MessageExchange
+from fedgrass.console.options import read_text
+from fedgrass.console.runs.fleet_operator import Operator
+from fedgrass.console.runs.operator_actions import parse_pairs
+from fedgrass.console.tables import console
+from fedgrass.console.terminal import say
+from fedgrass.federation.conversion import nearest
+from fedgrass.federation.errors import FedgrassError, SettingsError
+from fedgrass.federation.messages.message_fields import checked_name, shorten
+from fedgrass.federation.runs import LIVING, Run, RunState
+from fedgrass.federation.settings_parser import parse_settings
+
+# Of a run's settings, those that bound its devices; the ServerApp decides all others.
+SETTINGS = ("where", "thing_group", "seen_within_seconds", "deadline_seconds", "accept_seconds")
+_DEADLINE_SECONDS = 3600  # of a round, unless it is set: Flower's own time-out of a round
+_LONGEST_REASON = 300  # characters
+_PLACE = "server_app.json"  # where the app of a run is, in the run's folder
+_LOG = "server_app.log"
+log = logging.getLogger(__name__)
+
+
+class ServerAppFailed(FedgrassError):
+    """The ServerApp raised an exception, whose traceback is in the log."""
+
+
+class DrivenRun(FleetRun, Protocol):
+    """What a ServerApp's process needs of the operator's access to a fleet; see ``Operator``."""
+
+    def finish(self, name: str, failed: str = "") -> None:
+        """End a run with a ServerApp; ``failed`` is why it FAILED."""
+
+
+@stack.refusals()
+def run_command(arguments: argparse.Namespace) -> None:
+    """Start a run, and run its ServerApp to the end."""
+    project = read_project(arguments.app)
+    overrides = _overrides(project, arguments.run_config)
+    settings = _settings(project, arguments, overrides)
+    name = checked_name("run", arguments.run_name or f"{_plain(project.name)}-{time.strftime('%m%d-%H%M%S')}")
+    _check_flower()
+    operator = Operator(stack.client, stack.outputs(arguments.stack))
+    if name in operator.runs():
+        message = (
+            f"run {name!r} exists: `fedgrass flower resume {name}` continues it; choose another --name for a"
+            " new run"
+        )
+        raise SettingsError(message)
+    run = operator.start_server_app(name, parse_settings(settings))
+    folder = Path("runs") / name
+    _note_place(folder, project)
+    say(f"run {name}: {run.settings.task} of {project.folder}; what it logs is kept in {folder / _LOG}")
+    drive(operator, run, project, {**project.config, **overrides}, folder)
+
+
+@stack.refusals()
+def resume_command(arguments: argparse.Namespace) -> None:
+    """Continue the ServerApp of a run whose process has ended before it."""
+    name = checked_name("run", arguments.run_name)
+    folder = Path("runs") / name
+    project = read_project(arguments.app or _noted_place(folder, name))
+    _check_flower()
+    operator = Operator(stack.client, stack.outputs(arguments.stack))
+    run = _resumable(operator, operator.run(name), project)
+    _note_place(folder, project)
+    say(f"run {name}: {run.settings.task} of {project.folder} is resumed")
+    drive(operator, run, project, {**project.config, **run.settings.training}, folder, resume=True)
+
+
+def _resumable(operator: Operator, run: Run, project: FlowerProject) -> Run:
+    """Return a run that is RUNNING again. Raises SettingsError if it cannot be resumed."""
+    if not run.settings.has_server_app:
+        message = f"run {run.name!r} has no ServerApp: `fedgrass run resume {run.name}` continues a paused run"
+        raise SettingsError(message)
+    if run.settings.task != task_name(project, run.settings.task):
+        message = f"run {run.name!r} is of the task {run.settings.task!r}, and {project.folder} is another app"
+        raise SettingsError(message)
+    if run.state is RunState.FAILED:
+        return operator.act("retry", run.name)
+    if run.state is RunState.PAUSED:
+        return operator.act("resume", run.name)
+    if run.state not in LIVING:
+        message = f"run {run.name!r} is {run.state} ({run.reason}): start another one with `fedgrass flower run`"
+        raise SettingsError(message)
+    return run
+
+
+def drive(  # noqa: PLR0913, PLR0917 - what is run, where and how
+    operator: DrivenRun,
+    run: Run,
+    project: FlowerProject,
+    config: Mapping[str, Value],
+    folder: Path,
+    *,
+    resume: bool = False,
+    out: Console | None = None,
+    exchange_of: Callable[[ExchangeView], MessageExchange] | None = None,
+) -> None:
+    """Run a ServerApp to its end, and end its run.
+
+    Args:
+        operator: the operator's access to the fleet.
+        run: the run, RUNNING.
+        project: the app.
+        config: ``context.run_config`` of the ServerApp.
+        folder: for its log.
+        resume: whether to continue from the state that an earlier process has kept.
+        out: the console to print to.
+        exchange_of: returns the exchange of the run's messages, for its observer; None: a new one.
+
+    Raises:
+        ServerAppFailed: the ServerApp raised an exception; its run is FAILED.
+        SettingsError: the run cannot be resumed; the text gives the reason.
+        ExchangeFailed: the run was ended, or another ServerApp drives it.
+        KeyboardInterrupt: as it came; the run goes on, and the way to resume it was printed.
+    """
+    # They import flwr, which takes seconds.
+    from fedgrass.console.flower import fleet_grid, flower_api, strategy_checkpoint  # noqa: PLC0415
+
+    out = out or console()
+    with ExchangeView(out, run.name) as view, _logged(flower_api.FLOWER_LOGGER, view, folder / _LOG):
+        exchange = exchange_of(view) if exchange_of else MessageExchange(operator, run.name, view)
+        store = strategy_checkpoint.CheckpointStore(operator.bucket, run.name)
+        found = store.read() if resume else None
+        if resume:
+            _adopt(exchange, run, found[0].counted() if found else None, project)
+        checkpoints = strategy_checkpoint.Checkpoints(exchange, store, view.say, found)
+        flower_api.identify(run.name)
+        grid = fleet_grid.FleetGrid(exchange, run.name)
+        try:
+            with checkpoints.installed():
+                _call(flower_api, project, grid, flower_api.server_context(run.name, config))
+        except BaseException as error:
+            exchange.close()
+            if exchange.failure:
+                raise exchange.failure from error
+            _explain(operator, run, project, folder, error, view)
+            raise
+        if exchange.failure:  # the app has caught it
+            raise exchange.failure
+        exchange.close()
+        operator.finish(run.name)
+        ended = operator.run(run.name)
+        view.say(f"run {run.name}: {ended.state}, {ended.round} rounds of messages", "green")
+
+
+def _call(flower_api: Any, project: FlowerProject, grid: Any, context: Any) -> None:
+    """Import the ServerApp and call it; ``sys.exit`` without an error is an end like any other."""
+    try:
+        flower_api.load_server_app(project)(grid, context)
+    except SystemExit as error:
+        if error.code not in {None, 0}:
+            message = f"the ServerApp exited with {error.code!r}"
+            raise RuntimeError(message) from error
+
+
+def _adopt(
+    exchange: MessageExchange, run: Run, counted: Sequence[range] | None, project: FlowerProject
+) -> None:
+    """Let the exchange adopt what was sent and not counted. Raises SettingsError if there is no state."""
+    if counted is None and exchange.last_number:
+        message = (
+            f"run {run.name!r} has sent messages in {exchange.last_number} rounds, and kept no state: its"
+            f" ServerApp ({project.server_app}) does not start from arrays (Strategy.start of"
+            " flwr.serverapp.strategy), but runs a loop of its own or server_fn, and such an app cannot be"
+            f" resumed. End the run with `fedgrass run cancel {run.name}`, and start another one"
+        )
+        raise SettingsError(message)
+    gone = {number for numbers in counted or () for number in numbers}
+    exchange.adopt(number for number in range(1, exchange.last_number + 1) if number not in gone)
+
+
+def _explain(  # noqa: PLR0913, PLR0917 - what failed, and where to tell it
+    operator: DrivenRun,
+    run: Run,
+    project: FlowerProject,
+    folder: Path,
+    error: BaseException,
+    view: ExchangeView,
+) -> None:
+    """Log an exception that ended the ServerApp; end the run if the app has raised it.
+
+    Raises:
+        ServerAppFailed: the app has raised it.
+    """
+    again = f"`fedgrass flower resume {run.name}` continues it, `fedgrass run cancel {run.name}` ends it"
+    if isinstance(error, KeyboardInterrupt):
+        view.say(f"interrupted; run {run.name} waits for its ServerApp: {again}", "yellow")
+        return
+    log.error("the ServerApp ended", exc_info=error)
+    if isinstance(error, SettingsError) or stack.is_aws_error(error):
+        view.say(f"run {run.name} waits for its ServerApp: {again}", "yellow")
+        return
+    where = _place(error, project.folder)
+    what = " ".join(f"{type(error).__name__}: {error}".split()).removesuffix(": ")
+    short = shorten(f"{what}{where}", _LONGEST_REASON)
+    operator.finish(run.name, short)
+    message = f"the ServerApp failed: {short}; the whole traceback is in {folder / _LOG}"
+    raise ServerAppFailed(message) from error
+
+
+def _place(error: BaseException, folder: Path) -> str:
+    """Return file and line of the app where an exception was raised; of any file if it was not in the app."""
+    frames = traceback.extract_tb(error.__traceback__)
+    root = folder.resolve()
+    own = [frame for frame in frames if Path(frame.filename).resolve().is_relative_to(root)]
+    if isinstance(error, SyntaxError) and error.filename:
+        return f" ({Path(error.filename).name}, line {error.lineno})"
+    if not frames:
+        return ""
+    frame = (own or frames)[-1]
+    name = Path(frame.filename).resolve()
+    shown = name.relative_to(root) if own else name.name
+    return f" ({shown}, line {frame.lineno})"
+
+
+@contextmanager
+def _logged(flower: logging.Logger, view: ExchangeView, file: Path) -> Iterator[None]:
+    """Show Flower's log lines in the view instead of on standard error, and keep all in a file."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    shown, kept = LogToView(view), logging.FileHandler(file, encoding="utf-8", delay=True)
+    kept.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    before, propagated = list(flower.handlers), flower.propagate
+    for handler in before:
+        flower.removeHandler(handler)
+    flower.propagate = False
+    for handler in (shown, kept):
+        flower.addHandler(handler)
+    log.addHandler(kept)
+    log.propagate = False
+    try:
+        yield
+    finally:
+        for handler in (shown, kept):
+            flower.removeHandler(handler)
+        log.removeHandler(kept)
+        kept.close()
+        for handler in before:
+            flower.addHandler(handler)
+        flower.propagate = propagated
+
+
+def _settings(
+    project: FlowerProject, arguments: argparse.Namespace, overrides: Mapping[str, Value]
+) -> dict[str, Any]:
+    """Return the settings of a new run. Raises SettingsError for one that the ServerApp decides."""
+    given = parse_pairs(arguments.settings)
+    for name in given:
+        if name not in SETTINGS:
+            message = (
+                f"{name!r} is no setting of a run with a ServerApp: {nearest(name, SETTINGS)} All else is up to"
+                " the app: its own values are given by --run-config"
+            )
+            raise SettingsError(message)
+    settings = {
+        "task": task_name(project, arguments.app_name),
+        "mode": "server_app",
+        "deadline_seconds": _DEADLINE_SECONDS,
+        **given,
+    }
+    return {**settings, "training": dict(overrides)} if overrides else settings
+
+
+def _overrides(project: FlowerProject, given: Sequence[str]) -> dict[str, Value]:
+    """Return the overridden values of the app's config: ``--run-config "a=1 b='x y'"``, as in Flower."""
+    try:
+        pairs = [pair for text in given for pair in shlex.split(text)]
+    except ValueError as error:
+        message = f"--run-config {' '.join(given)!r} cannot be read: {error}"
+        raise SettingsError(message) from error
+    config = overridden(project, pairs)
+    names = [pair.partition("=")[0] for pair in pairs]
+    return {name: config[name] for name in names}
+
+
+def _plain(name: str) -> str:
+    """Return the name of an app as the beginning of a run's name."""
+    return "".join(each if each.isalnum() and each.isascii() else "-" for each in name).strip("-")[:40] or "app"
+
+
+def _check_flower() -> None:
+    """Import flwr, so that a missing one is reported before anything is started."""
+    from fedgrass.console.flower import flower_api  # noqa: F401, PLC0415
+
+
+def _note_place(folder: Path, project: FlowerProject) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    text = json.dumps({"app": str(project.folder.resolve())})
+    (folder / _PLACE).write_text(text, encoding="utf-8")
+
+
+def _noted_place(folder: Path, name: str) -> Path:
+    """Return the folder of a run's app, noted when it was started here. Raises SettingsError."""
+    if not (folder / _PLACE).is_file():
+        message = f"run {name!r} was not started in this folder: name its app, `fedgrass flower resume {name} APP_DIR`"
+        raise SettingsError(message)
+    try:
+        return Path(msgspec.json.decode(read_text(folder / _PLACE), type=dict[str, str])["app"])
+    except (msgspec.DecodeError, KeyError) as error:
+        message = f"{folder / _PLACE} cannot be read ({error}): name the app, `fedgrass flower resume {name} APP_DIR`"
+        raise SettingsError(message) from error
