@@ -24,6 +24,8 @@ from pathlib import Path
 from typing import Any
 
 from fedgrass.console.interruption import ended_by_signals
+from tests.chaos.app_audit import AppFindings
+from tests.chaos.app_runs import AppRuns
 from tests.chaos.audit import Findings
 from tests.chaos.campaign import CALM_SECONDS, Campaign, Quota
 from tests.chaos.faults import Faults
@@ -51,6 +53,7 @@ MUST_HAPPEN = (
     "message_reordered",
     "mqtt_cut",
     "s3_500",
+    "server_app_killed",
     "s3_503",
     "s3_cut",
     "s3_slow",
@@ -80,8 +83,9 @@ def run_campaign(rounds: int, seed: int, seconds: float, logs: Path | None) -> i
         say(f"the fleets are up ({time.monotonic() - started:.1f} s)")
         quota = Quota(rounds)
         campaigns = [Campaign(world, quota, ends_at, say) for world in worlds]
+        apps = AppRuns(worlds[0], Path(folder) / "apps", ends_at, say)
         try:
-            play_all(worlds, campaigns)
+            play_all(worlds, campaigns, apps)
         finally:
             if logs:
                 _keep_logs(worlds[0], Path(folder), logs)
@@ -93,8 +97,11 @@ def run_campaign(rounds: int, seed: int, seconds: float, logs: Path | None) -> i
         findings.add(campaign.findings)
     ended = Counter(run.state for campaign in campaigns for run in campaign.ended)
     runs = ", ".join(f"{count} {state}" for state, count in sorted(ended.items()))
+    findings.double_counted += apps.findings.double_counted
+    findings.wrong_models += apps.findings.wrong_models
+    findings.stuck += apps.findings.stuck
     say(f"{ended.total()} runs ({runs}) in {time.monotonic() - started:.0f} s")
-    return _report(findings, faults, rounds, parts)
+    return _report(findings, apps.findings, faults, rounds, parts)
 
 
 def play_schedules(count: int, seed: int) -> int:
@@ -111,14 +118,15 @@ def play_schedules(count: int, seed: int) -> int:
     return int(bad + worse > 0)
 
 
-def play_all(worlds: list[World], campaigns: list[Campaign]) -> None:
-    """Run each campaign in its world, in parallel; raise errors of the campaign itself."""
+def play_all(worlds: list[World], campaigns: list[Campaign], apps: AppRuns | None = None) -> None:
+    """Run each campaign in its world, in parallel, and ServerApps; raise errors of the campaign itself."""
     faults = worlds[0].faults
-    with ThreadPoolExecutor(3 * len(worlds), thread_name_prefix="chaos") as players:
+    with ThreadPoolExecutor(3 * len(worlds) + 1, thread_name_prefix="chaos") as players:
         try:
             troubles = [players.submit(trouble) for world in worlds for trouble in _troubles(world)]
             runs = [players.submit(campaign.play) for campaign in campaigns]
-            ending: list[Future[Any]] = [*troubles, *runs]
+            driven = [players.submit(apps.play)] if apps else []
+            ending: list[Future[Any]] = [*troubles, *runs, *driven]
             for ended in as_completed(ending):
                 ended.result()
                 if all(run.done() for run in runs):
@@ -131,11 +139,18 @@ def _troubles(world: World) -> tuple[Callable[[], None], ...]:
     return Mishaps(world).play, Races(world).play
 
 
-def _report(findings: Findings, faults: Faults, rounds: int, parts: Counter[str]) -> int:
+def _report(
+    findings: Findings, of_apps: AppFindings, faults: Faults, rounds: int, parts: Counter[str]
+) -> int:
     say(f"rounds closed: {findings.closed}, {findings.replies} replies counted")
     _table(findings.aggregations.items())
     _table(findings.encodings.items())
     say(f"rounds of buffered runs: {findings.buffers}, {findings.stale} updates from older models")
+    say(
+        f"runs of ServerApps: {of_apps.runs}, with {of_apps.starts} processes, {of_apps.rounds} rounds closed"
+    )
+    say(f"replies to ServerApps: {of_apps.replies} counted, {of_apps.used} used; errors in their place:")
+    _table(of_apps.errors.items())
     say(f"rounds made from partial sums: {parts['group_sum_read']}, from shards: {parts['shard_read']}")
     say(f"rounds abandoned: {findings.abandoned.total()}")
     _table(findings.abandoned.items())
@@ -162,6 +177,8 @@ def _report(findings: Findings, faults: Faults, rounds: int, parts: Counter[str]
         "wrong_models": len(findings.wrong_models),
         "stuck_runs": len(findings.stuck),
         "buffers": findings.buffers,
+        "server_app_runs": of_apps.runs,
+        "server_app_replies": of_apps.replies,
         "stale_updates": findings.stale,
         "rounds_in_groups": parts["group_sum_read"],
         "rounds_in_shards": parts["shard_read"],

@@ -120,7 +120,10 @@ class Packer:
         if type(value) in {list, tuple, set, frozenset}:
             return [type(value).__name__, [self.pack(member, path) for member in value]]
         if type(value) in {dict, OrderedDict}:
-            return [type(value).__name__, [[self.pack(key, path), self.pack(member, path)] for key, member in value.items()]]
+            return [
+                type(value).__name__,
+                [[self.pack(key, path), self.pack(member, path)] for key, member in value.items()],
+            ]
         if callable(getattr(value, "state_dict", None)) and callable(getattr(value, "load_state_dict", None)):
             return ["state_dict", self.pack(value.state_dict(), path)]
         message = f"{path} is a {type(value).__name__}"
@@ -194,9 +197,7 @@ class Unpacker:
         return np.frombuffer(self._data[place], np.dtype(dtype)).reshape(shape).copy()
 
     def _record(self, record: Mapping[str, Any], places: Sequence[int]) -> object:
-        return self._codec.from_part(
-            msgspec.convert(record, Record), [self._data[place] for place in places]
-        )
+        return self._codec.from_part(msgspec.convert(record, Record), [self._data[place] for place in places])
 
 
 def random_state() -> Tagged:

@@ -304,7 +304,9 @@ class MessageExchange:
     def _listed(self, number: int) -> RoundMessages | None:
         """Return the list of the messages of a round; None if there is none."""
         try:
-            return decode_messages(self._fleet.bucket.read(object_keys.messages(self._run, number), LARGEST_LIST))
+            return decode_messages(
+                self._fleet.bucket.read(object_keys.messages(self._run, number), LARGEST_LIST)
+            )
         except KeyError:
             return None
 
@@ -324,7 +326,9 @@ class MessageExchange:
     def _send_waiting(self) -> None:
         now = self._clock()
         for letter in self._queue.take_expired(now):
-            self._fail(letter, Failure("expired", f"its time to live of {letter.ttl:g} s ended before it was sent"))
+            self._fail(
+                letter, Failure("expired", f"its time to live of {letter.ttl:g} s ended before it was sent")
+            )
         if not len(self._queue) or now < self._offer_at:
             return
         occupied = {device for open_round in self._open.values() for device in open_round.letters}

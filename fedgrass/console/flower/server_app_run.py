@@ -19,6 +19,7 @@ import msgspec
 from rich.console import Console
 
 from fedgrass.console import stack
+from fedgrass.console.flower import detached_run
 from fedgrass.console.flower.exchange_view import ExchangeView, LogToView
 from fedgrass.console.flower.flower_project import FlowerProject, Value, overridden, read_project, task_name
 from fedgrass.console.flower.message_exchange import ExchangeFailed, FleetRun, MessageExchange
@@ -60,6 +61,9 @@ def run_command(arguments: argparse.Namespace) -> None:
     overrides = _overrides(project, arguments.run_config)
     settings = _settings(project, arguments, overrides)
     name = checked_name("run", arguments.run_name or f"{_plain(project.name)}-{time.strftime('%m%d-%H%M%S')}")
+    if arguments.detach:
+        detached_run.start(arguments, project, name)
+        return
     _check_flower()
     operator = Operator(stack.client, stack.outputs(arguments.stack))
     if name in operator.runs():
@@ -79,6 +83,9 @@ def run_command(arguments: argparse.Namespace) -> None:
 def resume_command(arguments: argparse.Namespace) -> None:
     """Continue the ServerApp of a run whose process has ended before it."""
     name = checked_name("run", arguments.run_name)
+    if arguments.detach:
+        detached_run.resume(arguments, name)
+        return
     folder = Path("runs") / name
     project = read_project(arguments.app or _noted_place(folder, name))
     _check_flower()
@@ -92,17 +99,23 @@ def resume_command(arguments: argparse.Namespace) -> None:
 def _resumable(operator: Operator, run: Run, project: FlowerProject) -> Run:
     """Return a run that is RUNNING again. Raises SettingsError if it cannot be resumed."""
     if not run.settings.has_server_app:
-        message = f"run {run.name!r} has no ServerApp: `fedgrass run resume {run.name}` continues a paused run"
+        message = (
+            f"run {run.name!r} has no ServerApp: `fedgrass run resume {run.name}` continues a paused run"
+        )
         raise SettingsError(message)
     if run.settings.task != task_name(project, run.settings.task):
-        message = f"run {run.name!r} is of the task {run.settings.task!r}, and {project.folder} is another app"
+        message = (
+            f"run {run.name!r} is of the task {run.settings.task!r}, and {project.folder} is another app"
+        )
         raise SettingsError(message)
     if run.state is RunState.FAILED:
         return operator.act("retry", run.name)
     if run.state is RunState.PAUSED:
         return operator.act("resume", run.name)
     if run.state not in LIVING:
-        message = f"run {run.name!r} is {run.state} ({run.reason}): start another one with `fedgrass flower run`"
+        message = (
+            f"run {run.name!r} is {run.state} ({run.reason}): start another one with `fedgrass flower run`"
+        )
         raise SettingsError(message)
     return run
 
@@ -297,7 +310,9 @@ def _overrides(project: FlowerProject, given: Sequence[str]) -> dict[str, Value]
 
 def _plain(name: str) -> str:
     """Return the name of an app as the beginning of a run's name."""
-    return "".join(each if each.isalnum() and each.isascii() else "-" for each in name).strip("-")[:40] or "app"
+    return (
+        "".join(each if each.isalnum() and each.isascii() else "-" for each in name).strip("-")[:40] or "app"
+    )
 
 
 def _check_flower() -> None:

@@ -67,6 +67,7 @@ def draw(seed: int) -> MessageSimulation:
         actions=int(some(dice.randint(0, 8))),
         hellos=int(some(dice.randint(0, 6))),
         redrives=dice.random() < 0.5,
+        restores=int(some(dice.choice([0, 0, 1, 2]))),
     )
     settings = {
         "accept_seconds": dice.choice([0, 30, 60]),

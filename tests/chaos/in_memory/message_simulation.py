@@ -248,7 +248,8 @@ class MessageSimulation(Simulation):
             lost = run is not None and any(
                 self.rounds.round(run.name, number, 1) is None for number in range(1, run.round + 1)
             )
-            if run is None or lost or (run.state is RunState.PAUSED and run.reason):
+            told = bool(app.failures) and "`fedgrass repair" in app.failures[-1]
+            if run is None or lost or told or (run.state is RunState.PAUSED and run.reason):
                 for _ in range(4):  # the refusal states what to do
                     self._ask({"action": "repair", "run": app.name}, 1)
                 run = self.rounds.run(app.name)
@@ -335,7 +336,8 @@ class MessageSimulation(Simulation):
 
     def _judge_failure(self, app: ServerAppModel, sent: Sent, failure: Failure) -> None:
         """Check that a counted reply did not become a failure without a fault that explains it."""
-        if not self.rounds.counted[app.name, sent.number, sent.device] or failure.kind != "damaged":
+        counted = self.rounds.counted[app.name, sent.number, sent.device]
+        if not counted or failure.kind != "damaged" or self._restored:
             return
         answers = self._answers.get((app.name, sent.number, sent.device), [])
         lost = object_keys.update(sent.device, app.name, sent.number, 1) in self._lost

@@ -74,6 +74,7 @@ class ServerAppModel:
         self.lives = 0
         self.adopted = 0  # messages of an earlier process that were adopted
         self.unfinished = 0  # messages that a finished step has left without an outcome
+        self.postponed = 0  # messages that are sent again, since their device was busy with the other run
         self.failures: list[str] = []  # why processes ended, except for those that died
         self._random_contents = dice.random() < 0.3  # of a strategy that sends others after a resume
         self._same_contents = dice.random() < 0.3  # an app that sends the same in each step
@@ -124,7 +125,7 @@ class ServerAppModel:
         self._world.clock.after(pause, lambda: self._continue(life, program))
 
     def _end(self, life: int, reason: str = "") -> None:
-        """Note the end of a process; the operator resumes the run unless it is over, or has another process."""
+        """Note the end of a process; the operator resumes the run unless it is over or has another one."""
         self._alive.discard(life)
         if reason and not reason.startswith(RunState.FAILED):
             self.over = reason
@@ -283,8 +284,8 @@ class _Process:
     def collected(self, number: int, device: str, outcome: Outcome) -> None:
         """Do nothing; see ``Observer``."""
 
-    def postponed(self, device: str, reason: str) -> None:
-        """Do nothing; see ``Observer``."""
+    def postponed(self, device: str, reason: str) -> None:  # noqa: ARG002 - the observer's signature
+        self._app.postponed += 1
 
     def held_up(self, reason: str) -> None:
         """Do nothing; see ``Observer``."""

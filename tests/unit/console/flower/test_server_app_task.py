@@ -1,14 +1,20 @@
 """A ServerApp in a container: the requests to ECS and S3, checked against AWS's models of the services."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 from botocore.stub import ANY
 
-from fedgrass.console.flower.app_archive import pack
+import package
+from cloud_functions.aws.s3 import S3Bucket
+from fedgrass.console import stack
+from fedgrass.console.flower.app_archive import pack, unpack
 from fedgrass.console.flower.detached_run import DetachedRun, command_line
 from fedgrass.console.flower.server_app_task import Network
+from fedgrass.console.main import parse
+from fedgrass.console.runs.fleet_operator import Operator
 from fedgrass.console.stack import StackError
 from fedgrass.federation.errors import SettingsError
 from tests.fakes.stubbed_aws import StubbedAws
@@ -23,6 +29,8 @@ OUTPUTS = {
     "ServerAppNetwork": "subnet-1a,subnet-2b;sg-3c;yes",
     "ServerAppLogGroup": "/fedgrass/presses/server-app",
 }
+ROUNDS = {"InitiatorName": "initiator", "RoundsTableName": "rounds", "DevicesTableName": "devices"}
+APP = package.ROOT / "tests" / "apps" / "numpy_mean"
 KEY = "rounds/nightly/server_app.zip"
 
 
@@ -84,7 +92,7 @@ def test_a_second_app_under_the_name_of_a_run_is_refused(files: dict[str, Path])
     aws.refuse("s3", "put_object", "PreconditionFailed", Bucket="bucket", Key=KEY, Body=ANY, IfNoneMatch="*")
     body = type("Body", (), {"read": lambda self: b"another"})()  # noqa: ARG005 - as botocore calls it
     aws.expect("s3", "get_object", {"Body": body}, Bucket="bucket", Key=KEY)
-    with pytest.raises(SettingsError, match=f"another app is at {KEY}: choose another name"):
+    with pytest.raises(SettingsError, match=f"another app is at {KEY}: choose another --name"):
         detached(aws).start(files, [])
     aws.all_came()
 
@@ -141,6 +149,71 @@ def test_the_network_is_that_of_the_template_s_parameters() -> None:
 
 
 def test_a_container_that_replaces_a_stopped_one_resumes_the_run() -> None:
-    app, words = Path("/work/nightly"), ["count=3"]
-    assert command_line("nightly", app, words, known=False) == ["flower", "run", "/work/nightly", "count=3"]
-    assert command_line("nightly", app, words, known=True)[:3] == ["flower", "resume", "nightly"]
+    app, words = Path("apps/nightly"), ["where=region=north", "--name", "nightly"]
+    assert command_line("nightly", app, words, "presses", known=False) == [
+        "flower", "run", "apps/nightly", "where=region=north", "--name", "nightly", "--stack", "presses"
+    ]  # fmt: skip
+    again = command_line("nightly", app, words, "presses", known=True)
+    assert again == ["flower", "resume", "nightly", "apps/nightly", "--stack", "presses"]
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_the_command_of_the_container_is_one_that_the_parser_takes(known: bool) -> None:  # noqa: FBT001
+    words = [
+        "deadline_seconds=9",
+        "--name",
+        "nightly",
+        "--app-name",
+        "mean",
+        "--run-config",
+        "lr=0.1 b='x y'",
+    ]
+    called = parse(command_line("nightly", Path("apps/nightly"), words, "presses", known=known))
+    assert (called.stack, called.run_name, called.app) == ("presses", "nightly", Path("apps/nightly"))
+    if not known:
+        assert (called.settings, called.app_name, called.run_config) == (
+            ["deadline_seconds=9"],
+            "mean",
+            words[-1:],
+        )
+    assert parse(["flower", "serve", "nightly", "--stack", "presses"]).run_name == "nightly"
+
+
+def test_run_with_detach_uploads_the_app_with_all_that_its_command_line_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(APP, tmp_path / "app")
+    aws, uploaded = StubbedAws(), list[bytes]()
+    monkeypatch.setattr(stack, "outputs", lambda _: {**OUTPUTS, **ROUNDS})
+    monkeypatch.setattr(stack, "client", aws.client)
+    monkeypatch.setattr(Operator, "runs", lambda _: {})
+    monkeypatch.setattr(S3Bucket, "write_once", lambda *of: uploaded.append(of[-1]) or of[-1])
+    expect_none_running(aws)
+    expect_start(aws, {"tasks": [{"taskArn": TASK}], "failures": []})
+    given = ["app", "accept_seconds=9", "--name", "nightly", "--run-config", "num-server-rounds=7"]
+    called = parse(["flower", "run", *given, "--detach", "--stack", "presses"])
+    called.run(called)
+    aws.all_came()
+    assert "starts on Fargate" in capsys.readouterr().out
+    assert unpack(uploaded[0], tmp_path / "there") == given[1:]
+    assert (tmp_path / "there" / "pyproject.toml").read_text() == (APP / "pyproject.toml").read_text()
+    assert (tmp_path / "there" / "numpy_mean" / "server_app.py").is_file()
+
+
+def test_run_with_detach_refuses_what_run_refuses_before_anything_is_uploaded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(stack, "outputs", lambda _: pytest.fail("asked for the stack"))
+    called = parse(["flower", "run", str(APP), "rounds=3", "--detach"])
+    with pytest.raises(SettingsError, match="'rounds' is no setting of a run with a ServerApp"):
+        called.run(called)
+
+
+def test_a_run_that_exists_is_not_started_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stack, "outputs", lambda _: {**OUTPUTS, **ROUNDS})
+    monkeypatch.setattr(stack, "client", StubbedAws().client)
+    monkeypatch.setattr(Operator, "runs", lambda _: {"nightly": "RUNNING"})
+    called = parse(["flower", "run", str(APP), "--name", "nightly", "--detach"])
+    with pytest.raises(SettingsError, match="`fedgrass flower resume nightly --detach` continues it"):
+        called.run(called)
