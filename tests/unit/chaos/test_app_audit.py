@@ -69,6 +69,8 @@ class Story:
             round=STEPS,
             attempt=1,
             started_at=1,
+            initial_sha256="0" * 64,
+            initial_bytes=0,
             reason="said",
         )
         found = AppFindings()
@@ -88,7 +90,8 @@ class Story:
         ]
         round_ = Round(
             run="app", number=step, attempt=1, work=Work.MESSAGE, state=State.CLOSED, asked=2, needed=2,
-            minimum=1, opened_at=1, deadline_at=2, base_sha256="0" * 64, base_bytes=1, accepted=2, replied=2, **self.changes,
+            minimum=1, opened_at=1, deadline_at=2, base_sha256="0" * 64, base_bytes=1, accepted=2, replied=2,
+            **self.changes,
         )  # fmt: skip
         return RoundRecord(round_, list(parts))
 
