@@ -29,7 +29,7 @@ from fedgrass.federation.runs import Run, RunState
 from fedgrass.federation.settings import RunSettings
 from fedgrass.federation.settings_parser import parse_settings
 from fedgrass.federation.weights.array_sharing import Role
-from fedgrass.local.flower_demo import FlowerDemoTask, is_flower
+from fedgrass.local.flower.flower_demo import FlowerDemoTask, is_flower
 from fedgrass.local.local_errors import FedgrassLocalError
 from fedgrass.local.local_fleet import ComponentBuild
 from fedgrass.local.task_loading import DemoTask
@@ -93,7 +93,7 @@ def _demo(options: DemoOptions, console: Console, folder: Path) -> int:
     plain = thing_names(options.mqtt_devices, "plain") if options.mqtt_devices else []
     count = len(thing_names(len(things) + len(plain)))  # refuses too many in total
     task = _task(options, count)
-    settings = _settings(options, task)
+    settings = _settings(options, task.name, task.training if isinstance(task, FlowerDemoTask) else None)
     configurations = {
         thing: {"tasks": task.configuration(index), "heartbeat_seconds": 10}
         for index, thing in enumerate([*things, *plain])
@@ -167,7 +167,7 @@ def _misspelt(training: Iterable[str]) -> Iterator[str]:
             yield f"--setting {name} is passed on as a setting of the training: did you mean {close[0]}?"
 
 
-def _settings(options: DemoOptions, task: DemoTask | FlowerDemoTask) -> RunSettings:
+def _settings(options: DemoOptions, task: str, default: Mapping[str, Value] | None = None) -> RunSettings:
     """Return the settings of the run; a ``--setting`` that is not one of the run is one of its training.
 
     Raises:
@@ -182,8 +182,8 @@ def _settings(options: DemoOptions, task: DemoTask | FlowerDemoTask) -> RunSetti
         name: _parsed(value) for name, value in chosen.items() if name in RunSettings.__struct_fields__
     }
     others = {name: value for name, value in chosen.items() if name not in run_settings}
-    training = {**(task.training if isinstance(task, FlowerDemoTask) else {}), **others}
-    base = {"task": task.name, "rounds": options.rounds, "deadline_seconds": 300}
+    training = {**(default or {}), **others}
+    base = {"task": task, "rounds": options.rounds, "deadline_seconds": 300}
     return parse_settings({**base, "training": training, **run_settings})
 
 

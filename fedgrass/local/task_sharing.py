@@ -32,6 +32,7 @@ class InitialModel(Struct, frozen=True):
     arrays: Mapping[str, NDArray[np.generic]]
     roles: Roles
     frozen_sha256: str  # empty: no frozen arrays
+    in_order: bool = False  # whether the file keeps the order of the arrays
 
     @property
     def shared(self) -> dict[str, NDArray[np.generic]]:
@@ -45,7 +46,7 @@ class InitialModel(Struct, frozen=True):
 
     def file(self) -> bytes:
         """Return the file of the run's model."""
-        return encode(self.shared, metadata=self.metadata)
+        return encode(self.shared, metadata=self.metadata, in_order=self.in_order)
 
     def frozen_file(self) -> bytes:
         """Return the file of the frozen arrays, from which devices can get them."""
@@ -85,7 +86,8 @@ def initial_model(task: Task, seed: int, narrowed: Sequence[str] = ()) -> Initia
     """
     arrays: Arrays = task.initial_weights(seed)
     roles = roles_of(arrays, sharing_of(task), narrowed)
-    return InitialModel(arrays, roles, frozen_fingerprint(roles.select(arrays, Role.FROZEN)))
+    fingerprint = frozen_fingerprint(roles.select(arrays, Role.FROZEN))
+    return InitialModel(arrays, roles, fingerprint, in_order=getattr(task, "keeps_order", False))
 
 
 def check_frozen(task: Task, arrays: Arrays) -> None:

@@ -18,7 +18,8 @@ from fedgrass.federation.task_messages.message_content import ArrayEntry, Record
 from fedgrass.federation.weights import Arrays
 
 SERVER_ROUND = "server-round"  # of Flower's strategies, in the configuration of each message
-_LEGACY_ROUND = "server_round"  # the argument of on_fit_config_fn, which legacy apps usually pass on
+# In legacy apps, an on_fit_config_fn passes its argument on, by custom under one of these names.
+_LEGACY_ROUNDS = ("server_round", "current_round")
 
 
 def in_app_order(weights: Arrays) -> dict[str, NDArray[Any]]:
@@ -101,5 +102,5 @@ def request_records(
 
 def app_config(settings: Settings, number: int, *, is_legacy: bool) -> dict[str, bool | int | float | str]:
     """Return the configuration in a message: the run's settings of the training, and the round."""
-    rounds = {SERVER_ROUND: number, **({_LEGACY_ROUND: number} if is_legacy else {})}
-    return {**rounds, **settings, SERVER_ROUND: number}
+    legacy = dict.fromkeys(_LEGACY_ROUNDS, number) if is_legacy else {}
+    return {**legacy, **settings, SERVER_ROUND: number}

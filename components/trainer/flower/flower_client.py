@@ -9,6 +9,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
 
@@ -17,7 +18,7 @@ from components.trainer.flower.app_content import GET_PARAMETERS, Content, Legac
 from components.trainer.flower.serialised_arrays import NUMPY
 from components.trainer.tasks.task_modules import TaskFolder
 from fedgrass.federation.messages.message_types import MessageHeader
-from fedgrass.federation.task_messages.message_content import ArrayEntry, Record, Scalar
+from fedgrass.federation.task_messages.message_content import LONGEST_NAME, ArrayEntry, Record, Scalar
 
 OLDEST = "1.40"  # version of flwr
 _OLDEST_PYTHON = (3, 11)  # that flwr runs on
@@ -102,6 +103,7 @@ class FlowerClient:
 
     def __init__(self, folder: TaskFolder, reference: str) -> None:
         _quieten()
+        self._folder = folder
         self._app = _load(folder, reference)
         try:
             self.is_legacy: bool = self._app._call is not None  # noqa: SLF001 - Flower offers no other way
@@ -136,10 +138,13 @@ class FlowerClient:
             run_id=around.run,
             node_id=around.node,
             node_config=dict(around.node_config),
-            state=_to_flower(state),
+            state=to_record_dict(state),
             run_config=dict(around.run_config),
         )
-        reply = self._app(message=_message(around, header, _to_flower(content)), context=context)
+        try:
+            reply = self._app(message=_message(around, header, to_record_dict(content)), context=context)
+        except ModuleNotFoundError as error:  # of an import statement in a function
+            raise WorkFailed(_missing(self._folder, error)) from error
         if not isinstance(reply, Message):
             message = (
                 f"the app's function for {header.type!r} returned a {type(reply).__name__}, not a Message"
@@ -150,7 +155,7 @@ class FlowerClient:
                 f"the app replied with the error {reply.error.code}: {reply.error.reason or 'no reason'}"
             )
             raise WorkFailed(message)
-        return _from_flower(reply.content), _from_flower(context.state)
+        return content_of(reply.content), content_of(context.state)
 
 
 def _quieten() -> None:
@@ -158,7 +163,8 @@ def _quieten() -> None:
     logger = logging.getLogger("flwr")
     for handler in list(logger.handlers):
         logger.removeHandler(handler)  # it would write all lines a second time, in colours
-    logger.setLevel(os.environ.get("FLWR_LOG_LEVEL", "WARNING").upper())
+    levels = logging.getLevelNamesMapping()
+    logger.setLevel(levels.get(os.environ.get("FLWR_LOG_LEVEL", "").upper(), logging.WARNING))
 
 
 def _load(folder: TaskFolder, reference: str) -> Any:
@@ -184,22 +190,27 @@ def _import(folder: TaskFolder, module: str, reference: str) -> ModuleType:
     try:
         return folder.load(module)
     except ModuleNotFoundError as error:
-        missing = folder.plain(error.name or "")
-        top = missing.partition(".")[0]
-        if missing == module or folder.has(top):
-            message = (
-                f"the clientapp {reference!r} cannot be imported: {folder.path} has no module {missing!r}"
-            )
-        else:
-            message = (
-                f"the clientapp {reference!r} imports {top!r}, which is not installed here: add the package"
-                " that has it to the dependencies in the app's pyproject.toml, and run `fedgrass flower add`"
-                " again"
-            )
+        message = f"the clientapp {reference!r} cannot be imported: {_missing(folder, error)}"
         raise ConfigurationError(message) from error
     except ImportError as error:
-        message = f"the clientapp {reference!r} cannot be imported: {folder.plain(str(error))}"
+        of_flower = (error.name or "").partition(".")[0] == "flwr"
+        version = f" (flwr {_version()} is installed)" if of_flower else ""
+        message = f"the clientapp {reference!r} cannot be imported: {folder.plain(str(error))}{version}"
         raise ConfigurationError(message) from error
+
+
+def _missing(folder: TaskFolder, error: ModuleNotFoundError) -> str:
+    """Return what to do about a module that an app imports and that is not there."""
+    missing = folder.plain(error.name or "")
+    top = missing.partition(".")[0]
+    if folder.has(top) or not top:
+        return f"{folder.path} has no module {missing!r}"
+    if top != missing and find_spec(top):
+        return f"the app imports {missing!r}, which the installed {top!r} does not have"
+    return (
+        f"the app imports {top!r}, which is not installed here: add the package that has it to the"
+        " dependencies in the app's pyproject.toml, and run `fedgrass flower add` again"
+    )
 
 
 def _message(around: Surroundings, header: MessageHeader, content: Any) -> Any:
@@ -215,7 +226,7 @@ def _message(around: Surroundings, header: MessageHeader, content: Any) -> Any:
     return message
 
 
-def _to_flower(content: Content) -> Any:
+def to_record_dict(content: Content) -> Any:
     """Return records as a RecordDict whose arrays refer to the same data."""
     data = iter(content.data)
     records = RecordDict()
@@ -232,11 +243,12 @@ def _to_flower(content: Content) -> Any:
     return records
 
 
-def _from_flower(records: Any) -> Content:
+def content_of(records: Any) -> Content:
     """Return the records of a RecordDict, and the data of their arrays."""
     found: list[Record] = []
     data: list[bytes] = []
     for name, record in records.items():
+        _check_names(name, [name, *record])
         if isinstance(record, ArrayRecord):
             entries = tuple(
                 ArrayEntry(
@@ -244,17 +256,28 @@ def _from_flower(records: Any) -> Content:
                     dtype=array.dtype,
                     shape=tuple(array.shape),
                     stype=array.stype,
-                    bytes=len(array.data),
+                    bytes=memoryview(array.data).nbytes,
                 )
                 for key, array in record.items()
             )
             found.append(Record(name=name, kind="arrays", arrays=entries))
-            data += [array.data for array in record.values()]
+            data += [bytes(array.data) for array in record.values()]  # those of bytes are not copied
         else:
             values = {key: _plain(value) for key, value in record.items()}
             is_metrics = isinstance(record, MetricRecord)
             found.append(Record(name=name, kind="metrics" if is_metrics else "config", values=values))
     return Content(found, data)
+
+
+def _check_names(record: str, names: Sequence[str]) -> None:
+    """Raise WorkFailed for a name that messages do not carry, although Flower's records take it."""
+    for name in names:
+        if not 0 < len(name) <= LONGEST_NAME:
+            message = (
+                f"the app's record {record[:80]!r} has a name of {len(name)} characters; it takes 1 to"
+                f" {LONGEST_NAME}"
+            )
+            raise WorkFailed(message)
 
 
 def _plain(value: Any) -> Any:
@@ -277,11 +300,11 @@ def legacy_request(message_type: str, tensors: Sequence[bytes], config: Mapping[
         config: for the client's method.
     """
     if message_type == GET_PARAMETERS:
-        return _from_flower(compat.getparametersins_to_recorddict(GetParametersIns(dict(config))))
+        return content_of(compat.getparametersins_to_recorddict(GetParametersIns(dict(config))))
     parameters = Parameters(tensors=list(tensors), tensor_type=NUMPY)
     if message_type == MessageType.TRAIN:
-        return _from_flower(compat.fitins_to_recorddict(FitIns(parameters, dict(config)), keep_input=True))
-    return _from_flower(
+        return content_of(compat.fitins_to_recorddict(FitIns(parameters, dict(config)), keep_input=True))
+    return content_of(
         compat.evaluateins_to_recorddict(EvaluateIns(parameters, dict(config)), keep_input=True)
     )
 
@@ -296,7 +319,7 @@ def legacy_reply(message_type: str, content: Content) -> LegacyReply:
     Raises:
         WorkFailed: the content is not that of such a reply; a mod may have changed it.
     """
-    records = _to_flower(content)
+    records = to_record_dict(content)
     try:
         if message_type == GET_PARAMETERS:
             found = compat.recorddict_to_getparametersres(records, keep_input=True)

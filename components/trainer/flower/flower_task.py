@@ -7,7 +7,9 @@ its work the trainer ends the worker process, and what the app has done by then 
 import hashlib
 import logging
 import random
+import re
 import sys
+import traceback
 from pathlib import Path
 from typing import ClassVar, NamedTuple, cast
 
@@ -39,6 +41,9 @@ from fedgrass.federation.weights import Arrays
 _NODE = "node-"  # begins the options that are the node_config
 _TTL = 43_200.0  # seconds: Flower's default, in fedgrass's own rounds
 _TRAIN, _EVALUATE = "train", "evaluate"
+_INTEGER = re.compile(r"-?(0|[1-9][0-9]{0,17})")  # 007 is a text
+_DECIMAL = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]{1,3})?")
+_BOOLEANS = {"true": True, "false": False}
 _ALONE = RoundPlace("", 1, "", Path(), Path())  # outside of a round, such as in `fedgrass task check`
 Option = bool | int | float | str
 log = logging.getLogger(__name__)
@@ -172,7 +177,7 @@ class FlowerTask:
 
     def _call(self, message_type: str, content: Content, header: MessageHeader | None = None) -> Content:
         """Call the app, and keep its state."""
-        place = self._place
+        place, is_own = self._place, header is None
         header = header or MessageHeader(type=message_type, group=str(place.number), ttl=_TTL, created_at=0.0)
         around = Surroundings(
             run=run_id(place.run),
@@ -181,15 +186,52 @@ class FlowerTask:
             node_config=self._node_config,
             run_config={**self._config, **self._training},
         )
-        reply, self._state = self._client.call(around, header, content, self._state)
-        if place is not _ALONE and not same_state(self._state, self._kept):
-            try:
-                write_state(place.state_after, self._state)
-            except (OSError, UpdateRefused) as error:
-                message = f"the app's context.state cannot be kept in {place.state_after}: {error}"
-                raise WorkFailed(message) from error
-            self._kept = self._state
+        try:
+            reply, state = self._client.call(around, header, content, self._state)
+        except KeyError as error:
+            if explained := self._explained(error, content, is_own=is_own):
+                raise WorkFailed(explained) from error
+            raise
+        if place is not _ALONE:
+            self._keep(state, place.state_after)
+        self._state = state
         return reply
+
+    def _keep(self, state: Content, file: Path) -> None:
+        """Write the app's state to a file, if it has changed."""
+        try:
+            if not same_state(state, self._kept):
+                write_state(file, state)
+        except (OSError, UpdateRefused) as error:
+            message = f"the app's context.state cannot be kept in {file}: {error}"
+            raise WorkFailed(message) from error
+        self._kept = state
+
+    def _explained(self, error: KeyError, content: Content, *, is_own: bool) -> str:
+        """Return what to do about a name that the app did not find; empty if it is not one of a setting.
+
+        Args:
+            error: raised by the app.
+            content: of the message.
+            is_own: the message is one of fedgrass's own rounds, in which no ServerApp adds settings.
+        """
+        name = error.args[0] if error.args else None
+        sent = [record.values for record in content.records if record.kind == "config"]
+        known = set().union(self._config, self._training, self._node_config, *sent)
+        if not isinstance(name, str) or name in known:
+            return ""
+        frames = [f for f in traceback.extract_tb(error.__traceback__) if self._is_own_file(f.filename)]
+        where = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
+        training = (
+            "if its ServerApp sends it as a setting, give it in the run's `training`; " if is_own else ""
+        )
+        return (
+            f"the app did not find {name!r}{where}: {training}if it is a setting of this device, give it as"
+            f" the task's option {_NODE}{name}"
+        )
+
+    def _is_own_file(self, name: str) -> bool:
+        return Path(name).is_relative_to(self.folder)
 
     def _request(self, message_type: str, weights: Arrays) -> Content:
         """Return the content of a message of one of fedgrass's own rounds."""
@@ -252,11 +294,9 @@ def _node_config(options: dict[str, Option]) -> Config:
 
 
 def _value(value: Option) -> Option:
-    """Return an option of the configuration; the classic nucleus passes numbers as texts."""
-    if isinstance(value, str):
-        for parse in (int, float):
-            try:
-                return parse(value)
-            except ValueError:
-                continue
-    return value
+    """Return an option of the configuration; a nucleus may pass numbers and booleans as texts."""
+    if not isinstance(value, str):
+        return value
+    if _INTEGER.fullmatch(value):
+        return int(value)
+    return float(value) if _DECIMAL.fullmatch(value) else _BOOLEANS.get(value, value)

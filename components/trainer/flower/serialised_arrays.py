@@ -6,6 +6,7 @@ Python objects, which would need pickle, are refused.
 
 from io import BytesIO
 from math import prod
+from tokenize import TokenError  # numpy reads the header of Python 2 with a tokenizer
 from typing import Any
 
 import numpy as np
@@ -38,7 +39,7 @@ def array_in(data: bytes | memoryview, name: str) -> NDArray[np.generic]:
     """
     try:
         return _array_in(BytesIO(data), data)
-    except (EOFError, OSError, SyntaxError, TypeError, ValueError) as error:
+    except (EOFError, OSError, OverflowError, SyntaxError, TokenError, TypeError, ValueError) as error:
         message = f"array {name!r} is not a serialised numpy array: {error}"
         raise UpdateRefused(message) from error
 

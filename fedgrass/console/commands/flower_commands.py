@@ -81,7 +81,7 @@ def _add_add(kinds: "argparse._SubParsersAction[argparse.ArgumentParser]") -> No
     add.add_argument("--dry-run", action="store_true", help="only print what would be done")
     add_stack(add)
     add_account(add)
-    add.set_defaults(run=deferred("fedgrass.local.flower_publishing:add_command"))
+    add.set_defaults(run=deferred("fedgrass.local.flower.flower_publishing:add_command"))
 
 
 def _add_check(kinds: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -93,7 +93,7 @@ def _add_check(kinds: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
     )
     _add_app(check)
     _add_trial(check)
-    check.set_defaults(run=deferred("fedgrass.local.flower_check:check_command"))
+    check.set_defaults(run=deferred("fedgrass.local.flower.flower_check:check_command"))
 
 
 def _add_initial_model(kinds: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -108,15 +108,15 @@ def _add_initial_model(kinds: "argparse._SubParsersAction[argparse.ArgumentParse
     initial.add_argument(
         "--out", type=Path, required=True, metavar="FILE", help="file to write, such as 0.safetensors"
     )
-    initial.set_defaults(run=deferred("fedgrass.local.flower_initial_model:initial_model_command"))
+    initial.set_defaults(run=deferred("fedgrass.local.flower.flower_initial_model:initial_model_command"))
 
 
 def _add_run(kinds: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     run = kinds.add_parser(
         "run",
         help="run the ServerApp of a Flower app here, against the devices of the fleet",
-        description="The devices need the task of the app: see `fedgrass flower add`. After Ctrl-C, or a restart"
-        " of this machine, `fedgrass flower resume RUN` continues.",
+        description="The devices need the task of the app: see `fedgrass flower add`. After Ctrl-C, or a"
+        " restart of this machine, `fedgrass flower resume RUN` continues.",
     )
     run.add_argument("app", type=Path, metavar="APP_DIR", help="folder of the app, with its pyproject.toml")
     run.add_argument(

@@ -44,6 +44,13 @@ def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None
     )
     start.add_argument("--model", type=Path, help="file of the initial model, in safetensors format")
     start.add_argument(
+        "--app",
+        type=Path,
+        metavar="APP_DIR",
+        help="of a task flower:NAME: the folder of the Flower app, whose ServerApp brings the initial model;"
+        " without it, and without --model, a device is asked",
+    )
+    start.add_argument(
         "--frozen", type=Path, help="file of the frozen arrays, which devices download once (with --model)"
     )
     start.add_argument("--continue-from", metavar="RUN/ROUND", help="start from a model of another run")

@@ -18,7 +18,7 @@ import msgspec
 import numpy as np
 from msgspec import Struct
 
-from fedgrass.console.flower.content_files import Buffer, FileInPieces, MessagePart
+from fedgrass.console.task_messages.content_files import Buffer, FileInPieces, MessagePart
 from fedgrass.federation import weights
 from fedgrass.federation.errors import SettingsError, UpdateRefused
 from fedgrass.federation.task_messages.message_content import Record, data_arrays
@@ -160,7 +160,8 @@ class Unpacker:
         for name, (tag, *rest) in attributes:
             inner: Any = getattr(owner, name, None)
             if tag in {"strategy", "state_dict"} and inner is None:
-                message = f"the app's {type(owner).__name__} has no {name} any more: resume the run with the same app"
+                owner_type = type(owner).__name__
+                message = f"the app's {owner_type} has no {name} any more: resume the run with the same app"
                 raise SettingsError(message)
             if tag == "strategy":
                 self.restore(inner, rest[0])
@@ -172,7 +173,7 @@ class Unpacker:
     def unpack(self, tagged: Sequence[Any]) -> Any:
         """Return the value of a tagged list."""
         tag, *rest = tagged
-        make: Callable[..., Any] | None = {
+        makers: dict[str, Callable[..., Any]] = {
             "plain": lambda value: value,
             "integer": int,
             "bytes": lambda place: self._data[place],
@@ -186,7 +187,8 @@ class Unpacker:
             "tuple": lambda members: tuple(self.unpack(member) for member in members),
             "set": lambda members: {self.unpack(member) for member in members},
             "frozenset": lambda members: frozenset(self.unpack(member) for member in members),
-        }.get(tag)
+        }
+        make = makers.get(tag)
         if make is None:
             message = f"the ServerApp's state has a value of the unknown kind {tag!r}"
             raise SettingsError(message)

@@ -1,4 +1,4 @@
-"""The ServerApp of a Flower app; the only module of the console that imports flwr.
+"""The ServerApp of a Flower app: how it is imported, and the initial model that it passes.
 
 Importing an app runs its code, so all of this runs in a child process that the command can end.
 """
@@ -16,28 +16,24 @@ from numpy.typing import NDArray
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
-from fedgrass.console.flower.flower_project import OLDEST_FLWR, FlowerProject, check_flwr
+from fedgrass.console.flower.flower_api import (
+    ArrayRecord,
+    ClientApp,
+    ConfigRecord,
+    Grid,
+    Message,
+    Run,
+    ServerApp,
+    SimpleClientManager,
+    identify,
+    parameters_to_ndarrays,
+    server_context,
+)
+from fedgrass.console.flower.flower_project import FlowerProject
 from fedgrass.console.options import Value
 from fedgrass.federation.errors import SettingsError
 
-check_flwr()
-os.environ["FLWR_TELEMETRY_ENABLED"] = "0"  # before flwr is imported
-try:
-    from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
-    from flwr.clientapp import ClientApp
-    from flwr.common import parameters_to_ndarrays
-    from flwr.server import SimpleClientManager
-    from flwr.serverapp import Grid, ServerApp
-    from flwr.supercore.run import Run
-    from flwr.supercore.task_identity import TaskIdentity
-except ImportError as error:
-    _text = (
-        f"flwr {check_flwr()} is installed here and lacks what fedgrass uses of"
-        f" {'.'.join(map(str, OLDEST_FLWR))} and later: {error}"
-    )
-    raise SettingsError(_text) from error
-
-_SERVER_NODE = 1
+_RUN = "initial-model"
 _ARRAYS = "arrays"  # the record of the model in messages of Flower's strategies
 _TRAIN = "train"
 _ROUND_KEYS = frozenset({"server-round", "server_round"})
@@ -81,13 +77,6 @@ def message_types(client_app: Any) -> list[str]:
     return [name.removesuffix(".default") for name in names]
 
 
-def server_context(config: Mapping[str, Value]) -> Any:
-    """Return the context with which a ServerApp starts."""
-    return Context(
-        run_id=1, node_id=_SERVER_NODE, node_config={}, state=RecordDict(), run_config=dict(config)
-    )
-
-
 def initial_arrays(server_app: Any, config: Mapping[str, Value], arrays_key: str = _ARRAYS) -> Recorded:
     """Return the arrays of the first train message that a ServerApp sends, in their order.
 
@@ -102,8 +91,8 @@ def initial_arrays(server_app: Any, config: Mapping[str, Value], arrays_key: str
     Raises:
         Exception: whatever the app's code raises.
     """
-    TaskIdentity.run_id = TaskIdentity.node_id = TaskIdentity.task_id = 1
-    context = server_context(config)
+    identify(_RUN)
+    context = server_context(_RUN, config)
     if getattr(server_app, "_main", None) is None:
         return _initial_parameters(server_app, context)
     grid = RecordingGrid()

@@ -12,11 +12,14 @@ import msgspec
 from rich.table import Table
 
 from fedgrass.console import stack
+from fedgrass.console.deferred import deferred
+from fedgrass.console.flower.flower_project import TASK_PREFIX
 from fedgrass.console.options import parse_json, read, read_text, whole_number
 from fedgrass.console.runs import history
 from fedgrass.console.runs.fleet_operator import LARGEST_MODEL, Operator
 from fedgrass.console.tables import show, table
 from fedgrass.console.terminal import LONGEST_TEXT, printable, say
+from fedgrass.federation import object_keys
 from fedgrass.federation.conversion import shown
 from fedgrass.federation.encodings.array_types import read_arrays
 from fedgrass.federation.errors import SettingsError, UpdateRefused
@@ -41,6 +44,9 @@ from fedgrass.federation.weights.array_sharing import (
     is_named,
 )
 
+# Imported when needed: the one runs Flower in a child process, the other exchanges messages.
+_SERVERS_MODEL = deferred("fedgrass.local.flower.flower_initial_model:servers_model")
+_ASK_FOR_PARAMETERS = deferred("fedgrass.console.flower.device_parameters:ask_for_parameters")
 _MOST_ROUNDS = 100_000  # of a run
 _SECONDS_OF = (("d", 86_400), ("h", 3_600), ("min", 60))
 _PROBLEMS = (
@@ -136,12 +142,20 @@ def start(arguments: argparse.Namespace) -> None:
     operator = _operator(arguments)
     source = _parse_run_and_round(arguments.continue_from) if arguments.continue_from else None
     known = arguments.name in operator.runs()
+    if arguments.app and (arguments.model or source or arguments.frozen):
+        message = (
+            "--app excludes --model, --frozen and --continue-from: its ServerApp brings the initial model"
+        )
+        raise SettingsError(message)
     if arguments.model:
-        model = _model(arguments.model, settings.shared)
+        is_flower = settings.task.startswith(TASK_PREFIX)
+        model = _model(arguments.model, settings.shared, in_order=is_flower)
         settings = _with_frozen(settings, arguments.model)
         if arguments.frozen:
             operator.upload_frozen(arguments.name, _frozen(arguments.frozen, settings))
         run = operator.start(arguments.name, settings, model)
+    elif arguments.app or (settings.task.startswith(TASK_PREFIX) and not (known or source)):
+        run = _start_flower(operator, arguments, settings)
     else:
         if arguments.frozen:
             message = "--frozen belongs to a --model: a run that continues another has its frozen arrays"
@@ -151,6 +165,32 @@ def start(arguments: argparse.Namespace) -> None:
     if known:  # starting is idempotent: an operator who means a second run must know
         say(f"run {run.name} already exists, with the same settings; choose another name for another run")
     show_run(operator, run)
+
+
+def _start_flower(operator: Operator, arguments: argparse.Namespace, settings: RunSettings) -> Run:
+    """Start a run of a Flower app from the model of its ServerApp, of the bucket or of a device.
+
+    Raises:
+        SettingsError: the task is no Flower app, or there is no initial model.
+    """
+    if not settings.task.startswith(TASK_PREFIX) or settings.mode == "server_app":
+        message = f"--app is for tasks flower:NAME, and the run's task is {settings.task!r}"
+        if settings.mode == "server_app":
+            message = "a run with mode=server_app has no initial model: use `fedgrass flower run APP_DIR`"
+        raise SettingsError(message)
+    if arguments.app:
+        found = _SERVERS_MODEL(arguments.app)
+        if found is not None:
+            training = {**found.settings, **settings.training}
+            # Parsed again: the announcements of the run carry them.
+            settings = parse_settings({**msgspec.to_builtins(settings), "training": training})
+            return operator.start(arguments.name, settings, found.model)
+        say("the ServerApp passes no initial model")
+    elif operator.bucket.exists(object_keys.model(arguments.name, 0)):
+        return operator.act("start", arguments.name, settings=msgspec.to_builtins(settings))
+    model = _ASK_FOR_PARAMETERS(operator, arguments.name, settings, say)
+    check_finite(model)
+    return operator.start(arguments.name, settings, encode(model, in_order=True))
 
 
 def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -192,12 +232,13 @@ def _parse_run_and_round(given: str) -> dict[str, str | int]:
         raise SettingsError(message) from error
 
 
-def _model(path: Path, shared: Sequence[str] = ()) -> bytes:
+def _model(path: Path, shared: Sequence[str] = (), *, in_order: bool = False) -> bytes:
     """Return a model file as runs store it: canonical encoding, each array in its own data type.
 
     Args:
         path: of the file.
         shared: patterns of the arrays that the run shares, to which the model is reduced; empty: all.
+        in_order: whether to keep the order of the arrays, which matters to Flower apps.
 
     Raises:
         SettingsError: the file cannot be read, is not a safetensors file, has values that are not finite, or
@@ -211,7 +252,7 @@ def _model(path: Path, shared: Sequence[str] = ()) -> bytes:
         if shared:
             arrays = {name: array for name, array in arrays.items() if is_named(name, shared)}
             check_shared(arrays or layout.arrays, shared)
-        return encode(arrays, layout)
+        return encode(arrays, layout, in_order=in_order)
     except UpdateRefused as error:
         message = f"--model {path} is not a model in safetensors format: {error}"
         raise SettingsError(message) from error

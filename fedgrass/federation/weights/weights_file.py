@@ -130,6 +130,8 @@ def encode(
     arrays: Mapping[str, NDArray[np.generic]],
     layout: Layout | None = None,
     metadata: Mapping[str, str] | None = None,
+    *,
+    in_order: bool = False,
 ) -> bytes:
     """Return ``arrays`` as the bytes of a file; equal arrays give equal bytes.
 
@@ -139,14 +141,17 @@ def encode(
         arrays: Arrays of any shape by name; bfloat16 as ``BFLOAT16``.
         layout: If given, the types; uint16 arrays may be bits of BF16, as returned by ``views``.
         metadata: further entries of the header's metadata.
+        in_order: whether to keep the order of ``arrays`` instead, for apps to which it matters.
 
     Raises:
         UpdateRefused: An array has a dtype that weights files do not support.
     """
-    by_width = sorted(arrays.items(), key=lambda item: (-item[1].dtype.itemsize, item[0]))
-    types = {name: layout.arrays[name].dtype if layout else dtype_of(name, array) for name, array in by_width}
+    items = [*arrays.items()]
+    if not in_order:
+        items.sort(key=lambda item: (-item[1].dtype.itemsize, item[0]))
+    types = {name: layout.arrays[name].dtype if layout else dtype_of(name, array) for name, array in items}
     target = BytesIO()
-    write({name: unencoded(array, types[name]) for name, array in by_width}, target, metadata)
+    write({name: unencoded(array, types[name]) for name, array in items}, target, metadata)
     return target.getvalue()
 
 

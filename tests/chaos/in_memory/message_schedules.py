@@ -13,7 +13,7 @@ from concurrent.futures import ProcessPoolExecutor
 
 from msgspec import Struct
 
-from fedgrass.console.flower.message_outcomes import Failure, Reply
+from fedgrass.console.task_messages.message_outcomes import Failure, Reply
 from fedgrass.federation.rounds import State
 from tests.chaos.in_memory.disturbed_ports import CALM, Chances
 from tests.chaos.in_memory.message_simulation import MessageSimulation

@@ -14,7 +14,7 @@ import msgspec
 import xxhash
 
 from cloud_functions.rounds import hellos
-from fedgrass.console.flower.message_outcomes import Failure
+from fedgrass.console.task_messages.message_outcomes import Failure
 from fedgrass.federation import messages, object_keys
 from fedgrass.federation.aggregation.sharding_plan import Scale
 from fedgrass.federation.errors import LostRace

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from cloud_functions.initiator import _perform
-from fedgrass.console.flower.content_files import MessagePart
-from fedgrass.console.flower.message_exchange import ExchangeFailed, MessageExchange
-from fedgrass.console.flower.message_outcomes import Outcome
-from fedgrass.console.flower.message_queue import Letter
+from fedgrass.console.task_messages.content_files import MessagePart
+from fedgrass.console.task_messages.exchange_ports import ExchangeFailed
+from fedgrass.console.task_messages.message_exchange import MessageExchange
+from fedgrass.console.task_messages.message_outcomes import Outcome
+from fedgrass.console.task_messages.message_queue import Letter
 from fedgrass.federation import object_keys
 from fedgrass.federation.errors import FedgrassError, SettingsError
 from fedgrass.federation.rounds import Participant, Round

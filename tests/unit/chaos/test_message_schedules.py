@@ -7,9 +7,9 @@ import pytest
 
 from cloud_functions.server_apps import message_list, message_rounds
 from cloud_functions.services import Services
-from fedgrass.console.flower import message_exchange
-from fedgrass.console.flower.message_exchange import MessageExchange
-from fedgrass.console.flower.message_outcomes import Outcome, Reply, read_reply
+from fedgrass.console.task_messages import message_exchange
+from fedgrass.console.task_messages.message_exchange import MessageExchange
+from fedgrass.console.task_messages.message_outcomes import Outcome, Reply, read_reply
 from fedgrass.federation.messages import Announcement
 from fedgrass.federation.rounds import Participant, Round
 from fedgrass.federation.runs import Run

@@ -109,7 +109,7 @@ def test_an_exception_of_the_app_is_one_line_with_its_place_and_fails_the_run(ap
 
 
 def test_an_app_that_cannot_be_imported_fails_by_name(app: App) -> None:
-    with pytest.raises(ServerAppFailed, match="No module named 'nothing'"):
+    with pytest.raises(SettingsError, match="imports 'nothing', which is not installed here"):
         app.run("", module="import nothing")
 
 

@@ -52,7 +52,12 @@ def start(folder: Path, *settings: str, frozen: bytes | None = None, model: byte
             (folder / name).write_bytes(data)
     operator_actions.start.__wrapped__(  # type: ignore[attr-defined] # without the handler of errors
         argparse.Namespace(
-            name="r", settings=["task=marked", *settings], settings_file=None, continue_from=None, **paths
+            name="r",
+            settings=["task=marked", *settings],
+            settings_file=None,
+            continue_from=None,
+            app=None,
+            **paths,
         )
     )
 

@@ -5,25 +5,10 @@ from textwrap import dedent
 from typing import Any
 
 from components.trainer.flower.flower_task import FlowerTask
+from components.trainer.tasks.task import Fit, Task
+from fedgrass.federation.weights import Arrays
+from tests.unit.device.flower.small_pyproject import PYPROJECT
 
-PYPROJECT = """
-[project]
-name = "small"
-version = "1.0.0"
-dependencies = ["flwr[simulation]>=1.40.0"]
-
-[tool.flwr.app]
-publisher = "tests"
-
-[tool.flwr.app.components]
-serverapp = "small.server_app:app"
-clientapp = "small.client_app:app"
-
-[tool.flwr.app.config]
-num-server-rounds = 3
-learning-rate = 0.5
-optimizer.name = "sgd"
-"""
 MESSAGE_APP = """
     import numpy as np
     from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
@@ -75,6 +60,11 @@ LEGACY_APP = """
 
     app = ClientApp(client_fn)
 """
+
+
+def train(task: Task, model: Arrays, **settings: bool | float | str) -> Fit:
+    """Return what a task reaches from a model."""
+    return task.fit(model, settings, lambda _: None, lambda: False)
 
 
 def write_app(folder: Path, client_app: str, pyproject: str = PYPROJECT, **files: str) -> Path:

@@ -43,18 +43,16 @@ values = st.one_of(
 blobs = st.lists(st.binary(max_size=40), max_size=5)
 
 
-@given(st.lists(st.tuples(names, st.dictionaries(names, values, max_size=4), blobs), max_size=4))
-def test_what_was_written_is_read(contents: list[tuple[str, dict[str, object], list[bytes]]]) -> None:
-    records = [
-        Record(
-            name=name,
-            kind="config",
-            values=of,
-            arrays=tuple(entry(str(number), item) for number, item in enumerate(data)),
-        )
-        for name, of, data in contents
-    ]
-    data = [item for _, _, of in contents for item in of]
+@given(st.dictionaries(names, st.dictionaries(names, values, max_size=4) | blobs, max_size=4))
+def test_what_was_written_is_read(contents: dict[str, dict[str, object] | list[bytes]]) -> None:
+    records, data = [], []
+    for name, of in contents.items():
+        if isinstance(of, dict):
+            records.append(Record(name=name, kind="config", values=of))
+        else:
+            arrays = tuple(entry(str(number), item) for number, item in enumerate(of))
+            records.append(Record(name=name, kind="arrays", arrays=arrays))
+            data += of
     file = written(content_arrays(records, data))
     assert read_content(BytesIO(file).read, len(file)) == (tuple(records), data)
 

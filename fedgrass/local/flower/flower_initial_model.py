@@ -31,7 +31,7 @@ WAYS_OUT = (
     "start the run with --model FILE, or without a model while a device with the task is online: it is asked"
     " if the ClientApp has get_parameters"
 )
-SETTINGS = ".json"
+SETTINGS, _REASON = ".json", ".reason"  # added to the name of the model's file
 ARRAYS_KEY = "arrays"
 # Nearly all apps read them; a device gets its own by `fedgrass deploy devices --options-table`.
 NODE_OPTIONS: Mapping[str, Value] = {"node-partition-id": 0, "node-num-partitions": 1}
@@ -43,11 +43,10 @@ class ServerOptions(Struct, frozen=True, kw_only=True):
     """What the child process gets that runs the ServerApp."""
 
     folder: str  # of the app
-    target: str  # file for the model; SETTINGS is added to its name for the training's settings
+    target: str  # file for the model
     config: Mapping[str, Value]
     arrays_key: str = ARRAYS_KEY
     seconds: float = SECONDS
-    reports: bool = True  # whether to say why there is no model
 
 
 class ClientOptions(Struct, frozen=True, kw_only=True):
@@ -67,21 +66,21 @@ class ServersModel(Struct, frozen=True, kw_only=True):
     settings: Mapping[str, Value]  # of the training, that it sends with the model
 
 
+class NoInitialModel(SettingsError):
+    """Neither the ServerApp nor, if it was asked, the ClientApp brings an initial model."""
+
+
 def initial_model_command(arguments: argparse.Namespace) -> None:
-    """Write the initial model of an app, or exit with the reason why there is none."""
+    """Write the initial model of an app."""
     check_new_file(arguments.out)
     options = parse_key_values("--option", arguments.option)
     found = initial_model_of(arguments.app, arguments.run_config, arguments.seconds, options)
-    if found is None:
-        sys.exit(1)
     write_new_file(arguments.out, found.model)
     task = task_name(read_project(arguments.app))
     say(f"wrote {arguments.out} ({len(found.model):,} bytes): the initial model of {task}")
     if found.settings:
         training = json.dumps(found.settings)
-        say(
-            f"the ServerApp sends settings of the training with it; give them to the run: training='{training}'"
-        )
+        say(f"the ServerApp sends settings with it, for the run: training='{training}'")
 
 
 def initial_model_of(
@@ -89,8 +88,8 @@ def initial_model_of(
     run_config: Sequence[str] = (),
     seconds: float = SECONDS,
     options: Mapping[str, Value] | None = None,
-) -> ServersModel | None:
-    """Return the initial model of an app; None if there is none, which was reported.
+) -> ServersModel:
+    """Return the initial model of an app.
 
     Args:
         folder: of the app.
@@ -100,7 +99,9 @@ def initial_model_of(
             model; None: it is not asked.
 
     Raises:
-        SettingsError: the app or a pair cannot be used, or flwr is not installed.
+        NoInitialModel: there is none.
+        SettingsError: the app or a pair cannot be used, the app fails, or flwr is not installed.
+        SystemExit: the app takes too long or crashes its process, which was reported.
     """
     project = read_project(folder)
     check_flwr()
@@ -113,9 +114,8 @@ def initial_model_of(
             config=config,
             arrays_key=str((options or {}).get("arrays_key", ARRAYS_KEY)),
             seconds=seconds,
-            reports=options is None,
         )
-        code = run_in_child("fedgrass.local.flower_initial_model:record_in_child", server, say)
+        code = run_in_child("fedgrass.local.flower.flower_initial_model:record_in_child", server, say)
         if code == _NONE and options is not None:
             release = staged(flower_code(project, task_name(project), Path(name)), Path(name))
             client = ClientOptions(
@@ -125,10 +125,27 @@ def initial_model_of(
                 options={**NODE_OPTIONS, **options},
                 seconds=seconds,
             )
-            code = run_in_child("fedgrass.local.flower_initial_model:ask_in_child", client, say)
-        if code:
-            return None
-        return ServersModel(model=target.read_bytes(), settings=recorded_settings(target))
+            code = run_in_child("fedgrass.local.flower.flower_initial_model:ask_in_child", client, say)
+        if not code:
+            return ServersModel(model=target.read_bytes(), settings=recorded_settings(target))
+        reason = target.with_name(target.name + _REASON)
+        if not reason.is_file():
+            sys.exit(code)
+        if code == _NONE:
+            message = f"there is no initial model, because {reason.read_text(encoding='utf-8')}; {WAYS_OUT}"
+            raise NoInitialModel(message)
+        raise SettingsError(reason.read_text(encoding="utf-8"))
+
+
+def servers_model(folder: Path) -> ServersModel | None:
+    """Return the initial model that an app's ServerApp passes; None if it passes none.
+
+    Raises as ``initial_model_of``.
+    """
+    try:
+        return initial_model_of(folder)
+    except NoInitialModel:
+        return None
 
 
 def recorded_settings(target: Path) -> dict[str, Value]:
@@ -142,10 +159,11 @@ def record_in_child(options: dict[str, Any], note: Callable[[str], None]) -> int
     """Run the ServerApp in the child process, and write its initial model; return the exit code."""
     note("ServerApp")
     server = ServerOptions(**options)
-    reason = record(server, note)
-    if reason and server.reports:
-        say(f"FAIL  initial model: {reason}; {WAYS_OUT}")
-    return _NONE if reason else 0
+    try:
+        reason, code = record(server, note), _NONE
+    except SettingsError as error:
+        reason, code = str(error), 1
+    return _explained(server.target, reason, code) if reason else 0
 
 
 def ask_in_child(options: dict[str, Any], note: Callable[[str], None]) -> int:
@@ -158,8 +176,10 @@ def ask_in_child(options: dict[str, Any], note: Callable[[str], None]) -> int:
             task = load(CLASS_LOCATION, Path(client.folder), client.options)
             found = task.initial_weights(0)
             check_finite(found)
-            Path(client.target).write_bytes(encode(found))
-        except (FedgrassError, ComponentError) as error:
+            Path(client.target).write_bytes(encode(found, in_order=True))
+        except ComponentError:
+            reason = "the ServerApp passes none, and the ClientApp has no get_parameters"
+        except FedgrassError as error:
             reason = str(error)
         except BaseException as error:  # the app is user code
             if is_interruption(error):
@@ -167,8 +187,13 @@ def ask_in_child(options: dict[str, Any], note: Callable[[str], None]) -> int:
             reason = explain(error)
         else:
             return 0
-    say(f"FAIL  initial model: {reason.replace(client.folder, client.shown)}; {WAYS_OUT}")
-    return 1
+    return _explained(client.target, reason.replace(client.folder, client.shown), _NONE)
+
+
+def _explained(target: str, reason: str, code: int) -> int:
+    """Leave a reason to the parent process; return the exit code."""
+    Path(f"{target}{_REASON}").write_text(reason, encoding="utf-8")
+    return code
 
 
 def record(options: ServerOptions, note: Callable[[str], None]) -> str:
@@ -202,7 +227,7 @@ def record(options: ServerOptions, note: Callable[[str], None]) -> str:
     target.with_name(target.name + SETTINGS).write_text(json.dumps(found.settings), encoding="utf-8")
     try:
         check_finite(found.arrays)
-        target.write_bytes(encode(found.arrays))
+        target.write_bytes(encode(found.arrays, in_order=True))
     except FedgrassError as error:
         message = f"the initial model of the ServerApp cannot be a run's: {error}"
         raise SettingsError(message) from error

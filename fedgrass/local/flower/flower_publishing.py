@@ -19,7 +19,7 @@ from fedgrass.console.flower.flower_project import (
 )
 from fedgrass.console.tasks.task_component import TaskCode, component_name
 from fedgrass.console.terminal import fail, say
-from fedgrass.local.flower_check import check_app
+from fedgrass.local.flower.flower_check import check_app
 from fedgrass.local.task_publishing import check_pythons, chosen_platforms, pinned, publication
 
 

@@ -33,8 +33,8 @@ from fedgrass.console.tasks.frozen_requirements import trainer_pins
 from fedgrass.console.tasks.task_component import TaskCode
 from fedgrass.console.terminal import complain, say
 from fedgrass.federation.errors import FedgrassError, SettingsError
-from fedgrass.local.flower_examination import FlowerExamination
-from fedgrass.local.flower_initial_model import (
+from fedgrass.local.flower.flower_examination import FlowerExamination
+from fedgrass.local.flower.flower_initial_model import (
     ARRAYS_KEY,
     NODE_OPTIONS,
     ServerOptions,
@@ -109,10 +109,10 @@ def check_app(arguments: argparse.Namespace, project: FlowerProject, code: TaskC
         seconds=arguments.seconds,
         only_import=getattr(arguments, "check", "full") == "import",
     )
-    code_of_server = run_in_child("fedgrass.local.flower_check:check_server_in_child", check, say)
+    code_of_server = run_in_child("fedgrass.local.flower.flower_check:check_server_in_child", check, say)
     if code_of_server or check.only_import:
         return code_of_server
-    return run_in_child("fedgrass.local.flower_check:check_device_in_child", check, say)
+    return run_in_child("fedgrass.local.flower.flower_check:check_device_in_child", check, say)
 
 
 def requirements_lines(project: FlowerProject) -> list[str]:

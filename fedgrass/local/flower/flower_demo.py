@@ -2,8 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-
-from numpy.typing import NDArray
+from typing import Any
 
 from components.trainer.tasks.task_release import COMPONENT
 from fedgrass.console.flower.flower_component import flower_code
@@ -13,7 +12,7 @@ from fedgrass.console.tasks.task_component import build_task, component_name
 from fedgrass.federation.encodings.array_types import read_arrays
 from fedgrass.federation.errors import SettingsError
 from fedgrass.federation.weights import Arrays
-from fedgrass.local.flower_initial_model import initial_model_of
+from fedgrass.local.flower.flower_initial_model import initial_model_of
 
 _VERSION = "1.0.0"  # of the component
 _PARTITION, _PARTITIONS = "node-partition-id", "node-num-partitions"
@@ -37,6 +36,8 @@ class FlowerDemoTask:
         SettingsError: the app cannot be used, or has no initial model.
     """
 
+    keeps_order = True  # of the model's arrays: an app may turn them into a list
+
     def __init__(self, choice: str, path: Path | None, devices: int, options: Mapping[str, Value]) -> None:
         if path is None:
             message = f"--task is {choice}, a Flower app: give its folder by --task-path"
@@ -48,10 +49,7 @@ class FlowerDemoTask:
         self._options = options
         node = {_PARTITION: 0, _PARTITIONS: devices}
         found = initial_model_of(path, options={**node, **options})
-        if found is None:
-            message = f"the demo of {self.name} needs an initial model"
-            raise SettingsError(message)
-        self._model: dict[str, NDArray] = dict(read_arrays(found.model))  # type: ignore[type-arg]
+        self._model: Arrays = read_arrays(found.model)
         self.training: Mapping[str, Value] = found.settings
 
     def configuration(self, share: int) -> dict[str, object]:
@@ -73,8 +71,8 @@ class FlowerDemoTask:
         """Return no warning: each device has its partition."""
         return ""
 
-    def get(self) -> "FlowerDemoTask":
-        """Return what has the initial weights: this object."""
+    def get(self) -> Any:
+        """Return what has the initial weights: this object, which trains on devices only."""
         return self
 
     def initial_weights(self, seed: int) -> Arrays:  # noqa: ARG002 - the ServerApp draws them

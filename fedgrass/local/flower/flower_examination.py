@@ -3,6 +3,7 @@
 import resource
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -68,7 +69,7 @@ class FlowerExamination:
             found["model"] = self._get_model
         found |= {name: step for name, step in names.items() if name in self._types}
         queries = [one for one in self._types if one.partition(".")[0] == _QUERY]
-        return found | {one: lambda one=one: self._ask(one) for one in queries}  # type: ignore[misc]
+        return found | {one: partial(self._ask, one) for one in queries}
 
     def needs(self, condition: str) -> str:
         """Return what a device needs, after all checks have passed."""
