@@ -1,16 +1,15 @@
 """Schedules of ServerApps in memory, and proof that their judge finds the defects that it looks for."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
 import pytest
 
-from cloud_functions.server_apps import message_list, message_rounds
+from cloud_functions.server_apps import message_list
 from cloud_functions.services import Services
-from fedgrass.console.task_messages import message_exchange
+from fedgrass.console.task_messages import open_rounds
 from fedgrass.console.task_messages.message_exchange import MessageExchange
 from fedgrass.console.task_messages.message_outcomes import Outcome, Reply, read_reply
-from fedgrass.federation.messages import Announcement
 from fedgrass.federation.rounds import Participant, Round
 from fedgrass.federation.runs import Run
 from tests.chaos.in_memory import server_app_model
@@ -85,7 +84,7 @@ def test_a_reply_to_another_message_is_found(monkeypatch: pytest.MonkeyPatch) ->
         last.append(read_reply(*arguments))
         return last[-2] if len(last) > 1 else last[-1]
 
-    monkeypatch.setattr(message_exchange, "read_reply", another)
+    monkeypatch.setattr(open_rounds, "read_reply", another)
     assert "wrong" in found(range(3))
 
 
@@ -109,18 +108,16 @@ def test_a_reply_that_is_counted_twice_is_found(monkeypatch: pytest.MonkeyPatch)
     assert "twice" in found(range(5))
 
 
-def test_a_silent_device_whose_round_never_closes_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(message_rounds, "next_event", lambda *_, **__: None)
-    work = MessageSimulation._work
+def test_an_outcome_that_is_never_handed_over_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    collect = MessageExchange.collect
 
-    def silent(world: MessageSimulation, device: str, assignment: Announcement) -> None:
-        if device != "thing-0":
-            work(world, device, assignment)
+    def forgetful(exchange: MessageExchange, ids: Collection[str]) -> Iterator[tuple[str, Outcome]]:
+        yield from list(collect(exchange, ids))[1:]
 
-    monkeypatch.setattr(MessageSimulation, "_work", silent)
+    monkeypatch.setattr(MessageExchange, "collect", forgetful)
     world = MessageSimulation(1, Disturbances(), {}, runs=1)
     world.play()
-    assert {problem.partition(":")[0] for problem in world.problems} == {"stuck"}
+    assert {problem.partition(":")[0] for problem in world.problems} == {"lost", "stuck"}
 
 
 def test_an_announcement_with_the_content_of_another_group_is_found(monkeypatch: pytest.MonkeyPatch) -> None:

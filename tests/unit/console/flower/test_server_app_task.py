@@ -206,7 +206,7 @@ def test_run_with_detach_refuses_what_run_refuses_before_anything_is_uploaded(
 ) -> None:
     monkeypatch.setattr(stack, "outputs", lambda _: pytest.fail("asked for the stack"))
     called = parse(["flower", "run", str(APP), "rounds=3", "--detach"])
-    with pytest.raises(SettingsError, match="'rounds' is no setting of a run with a ServerApp"):
+    with pytest.raises(SettingsError, match="'rounds' is not a setting of a run with a ServerApp"):
         called.run(called)
 
 
