@@ -9,6 +9,7 @@ After a power failure at any moment, every file in the list therefore exists.
 
 import logging
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -94,7 +95,8 @@ class ModelBucket:
     def _read(self, bucket: str, key: str, most: int) -> bytes:
         try:
             self._client = self._client or make_s3_client(_CONFIG)
-            with self._client.get_object(Bucket=bucket, Key=key)["Body"] as body:
+            # As a context, the body would return urllib3's stream, which raises urllib3's errors.
+            with closing(self._client.get_object(Bucket=bucket, Key=key)["Body"]) as body:
                 # One byte more reveals an oversized object without loading all of it into memory.
                 return body.read(most + 1)
         except AWS_ERRORS as error:

@@ -12,16 +12,21 @@ from components.runtime.event_loop import EventLoop
 from components.trainer.session.session_ports import Worker
 from components.trainer.worker.worker_process import WorkerProcess
 from components.trainer.worker.worker_protocol import Answer, Failure, Result, TaskOptions, WorkOrder, id_of
+from fedgrass.federation.messages import Announcement
 from fedgrass.local.aws.embedded_cloud import EmbeddedCloud
 from tests.cloud_credentials import act_as_owner
 from tests.emulator.local_core import eventually
 from tests.fakes.memory_device import Bench, result
+from tests.fakes.message_tasks import MODULE, file_of
+from tests.fakes.message_tasks import announced as message_announced
 from tests.integration.device.noise_work import MODEL, MODEL_KEY, announced
 
 BUCKET = "worker-contract"
 PATIENCE = 60.0  # seconds; the process imports numpy first
 NOISE: TaskOptions = {"megabytes": 0.1, "device": "press-1"}
 PATIENT: TaskOptions = {"module": "tests.integration.device.slow_tasks:Patient"}
+DOUBLING: TaskOptions = {"module": f"{MODULE}:Doubling"}
+CONTENT = file_of([])
 BROKEN: TaskOptions = {"module": "tests.integration.device.slow_tasks:Absent"}
 
 
@@ -38,10 +43,14 @@ class Side:
     def start(self, number: int, options: TaskOptions, **announcement: object) -> WorkOrder:
         """Start round ``number``; its answers replace those of the one before."""
         values = {"allow_partial": True, **announcement}
+        return self.give(announced(BUCKET, number, **values), options)
+
+    def give(self, announcement: Announcement, options: TaskOptions) -> WorkOrder:
+        """Start an assignment; its answers replace those of the one before."""
         work = WorkOrder(
-            announcement=announced(BUCKET, number, **values),
+            announcement=announcement,
             options=options,
-            update=str(self.folder / f"{number}.safetensors"),
+            update=str(self.folder / f"{announcement.round}.safetensors"),
         )
         answers = self.answers = []
 
@@ -74,6 +83,8 @@ class ScriptedWorker(Bench):
         work = self.works[-1]
         if work.options == NOISE:
             self.finishes()
+        elif work.options == DOUBLING:
+            self.says(msgspec.structs.replace(result(0), answer="AAAA"))
         elif work.options == BROKEN:
             self.says(Failure("the task cannot be loaded: slow_tasks has no Absent"))
         elif id_of(work.announcement) in self.to_finish:
@@ -93,6 +104,7 @@ def side(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mon
     s3 = cloud.client("s3")
     s3.create_bucket(Bucket=BUCKET)
     s3.put_object(Bucket=BUCKET, Key=MODEL_KEY, Body=MODEL)
+    s3.put_object(Bucket=BUCKET, Key=message_announced(CONTENT).model_key, Body=CONTENT)
     loop = EventLoop()
     process = WorkerProcess(loop.post)
 
@@ -107,6 +119,15 @@ def test_an_assignment_ends_with_one_result(side: Side) -> None:
     side.start(1, NOISE)
     assert isinstance(side.last(), Result)
     assert side.threads == {threading.get_ident()}  # answers come in the event loop
+
+
+def test_a_message_ends_with_one_result_as_any_assignment(side: Side) -> None:
+    side.give(message_announced(CONTENT, BUCKET), DOUBLING)
+    answer = side.last()
+    assert isinstance(answer, Result)
+    assert (answer.bytes, bool(answer.answer)) == (0, True)
+    side.start(2, NOISE)
+    assert isinstance(side.last(), Result)
 
 
 def test_one_assignment_follows_another(side: Side) -> None:

@@ -49,6 +49,13 @@ class Doubling(Noise):
         return Answer([*replies, numbers], doubled, examples=7, metrics={"messages": count})
 
 
+class Mute(Noise):
+    """Answers no messages."""
+
+    def __init__(self) -> None:
+        super().__init__(0.01)
+
+
 class Waiting(Doubling):
     """Answers once a file exists, and notes that it has begun in another."""
 

@@ -128,9 +128,6 @@ def _own_records(records: Sequence[Record]) -> tuple[Record, ...]:
     except UpdateRefused as error:
         message = f"the reply cannot be sent: {error}"
         raise WorkFailed(message) from error
-    names = [record.name for record in own]
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        _refuse(f"the reply has two records of the name {twice[0]!r}")
     if separate := [record.name for record in own if record.file]:
         _refuse(f"the record {separate[0]!r} of the reply names a separate file; replies carry their arrays")
     return own

@@ -4,6 +4,7 @@ import logging
 import random
 import time
 from collections.abc import Callable
+from contextlib import closing
 from typing import TYPE_CHECKING, TypeVar
 
 from botocore.config import Config
@@ -79,7 +80,7 @@ class ModelDownload:
     def _fetch(self, bucket: str, key: str, size: int) -> bytes:
         self._client = self._client or make_s3_client(CONFIG)
         response = self._client.get_object(Bucket=bucket, Key=key)
-        with response["Body"] as body:
+        with closing(response["Body"]) as body:  # as a context, it returns urllib3's stream and errors
             # One byte more reveals an oversized object without loading it into a small device's memory.
             data = body.read(size + 1)
         length = response["ContentLength"]
@@ -94,7 +95,7 @@ class ModelDownload:
     def _use(self, bucket: str, key: str, size: int, use: Callable[[Read], T]) -> T:
         self._client = self._client or make_s3_client(CONFIG)
         response = self._client.get_object(Bucket=bucket, Key=key)
-        with response["Body"] as body:
+        with closing(response["Body"]) as body:
             if (length := response["ContentLength"]) != size:
                 message = f"the content s3://{bucket}/{key} has {length} bytes, {size} were announced"
                 raise WorkFailed(message)

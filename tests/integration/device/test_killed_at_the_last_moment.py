@@ -17,7 +17,8 @@ from components.trainer.worker.worker_protocol import Failure, WorkOrder
 from fedgrass.federation import weights
 from fedgrass.federation.messages import Announcement
 from fedgrass.federation.messages.message_types import Encoding
-from tests.fakes.memory_device import Device, announcement
+from tests.fakes.memory_device import Device, announcement, verdict
+from tests.fakes.message_tasks import MODULE, RUN, announced, array_record, file_of
 
 MODEL = weights.encode(Noise(0.01).initial_weights(0))
 KILLS = [(number, when) for number in (1, 2, 3) for when in ("before", "after")]
@@ -30,10 +31,10 @@ def asked(upload: Encoding) -> Announcement:
     return announcement(task="noise", model_sha256=digest, model_bytes=len(MODEL), upload=upload)
 
 
-def dies(folder: Path, work: WorkOrder, number: int, when: str) -> None:
+def dies(folder: Path, work: WorkOrder, number: int, when: str, content: bytes = MODEL) -> None:
     """Perform an assignment in a process that dies at a renaming."""
     model = folder / "model.safetensors"
-    model.write_bytes(MODEL)
+    model.write_bytes(content)
     ended = subprocess.run(
         [sys.executable, "-m", "tests.integration.device.dying_worker", str(number), when],
         input=msgspec.json.encode(work).decode() + f"\n{model}\n",
@@ -92,6 +93,33 @@ def test_the_worker_alone_is_killed(tmp_path: Path, number: int, when: str) -> N
     device.settle()
     assert device.states == ["accepted"] + ([] if whole else ["failed"])
     check(device, whole=whole)
+
+
+RECORD, DATA = array_record(w=[float(number) for number in range(3000)])
+CONTENT = file_of([RECORD], DATA)  # its reply is as large: it is uploaded
+
+
+@pytest.mark.parametrize(("number", "when"), KILLS[:4])
+def test_a_message_whose_worker_and_trainer_are_killed_is_answered_once_from_one_state(
+    tmp_path: Path, number: int, when: str
+) -> None:
+    tasks = {"app": {"module": f"{MODULE}:Doubling"}}
+    message = announced(CONTENT, "fleet-bucket")
+    first = Device(tmp_path, tasks=tasks)
+    first.hears(message)
+    dies(tmp_path, first.bench.works[0], number, when, CONTENT)
+    whole = (number, when) == (2, "after")  # the result file, and then the reply
+
+    again = Device(tmp_path, tasks=tasks)
+    again.hears(message)  # as the cloud does after a hello
+    assert len(again.bench.works) == (0 if whole else 1)
+    assert len(again.bucket.objects) == (1 if whole else 0)
+    state = tmp_path / "task_state" / "app" / f"{RUN}.state"
+    assert state.exists() is whole
+    if whole:
+        assert state.read_text() == "1"
+        again.hears(msgspec.structs.replace(verdict(counted=False), run=RUN))
+        assert not state.exists()
 
 
 def test_an_update_of_another_announcement_of_that_name_is_not_taken(tmp_path: Path) -> None:

@@ -1,0 +1,1 @@
+"""Unit tests of fedgrass/federation/task_messages."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from io import BytesIO
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -43,16 +44,25 @@ values = st.one_of(
 blobs = st.lists(st.binary(max_size=40), max_size=5)
 
 
-@given(st.dictionaries(names, st.dictionaries(names, values, max_size=4) | blobs, max_size=4))
-def test_what_was_written_is_read(contents: dict[str, dict[str, object] | list[bytes]]) -> None:
-    records, data = [], []
-    for name, of in contents.items():
-        if isinstance(of, dict):
-            records.append(Record(name=name, kind="config", values=of))
-        else:
-            arrays = tuple(entry(str(number), item) for number, item in enumerate(of))
-            records.append(Record(name=name, kind="arrays", arrays=arrays))
-            data += of
+contents_of_messages = st.lists(
+    st.tuples(names, st.dictionaries(names, values, max_size=4), blobs),
+    max_size=4,
+    unique_by=lambda content: content[0],
+)
+
+
+@given(contents_of_messages)
+def test_what_was_written_is_read(contents: list[tuple[str, dict[str, object], list[bytes]]]) -> None:
+    records = [
+        Record(
+            name=name,
+            kind="arrays" if data else "config",
+            values={} if data else of,
+            arrays=tuple(entry(str(number), item) for number, item in enumerate(data)),
+        )
+        for name, of, data in contents
+    ]
+    data = [item for _, _, of in contents for item in of]
     file = written(content_arrays(records, data))
     assert read_content(BytesIO(file).read, len(file)) == (tuple(records), data)
 
@@ -98,7 +108,8 @@ def test_each_array_is_read_by_itself() -> None:
 
 
 def test_arrays_of_a_separate_file_are_read_in_their_order() -> None:
-    record, data = array_record(**{f"layer-{number}": [float(number)] for number in range(12)})
+    layers: dict[str, Any] = {f"layer-{number}": [float(number)] for number in range(12)}
+    record, data = array_record(**layers)
     _, file = separate(record, data)
     assert read_data(BytesIO(file).read, len(file)) == data
 
