@@ -19,7 +19,10 @@ NAMES = {
     "Bucket.Arn": BUCKET,
     "RoundsTable.Arn": TABLE,
     "Initiator.Arn": INITIATOR,
-    "AWS::StackId": STACK,
+    "AWS::Partition": "aws",
+    "AWS::Region": "us-east-1",
+    "AWS::AccountId": "000000000000",
+    "AWS::StackName": "fedgrass",
     "ServerAppImages.Arn": "arn:aws:ecr:us-east-1:000000000000:repository/images",
     "ServerAppLog.Arn": "arn:aws:logs:us-east-1:000000000000:log-group:log:*",
 }
