@@ -4,8 +4,8 @@
     python -m tests.chaos --schedules 2000 [--seed 1]
 
 The same seed draws the same settings and, at each place, the same faults; what they hit depends on timing.
-With --schedules no process is started: the functions run over ports in memory, and a seed is reproducible. A
-quarter as many schedules are added for runs with ServerApps.
+With --schedules no process is started: the functions run over ports in memory, and a seed is reproducible.
+For every four of these schedules, one of runs with ServerApps is added.
 
 The exit code is 0 only if that number of rounds closed, no reply was counted twice, no model is wrong and no
 run is stuck.

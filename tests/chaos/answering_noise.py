@@ -35,7 +35,7 @@ class AnsweringNoise(Noise):
         step = 0
         for record in message.records:
             if record.kind == "config":
-                step = int(record.values.get("server-round", 0))  # type: ignore[arg-type]
+                step = int(record.values.get("server-round", 0))
             if record.kind != "arrays":
                 continue
             entries = []

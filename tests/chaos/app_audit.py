@@ -1,4 +1,4 @@
-"""Recomputes the models of a ServerApp from the replies that were counted, with code of its own."""
+"""Recomputes the models of a ServerApp from the replies that were counted, without fedgrass's code."""
 
 import base64
 import io
@@ -30,7 +30,7 @@ class Counted(NamedTuple):
     """A reply that a round has counted."""
 
     where: str  # run, round and device
-    step: int  # of the app, as the device was told
+    step: int  # of the app, by the message that it answers
     examples: int
     body: np.ndarray[Any, Any]
 
@@ -50,7 +50,9 @@ class AppFindings:
     stuck: list[str] = field(default_factory=list)
 
 
-def audit_app(world: "World", run: Run, folder: Path, findings: AppFindings) -> None:
+def audit_app(
+    world: "World", run: Run, folder: Path, findings: AppFindings, *, cancelled: bool = False
+) -> None:
     """Add the findings on a run that has ended.
 
     Args:
@@ -58,9 +60,10 @@ def audit_app(world: "World", run: Run, folder: Path, findings: AppFindings) -> 
         run: the run.
         folder: the working folder of its ServerApp, with its journal and its models.
         findings: to add to.
+        cancelled: the campaign has cancelled the run, for which no time was left.
     """
     findings.runs += 1
-    if run.state is not RunState.SUCCEEDED:
+    if run.state is not RunState.SUCCEEDED and not cancelled:
         findings.stuck.append(f"{run.name} is {run.state}: {run.reason}")
     counted: dict[int, Counted] = {}  # by nonce
     for record in settled(world, run):
@@ -81,8 +84,9 @@ def audit_app(world: "World", run: Run, folder: Path, findings: AppFindings) -> 
 
 
 def _audit_steps(run: Run, folder: Path, counted: Mapping[int, Counted], findings: AppFindings) -> None:
-    """Compare each model of the app with the mean of the replies that it says it has used."""
-    lines = [json.loads(line) for line in (folder / "journal.jsonl").read_text().splitlines()]
+    """Compare each model of the app with the mean of the replies in its journal."""
+    journal = folder / "journal.jsonl"
+    lines = [json.loads(line) for line in journal.read_text().splitlines()] if journal.exists() else []
     latest = {line["step"]: line for line in lines}  # a step whose end was not kept is repeated
     if run.state is RunState.SUCCEEDED and sorted(latest) != list(range(1, STEPS + 1)):
         findings.wrong_models.append(f"{run.name} has SUCCEEDED with the steps {sorted(latest)}")

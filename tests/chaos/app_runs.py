@@ -10,14 +10,16 @@ from pathlib import Path
 import package
 from fedgrass.console.runs.fleet_operator import Operator
 from fedgrass.federation.errors import FedgrassError
-from fedgrass.federation.runs import LIVING, Run
+from fedgrass.federation.rounds import State
+from fedgrass.federation.runs import Run, RunState
 from tests.chaos.app_audit import AppFindings, audit_app
-from tests.chaos.campaign import STUCK_SECONDS
+from tests.chaos.campaign import CALM_SECONDS, STUCK_SECONDS
 from tests.chaos.world import World
 
 APP = Path(__file__).parent / "server_app"
+ENDED = frozenset({State.CLOSED, State.ABANDONED})
 KILL_EVERY = (6.0, 14.0)  # seconds between kills of the ServerApp
-_POLL_SECONDS = 0.5
+_POLL_SECONDS, _POLLS = 0.5, 20
 _LONGEST_LOG = 2000  # characters of a process's output in a finding
 
 
@@ -46,11 +48,12 @@ class AppRuns:
 
     def _play_one(self, name: str) -> None:
         process = ServerAppProcess(self._world, self._folder / name, name)
-        calm_since = 0.0
+        calm_since, cancelled = 0.0, False
         try:
             while True:
                 run = _known(self._world.operator, name)
-                if run and run.state not in LIVING and not process.running:
+                # A run that has FAILED, for a reason that its row has, is resumed as an operator would.
+                if run and run.state in {RunState.SUCCEEDED, RunState.CANCELLED} and not process.running:
                     break
                 if not process.running:
                     process.start(resume=run is not None)
@@ -61,24 +64,37 @@ class AppRuns:
                         self._world.faults.count("server_app_killed", "at any time")
                 if not self._world.faults.active:
                     calm_since = calm_since or time.monotonic()
-                    waited = time.monotonic() - calm_since
-                    if self._world.faults.stopped or waited > STUCK_SECONDS * self._world.pace.stretch:
-                        self._give_up(name, process, run)
+                    if self._world.faults.stopped or self._is_stuck(name, process, run, calm_since):
                         return
+                    if run and time.monotonic() > self._ends_at + CALM_SECONDS:
+                        run, cancelled = self._cancel(name, process), True
+                        break
                 time.sleep(_POLL_SECONDS)
         finally:
             process.kill()
         self.findings.starts += process.starts
-        audit_app(self._world, run, self._folder / name, self.findings)
+        audit_app(self._world, run, self._folder / name, self.findings, cancelled=cancelled)
         self._say(
             f"{name}: {run.round} rounds of messages, {process.starts} processes, {run.state} {run.reason}"
         )
 
-    def _give_up(self, name: str, process: "ServerAppProcess", run: Run | None) -> None:
-        """Report a run that does not end although there are no more faults."""
-        if not self._world.faults.stopped:
-            stands = f"{run.state} {run.reason} at {run.round}" if run else "not started"
-            self.findings.stuck.append(f"{name}: {stands}; its ServerApp: {process.output()[-_LONGEST_LOG:]}")
+    def _is_stuck(self, name: str, process: "ServerAppProcess", run: Run | None, since: float) -> bool:
+        """Return whether a run does not end although there have been no faults for long; report it."""
+        if time.monotonic() - since < STUCK_SECONDS * self._world.pace.stretch:
+            return False
+        stands = f"{run.state} {run.reason} at {run.round}" if run else "not started"
+        self.findings.stuck.append(f"{name}: {stands}; its ServerApp: {process.output()[-_LONGEST_LOG:]}")
+        return True
+
+    def _cancel(self, name: str, process: "ServerAppProcess") -> Run:
+        """Cancel a run for which no time is left, and wait until its rounds have ended."""
+        process.kill()
+        run = self._world.operator.act("cancel", name)
+        for _ in range(_POLLS):
+            if all(record.round.state in ENDED for record in self._world.operator.rounds(run)):
+                break
+            time.sleep(_POLL_SECONDS)
+        return run
 
 
 class ServerAppProcess:

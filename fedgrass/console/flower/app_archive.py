@@ -85,7 +85,7 @@ def _check(entries: Sequence[zipfile.ZipInfo]) -> None:
         path = PurePosixPath(entry.filename)
         inside = entry.filename.startswith(_APP) and ".." not in path.parts and not entry.is_dir()
         if not inside and entry.filename != _CALL:
-            message = f"the archive of the app has {entry.filename!r}, which is no file of the app"
+            message = f"the archive of the app has {entry.filename!r}, which does not belong to it"
             raise SettingsError(message)
     if sum(entry.file_size for entry in entries) > LARGEST_APP:
         message = f"the archive of the app unpacks to more than {LARGEST_APP:,} bytes"

@@ -124,7 +124,7 @@ class ServerAppTasks:
         return str(answer["tasks"][0]["taskArn"])
 
     def advice(self, run: str, task: str) -> list[str]:
-        """Return lines that tell how to follow, end and resume a detached ServerApp."""
+        """Return lines on how to follow, end and resume a detached ServerApp."""
         stack = "" if self._stack == "fedgrass" else f" --stack {self._stack}"
         stream = f"run/{CONTAINER}/{task.rpartition('/')[2]}"
         group = self._outputs["ServerAppLogGroup"]

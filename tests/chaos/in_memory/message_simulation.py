@@ -27,12 +27,12 @@ from fedgrass.federation.task_messages.round_messages import BUSY
 from fedgrass.federation.weights import checksum
 from tests.chaos.in_memory.disturbed_ports import CALM
 from tests.chaos.in_memory.server_app_model import Sent, ServerAppModel
+from tests.chaos.in_memory.simulated_queue import Body
 from tests.chaos.in_memory.simulation import (
     OPERATOR_SECONDS,
     START,
     SWEEP_SECONDS,
     TASK,
-    Body,
     Disturbances,
     Simulation,
     WatchedRounds,
@@ -66,6 +66,8 @@ class MessageSimulation(Simulation):
         settings: the settings of both runs.
         runs: how many of the runs take place.
     """
+
+    rounds: CountingRounds
 
     def __init__(
         self, seed: int, disturbances: Disturbances, settings: dict[str, Any], runs: int = 2

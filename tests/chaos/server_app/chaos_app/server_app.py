@@ -16,7 +16,7 @@ from flwr.serverapp.strategy import FedAvg
 app = ServerApp()
 
 
-class NotingFedAvg(FedAvg):
+class NotingFedAvg(FedAvg):  # type: ignore[misc]
     """FedAvg that notes the replies."""
 
     def aggregate_train(
@@ -38,7 +38,7 @@ class NotingFedAvg(FedAvg):
         return arrays, metrics
 
 
-@app.main()
+@app.main()  # type: ignore[untyped-decorator]
 def main(grid: Grid, context: Context) -> None:
     """Run some rounds over all devices."""
     body = np.zeros(int(context.run_config["values"]), np.float32)

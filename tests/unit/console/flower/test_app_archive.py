@@ -47,7 +47,7 @@ def test_the_same_app_gives_the_same_bytes_in_any_order(files: dict[str, Path]) 
 )
 def test_a_file_outside_the_app_is_refused_before_anything_is_written(name: str, tmp_path: Path) -> None:
     data = zipped(**{"app/first.py": "1", "call.json": '{"words": []}', name: "2"})
-    with pytest.raises(SettingsError, match=f"{name!r}, which is no file of the app"):
+    with pytest.raises(SettingsError, match=f"{name!r}, which does not belong to it"):
         unpack(data, tmp_path / "there")
     assert not (tmp_path / "there").exists()
 

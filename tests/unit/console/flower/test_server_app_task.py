@@ -188,7 +188,12 @@ def test_run_with_detach_uploads_the_app_with_all_that_its_command_line_says(
     monkeypatch.setattr(stack, "outputs", lambda _: {**OUTPUTS, **ROUNDS})
     monkeypatch.setattr(stack, "client", aws.client)
     monkeypatch.setattr(Operator, "runs", lambda _: {})
-    monkeypatch.setattr(S3Bucket, "write_once", lambda *of: uploaded.append(of[-1]) or of[-1])
+
+    def write_once(_bucket: S3Bucket, _key: str, data: bytes) -> bytes:
+        uploaded.append(data)
+        return data
+
+    monkeypatch.setattr(S3Bucket, "write_once", write_once)
     expect_none_running(aws)
     expect_start(aws, {"tasks": [{"taskArn": TASK}], "failures": []})
     given = ["app", "accept_seconds=9", "--name", "nightly", "--run-config", "num-server-rounds=7"]

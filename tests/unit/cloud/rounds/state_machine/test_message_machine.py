@@ -56,7 +56,9 @@ class MessagingFleet(Fleet):
 
 
 class MessageMachine(Rules):
-    """The ServerApp sends when it likes; messages come in any order, late, twice or never."""
+    """The ServerApp sends at any time; messages come in any order, late, twice or never."""
+
+    fleet: MessagingFleet
 
     @initialize(
         accept_seconds=st.sampled_from([0, 30, 30]),
