@@ -22,6 +22,7 @@ import msgspec
 from rich.console import Console
 
 from fedgrass.console import stack
+from fedgrass.console.flower import detached_run
 from fedgrass.console.flower.flower_project import (
     FlowerProject,
     read_project,
@@ -70,6 +71,9 @@ def run_command(arguments: argparse.Namespace) -> None:
     overrides = run_config_overrides(project, arguments.run_config)
     settings = _settings(project, arguments, overrides)
     name = checked_name("run", arguments.run_name or f"{_plain(project.name)}-{time.strftime('%m%d-%H%M%S')}")
+    if arguments.detach:
+        detached_run.start(arguments, project, name)
+        return
     _check_flower()
     operator = Operator(stack.client, stack.outputs(arguments.stack))
     if name in operator.runs():
@@ -90,6 +94,9 @@ def run_command(arguments: argparse.Namespace) -> None:
 def resume_command(arguments: argparse.Namespace) -> None:
     """Continue the ServerApp of a run whose process has ended before it."""
     name = checked_name("run", arguments.run_name)
+    if arguments.detach:
+        detached_run.resume(arguments, name)
+        return
     folder = Path("runs") / name
     project = read_project(arguments.app or _noted_place(folder, name))
     _check_flower()
