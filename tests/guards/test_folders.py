@@ -12,7 +12,7 @@ from tests.guards.cloud_files import PROJECT
 
 CODE = ("cloud_functions", "components", "fedgrass", "greengrass_emulator")
 MOST_MODULES = 15  # of a folder
-# Files that a user writes, that `fedgrass flower add` generates, and the ending of those that Flower leaves out.
+# Files that a user writes or `fedgrass flower add` generates, and the ending of those that Flower leaves out.
 EXAMPLES = {
     *("cracks.py", "test_cracks.py", "helpers.py", "statistics.py", "my_module.py", "cautious.py"),
     *("fedgrass_flower_app.py", "_test.py"),
