@@ -40,7 +40,8 @@ def send(services: Services, run: Run, event: Mapping[str, object]) -> Run:
     Raises:
         SettingsError: the run is not RUNNING, has too many open rounds or another list under that number, or
             the list cannot be used.
-        RunBehind: the bucket has the result of the round, whose row was lost.
+        RunBehind: the bucket has the result of the round, whose row was lost; or the table has the round, and
+            the run's row is older.
     """
     number, sha256 = _number(event), _sha256(event)
     while True:
@@ -50,7 +51,17 @@ def send(services: Services, run: Run, event: Mapping[str, object]) -> Run:
         try:
             return _open(services, run, number, sha256)
         except LostRace:  # a copy of the action opened it, or the run was paused or cancelled
+            before = services.rounds.round(run.name, number, 1)
             run = services.rounds.run(run.name) or run
+            if before and run.round < number:  # read in this order: the round and the run change in one write
+                raise RunBehind(_behind(run, number)) from None
+
+
+def _behind(run: Run, number: int) -> str:
+    return (
+        f"the row of run {run.name} is at round {run.round}, and the table has round {number}:"
+        f" `fedgrass repair {run.name}` compares table and bucket"
+    )
 
 
 def _number(event: Mapping[str, object]) -> int:

@@ -8,10 +8,12 @@ from typing import Any, TypeGuard
 
 import boto3
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
+from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, NoCredentialsError
+from botocore.exceptions import ConnectionError as BotoConnectionError
 from botocore.parsers import ResponseParserError
 
 from fedgrass.console.aws_clients import Clients
+from fedgrass.federation.aws_errors import is_transient
 from fedgrass.federation.errors import FedgrassError, SettingsError
 
 _CONFIG = Config(connect_timeout=10, read_timeout=70, retries={"mode": "standard", "total_max_attempts": 3})
@@ -78,6 +80,14 @@ def refusals() -> Iterator[None]:
             raise StackError(message) from error
         message = f"AWS refused the request or could not be reached: {_reason(error)}"
         raise StackError(message) from error
+
+
+def is_passing(error: BaseException) -> bool:
+    """Return whether the same request to AWS may succeed later: no connection, or AWS is busy."""
+    if isinstance(error, ClientError):
+        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+        return is_transient(str(error.response.get("Error", {}).get("Code", "")), status)
+    return isinstance(error, HTTPClientError | BotoConnectionError)
 
 
 def is_aws_error(error: BaseException) -> bool:

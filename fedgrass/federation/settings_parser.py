@@ -34,8 +34,9 @@ def parse_settings(values: object) -> RunSettings:
             another one; the message names the field and what it accepts.
     """
     settings = convert(values, RunSettings, whole="the run's settings", part="the run's ")
-    for complaint in server_app_contradictions(settings):
-        raise SettingsError(complaint)
+    if settings.has_server_app:
+        for complaint in server_app_contradictions(settings):
+            raise SettingsError(complaint)
     if settings.statistics:
         settings = with_statistics(settings, settings.statistics)
     strategy(settings.selection, settings.selection_options)
@@ -77,7 +78,12 @@ def check_training(settings: RunSettings, needs: Options | None = None) -> None:
         chosen = settings.training_of(int(number), needs)
         allowed = LARGEST_TRAINING - announced_bytes(settings)
         if (length := len(msgspec.json.encode(chosen))) > allowed:
-            why = " next to its `shared` and frozen_sha256" if allowed < LARGEST_TRAINING else ""
+            why = ""
+            if allowed < LARGEST_TRAINING:
+                others = (
+                    "a ServerApp's message" if settings.has_server_app else "its `shared` and frozen_sha256"
+                )
+                why = f" next to {others}"
             message = (
                 f"the run's training and training_by_round{including} have {length:,} bytes of JSON in round"
                 f" {number}; at most {max(0, allowed):,} are allowed{why}"
@@ -94,8 +100,13 @@ def check_training(settings: RunSettings, needs: Options | None = None) -> None:
 _FROZEN_BYTES = 320  # of the frozen arrays' fingerprint and file in an announcement
 
 
+_HEADER_BYTES = 600  # of the header of a ServerApp's message in an announcement: its group may be escaped
+
+
 def announced_bytes(settings: RunSettings) -> int:
-    """Return how many bytes of an announcement the settings of a partial model take; 0 without any."""
+    """Return how many bytes of an announcement a partial model or a ServerApp's message takes; 0 without."""
+    if settings.has_server_app:
+        return _HEADER_BYTES
     shared = len(msgspec.json.encode({"shared": settings.shared})) if settings.shared else 0
     return shared + (_FROZEN_BYTES if settings.frozen_sha256 else 0)
 

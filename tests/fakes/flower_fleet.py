@@ -7,7 +7,8 @@ from typing import Any
 
 import xxhash
 
-from fedgrass.console.flower.message_exchange import MessageExchange, Observer
+from fedgrass.console.task_messages.exchange_ports import Observer
+from fedgrass.console.task_messages.message_exchange import MessageExchange
 from fedgrass.federation import object_keys
 from fedgrass.federation.errors import SettingsError
 from fedgrass.federation.messages import Announcement, MessageHeader
@@ -149,7 +150,7 @@ class FlowerFleet:
         )
 
     def crash_at(self, call: int) -> None:
-        """Let the ServerApp's process die at its ``call``-th use of the fleet, just before or just after it."""
+        """Let the ServerApp's process die at its ``call``-th use of the fleet, before or after it."""
         self._crash_at = len(self.calls) + call
 
     def use(self, name: str) -> None:
@@ -163,16 +164,16 @@ class FlowerFleet:
         assert name == RUN
         return self.fleet.run()
 
-    def message_devices(self, name: str) -> list[str]:
+    def message_devices(self, name: str) -> list[str]:  # noqa: ARG002 - there is one run
         self.use("devices")
         return list(self._ask("devices")["devices"])
 
-    def send_messages(self, name: str, number: int, list_sha256: str) -> None:
+    def send_messages(self, name: str, number: int, list_sha256: str) -> None:  # noqa: ARG002 - as above
         self.use("send")
         self._ask("send", number=number, sha256=list_sha256)
         self.use("sent")
 
-    def finish(self, name: str, failed: str = "") -> None:
+    def finish(self, name: str, failed: str = "") -> None:  # noqa: ARG002 - as above
         self._ask("finish", **({"failed": failed} if failed else {}))
 
     def _ask(self, action: str, **event: object) -> dict[str, Any]:

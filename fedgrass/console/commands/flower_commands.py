@@ -114,8 +114,8 @@ def _add_run(kinds: "argparse._SubParsersAction[argparse.ArgumentParser]") -> No
     run = kinds.add_parser(
         "run",
         help="run the ServerApp of a Flower app here, against the devices of the fleet",
-        description="The devices need the task of the app: see `fedgrass flower add`. After Ctrl-C, or a restart"
-        " of this machine, `fedgrass flower resume RUN` continues.",
+        description="The devices need the task of the app: see `fedgrass flower add`. After Ctrl-C, or a"
+        " restart of this machine, `fedgrass flower resume RUN` continues.",
     )
     run.add_argument("app", type=Path, metavar="APP_DIR", help="folder of the app, with its pyproject.toml")
     run.add_argument(
@@ -125,7 +125,11 @@ def _add_run(kinds: "argparse._SubParsersAction[argparse.ArgumentParser]") -> No
         help="where, thing_group, seen_within_seconds, deadline_seconds or accept_seconds of the run",
     )
     run.add_argument(
-        "--name", dest="run_name", default="", metavar="RUN", help="name of the run (from the app and the time)"
+        "--name",
+        dest="run_name",
+        default="",
+        metavar="RUN",
+        help="name of the run (from the app and the time)",
     )
     run.add_argument(
         "--app-name",

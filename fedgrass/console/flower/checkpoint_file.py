@@ -18,7 +18,7 @@ import msgspec
 import numpy as np
 from msgspec import Struct
 
-from fedgrass.console.flower.content_files import Buffer, FileInPieces, MessagePart
+from fedgrass.console.task_messages.content_files import Buffer, FileInPieces, MessagePart
 from fedgrass.federation import weights
 from fedgrass.federation.errors import SettingsError, UpdateRefused
 from fedgrass.federation.task_messages.message_content import Record, data_arrays
@@ -120,7 +120,10 @@ class Packer:
         if type(value) in {list, tuple, set, frozenset}:
             return [type(value).__name__, [self.pack(member, path) for member in value]]
         if type(value) in {dict, OrderedDict}:
-            return [type(value).__name__, [[self.pack(key, path), self.pack(member, path)] for key, member in value.items()]]
+            return [
+                type(value).__name__,
+                [[self.pack(key, path), self.pack(member, path)] for key, member in value.items()],
+            ]
         if callable(getattr(value, "state_dict", None)) and callable(getattr(value, "load_state_dict", None)):
             return ["state_dict", self.pack(value.state_dict(), path)]
         message = f"{path} is a {type(value).__name__}"
@@ -157,7 +160,8 @@ class Unpacker:
         for name, (tag, *rest) in attributes:
             inner: Any = getattr(owner, name, None)
             if tag in {"strategy", "state_dict"} and inner is None:
-                message = f"the app's {type(owner).__name__} has no {name} any more: resume the run with the same app"
+                owner_type = type(owner).__name__
+                message = f"the app's {owner_type} has no {name} any more: resume the run with the same app"
                 raise SettingsError(message)
             if tag == "strategy":
                 self.restore(inner, rest[0])
@@ -169,7 +173,7 @@ class Unpacker:
     def unpack(self, tagged: Sequence[Any]) -> Any:
         """Return the value of a tagged list."""
         tag, *rest = tagged
-        make: Callable[..., Any] | None = {
+        makers: dict[str, Callable[..., Any]] = {
             "plain": lambda value: value,
             "integer": int,
             "bytes": lambda place: self._data[place],
@@ -183,7 +187,8 @@ class Unpacker:
             "tuple": lambda members: tuple(self.unpack(member) for member in members),
             "set": lambda members: {self.unpack(member) for member in members},
             "frozenset": lambda members: frozenset(self.unpack(member) for member in members),
-        }.get(tag)
+        }
+        make = makers.get(tag)
         if make is None:
             message = f"the ServerApp's state has a value of the unknown kind {tag!r}"
             raise SettingsError(message)
@@ -194,9 +199,7 @@ class Unpacker:
         return np.frombuffer(self._data[place], np.dtype(dtype)).reshape(shape).copy()
 
     def _record(self, record: Mapping[str, Any], places: Sequence[int]) -> object:
-        return self._codec.from_part(
-            msgspec.convert(record, Record), [self._data[place] for place in places]
-        )
+        return self._codec.from_part(msgspec.convert(record, Record), [self._data[place] for place in places])
 
 
 def random_state() -> Tagged:

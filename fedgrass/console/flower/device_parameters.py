@@ -13,9 +13,10 @@ from uuid import uuid4
 from numpy.typing import NDArray
 
 from components.trainer.flower.serialised_arrays import array_in
-from fedgrass.console.flower.content_files import MessagePart
-from fedgrass.console.flower.message_exchange import FleetRun, MessageExchange
-from fedgrass.console.flower.message_outcomes import Failure, Outcome, Reply
+from fedgrass.console.task_messages.content_files import MessagePart
+from fedgrass.console.task_messages.exchange_ports import FleetRun
+from fedgrass.console.task_messages.message_exchange import MessageExchange
+from fedgrass.console.task_messages.message_outcomes import Failure, Outcome, Reply
 from fedgrass.federation.errors import FedgrassError, SettingsError, UpdateRefused
 from fedgrass.federation.runs import Run
 from fedgrass.federation.settings import RunSettings

@@ -1,11 +1,11 @@
 """Flower's Grid over the devices of a fleet: nodes are devices, messages travel in rounds of the run."""
 
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from uuid import uuid4
 
-from fedgrass.console.flower.content_files import StoredContent
 from fedgrass.console.flower.flower_api import (
     FLOWER_LOGGER,
     SUPERLINK_NODE_ID,
@@ -21,12 +21,16 @@ from fedgrass.console.flower.flower_api import (
     from_records,
     to_parts,
 )
-from fedgrass.console.flower.message_exchange import ExchangeClosed, ExchangeFailed, MessageExchange
-from fedgrass.console.flower.message_outcomes import Failure, Outcome
+from fedgrass.console.task_messages.content_files import StoredContent
+from fedgrass.console.task_messages.exchange_ports import ExchangeClosed, ExchangeFailed
+from fedgrass.console.task_messages.message_exchange import MessageExchange
+from fedgrass.console.task_messages.message_outcomes import Failure, Outcome
 from fedgrass.federation.errors import UpdateRefused
 from fedgrass.federation.task_messages import node_ids
 
-_NODES_SECONDS = 1.0  # for which the list of nodes is kept
+_NODES_SECONDS = 1.0  # for which the list of nodes is kept; twice as long each time that it has not changed
+_LONGEST_NODES_SECONDS = 5.0
+_GATHER_SECONDS = 0.02  # in which threads that push one message each come together in one round
 _CODES = {
     "declined": ErrorCode.NODE_UNAVAILABLE,
     "silent": ErrorCode.NODE_UNAVAILABLE,
@@ -39,7 +43,7 @@ _CODES = {
 }
 
 
-class FleetGrid(Grid):
+class FleetGrid(Grid):  # type: ignore[misc]  # flwr is not type-checked
     """A Grid whose nodes are the devices of a run.
 
     It may be used by several threads, as Flower's former API does.
@@ -56,6 +60,7 @@ class FleetGrid(Grid):
         self._run: Run = Run.create_empty(node_ids.run_id(run))
         self._things: dict[int, str] = {}  # thing names of all nodes that were ever listed
         self._nodes: list[int] = []
+        self._nodes_seconds = _NODES_SECONDS
         self._nodes_until = 0.0
         self._pushed: dict[str, Metadata] = {}  # of the messages whose outcome was not pulled, by id
         self._failures: dict[str, Failure] = {}  # of messages that were not sent
@@ -72,7 +77,7 @@ class FleetGrid(Grid):
         """A copy of the run's details."""
         return Run(**vars(self._run))
 
-    def create_message(  # noqa: PLR0913, PLR0917 - Flower's signature
+    def create_message(
         self,
         content: RecordDict,
         message_type: str,
@@ -90,7 +95,11 @@ class FleetGrid(Grid):
             with _ends_with_run():
                 things = {node_ids.node_id(thing): thing for thing in self._exchange.devices()}
             self._things |= things
-            self._nodes, self._nodes_until = sorted(things), now + _NODES_SECONDS
+            is_same, self._nodes = self._nodes == sorted(things), sorted(things)
+            self._nodes_seconds = (
+                min(2 * self._nodes_seconds, _LONGEST_NODES_SECONDS) if is_same else _NODES_SECONDS
+            )
+            self._nodes_until = now + self._nodes_seconds
         return list(self._nodes)
 
     def get_nodes(self) -> Iterable[NodeInfo]:
@@ -110,7 +119,8 @@ class FleetGrid(Grid):
         with _ends_with_run():
             pushed = self._store(messages)
             ids = [self._push(metadata, content) for metadata, content in pushed]
-            self._exchange.flush()
+            alone = threading.current_thread() is threading.main_thread() or len(ids) > 1
+            self._exchange.flush(0.0 if alone else _GATHER_SECONDS)
         return ids
 
     def _store(self, messages: Iterable[Message]) -> list[tuple[Metadata, StoredContent]]:
@@ -159,8 +169,8 @@ class FleetGrid(Grid):
         """
         ids = {id_ for id_ in message_ids if id_}
         found = [self._unknown(id_) for id_ in sorted(ids - self._pushed.keys())]
-        for id_ in [each for each in ids if each in self._failures]:
-            found.append(self._reply(id_, self._failures.pop(id_)))
+        unsent = [each for each in ids if each in self._failures]
+        found += [self._reply(id_, self._failures.pop(id_)) for id_ in unsent]
         with _ends_with_run():
             found.extend(self._reply(id_, outcome) for id_, outcome in self._exchange.collect(ids))
         return found
@@ -199,8 +209,9 @@ class FleetGrid(Grid):
 
         As in Flower, messages without a reply by then remain outstanding until their time to live ends.
         """
-        ids = set(self.push_messages(messages))
+        pushed = list(self.push_messages(messages))
         del messages
+        ids = set(pushed)
         end = None if timeout is None else self._clock() + timeout
         replies: list[Message] = []
         while ids:
@@ -212,7 +223,8 @@ class FleetGrid(Grid):
                 break
             with _ends_with_run():
                 self._exchange.wait() if left is None else self._exchange.wait(left)
-        return replies
+        order = {id_: place for place, id_ in enumerate(pushed)}  # so that sums of them are always the same
+        return sorted(replies, key=lambda reply: order[reply.metadata.reply_to_message_id])
 
 
 @contextmanager

@@ -5,13 +5,13 @@ sent as it is. The other modules of this package import Flower's classes from he
 """
 
 import os
-
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata
 from typing import Any
 
-from fedgrass.console.flower.content_files import MessagePart
-from fedgrass.console.flower.flower_project import FlowerProject, Value, check_flwr
+from fedgrass.console.flower.flower_project import check_flwr
+from fedgrass.console.options import Value
+from fedgrass.console.task_messages.content_files import MessagePart
 from fedgrass.federation.errors import SettingsError, UpdateRefused
 from fedgrass.federation.task_messages import node_ids
 from fedgrass.federation.task_messages.message_content import ArrayEntry, Record
@@ -38,13 +38,12 @@ try:
     from flwr.serverapp import Grid, ServerApp
     from flwr.serverapp.strategy import Result, Strategy
     from flwr.supercore.logger import FLOWER_LOGGER
-    from flwr.supercore.object_ref import load_app
     from flwr.supercore.run import Run, RunNotRunningException
     from flwr.supercore.task_identity import TaskIdentity
 except ImportError as error:
     _message = (
-        f"flwr {metadata.version('flwr')} is installed, and lacks what fedgrass uses of it ({error}): fedgrass"
-        " works with 1.40 and later; pip install 'fedgrass[flower]'"
+        f"flwr {metadata.version('flwr')} is installed, and lacks what fedgrass uses of it ({error}):"
+        " fedgrass works with 1.40 and later; pip install 'fedgrass[flower]'"
     )
     raise SettingsError(_message) from error
 
@@ -72,34 +71,13 @@ __all__ = [
     "TaskIdentity",
     "from_records",
     "identify",
-    "load_server_app",
     "parameters_to_ndarrays",
     "server_context",
     "to_parts",
     "to_record",
 ]
 
-_KINDS: Mapping[str, type] = {"metrics": MetricRecord, "config": ConfigRecord}
-
-
-class ServerAppError(SettingsError):
-    """The ServerApp of an app cannot be loaded."""
-
-
-def load_server_app(project: FlowerProject) -> ServerApp:
-    """Return the ServerApp of an app, imported as Flower does: with the app's folder on ``sys.path``.
-
-    Raises:
-        ServerAppError: the object does not exist, or is no ServerApp.
-        Exception: what the app's modules raise when they are imported.
-    """
-    app = load_app(project.server_app, ServerAppError, project.folder)
-    if not isinstance(app, ServerApp):
-        message = (
-            f"{project.server_app} in {project.folder} is a {type(app).__name__}, and should be a ServerApp"
-        )
-        raise ServerAppError(message)
-    return app
+_KINDS: Mapping[str, Any] = {"metrics": MetricRecord, "config": ConfigRecord}
 
 
 def server_context(run: str, config: Mapping[str, Value]) -> Context:
@@ -157,10 +135,8 @@ def _plain(value: Any) -> Any:
     """Return a value of a record without numpy's types, which are subclasses of Python's."""
     if isinstance(value, list | tuple):
         return [_plain(member) for member in value]
-    for type_ in (bool, int, float, str, bytes):
-        if isinstance(value, type_):
-            return type_(value)
-    return value
+    plain = (bool, int, float, str, bytes)
+    return next((type_(value) for type_ in plain if isinstance(value, type_)), value)
 
 
 def from_records(records: Sequence[Record], data: Sequence[bytes]) -> RecordDict:

@@ -8,10 +8,12 @@ import argparse
 import json
 import logging
 import shlex
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,13 +21,15 @@ import msgspec
 from rich.console import Console
 
 from fedgrass.console import stack
-from fedgrass.console.flower.exchange_view import ExchangeView, LogToView
-from fedgrass.console.flower.flower_project import FlowerProject, Value, overridden, read_project, task_name
-from fedgrass.console.flower.message_exchange import ExchangeFailed, FleetRun, MessageExchange
-from fedgrass.console.options import read_text
+from fedgrass.console.flower.flower_project import FlowerProject, overridden, read_project, task_name
+from fedgrass.console.options import Value, read_text
 from fedgrass.console.runs.fleet_operator import Operator
 from fedgrass.console.runs.operator_actions import parse_pairs
 from fedgrass.console.tables import console
+from fedgrass.console.task_messages.exchange_ports import FleetRun
+from fedgrass.console.task_messages.exchange_view import ExchangeView, LogToView
+from fedgrass.console.task_messages.message_exchange import MessageExchange
+from fedgrass.console.task_messages.patient_fleet import PatientFleet
 from fedgrass.console.terminal import say
 from fedgrass.federation.conversion import nearest
 from fedgrass.federation.errors import FedgrassError, SettingsError
@@ -68,9 +72,10 @@ def run_command(arguments: argparse.Namespace) -> None:
             " new run"
         )
         raise SettingsError(message)
-    run = operator.start_server_app(name, parse_settings(settings))
     folder = Path("runs") / name
     _note_place(folder, project)
+    _import(project, folder)
+    run = operator.start_server_app(name, parse_settings(settings))
     say(f"run {name}: {run.settings.task} of {project.folder}; what it logs is kept in {folder / _LOG}")
     drive(operator, run, project, {**project.config, **overrides}, folder)
 
@@ -92,22 +97,28 @@ def resume_command(arguments: argparse.Namespace) -> None:
 def _resumable(operator: Operator, run: Run, project: FlowerProject) -> Run:
     """Return a run that is RUNNING again. Raises SettingsError if it cannot be resumed."""
     if not run.settings.has_server_app:
-        message = f"run {run.name!r} has no ServerApp: `fedgrass run resume {run.name}` continues a paused run"
+        message = (
+            f"run {run.name!r} has no ServerApp: `fedgrass run resume {run.name}` continues a paused run"
+        )
         raise SettingsError(message)
     if run.settings.task != task_name(project, run.settings.task):
-        message = f"run {run.name!r} is of the task {run.settings.task!r}, and {project.folder} is another app"
+        message = (
+            f"run {run.name!r} is of the task {run.settings.task!r}, and {project.folder} is another app"
+        )
         raise SettingsError(message)
     if run.state is RunState.FAILED:
         return operator.act("retry", run.name)
     if run.state is RunState.PAUSED:
         return operator.act("resume", run.name)
     if run.state not in LIVING:
-        message = f"run {run.name!r} is {run.state} ({run.reason}): start another one with `fedgrass flower run`"
+        message = (
+            f"run {run.name!r} is {run.state} ({run.reason}): start another one with `fedgrass flower run`"
+        )
         raise SettingsError(message)
     return run
 
 
-def drive(  # noqa: PLR0913, PLR0917 - what is run, where and how
+def drive(  # noqa: PLR0913 - what is run, where and how
     operator: DrivenRun,
     run: Run,
     project: FlowerProject,
@@ -141,8 +152,10 @@ def drive(  # noqa: PLR0913, PLR0917 - what is run, where and how
 
     out = out or console()
     with ExchangeView(out, run.name) as view, _logged(flower_api.FLOWER_LOGGER, view, folder / _LOG):
-        exchange = exchange_of(view) if exchange_of else MessageExchange(operator, run.name, view)
-        store = strategy_checkpoint.CheckpointStore(operator.bucket, run.name)
+        closed = threading.Event()
+        fleet = PatientFleet(operator, partial(view.say, style="yellow"), closed.wait)
+        exchange = exchange_of(view) if exchange_of else MessageExchange(fleet, run.name, view, closed=closed)
+        store = strategy_checkpoint.CheckpointStore(fleet.bucket, run.name)
         found = store.read() if resume else None
         if resume:
             _adopt(exchange, run, found[0].counted() if found else None, project)
@@ -151,7 +164,7 @@ def drive(  # noqa: PLR0913, PLR0917 - what is run, where and how
         grid = fleet_grid.FleetGrid(exchange, run.name)
         try:
             with checkpoints.installed():
-                _call(flower_api, project, grid, flower_api.server_context(run.name, config))
+                _call(project, grid, flower_api.server_context(run.name, config))
         except BaseException as error:
             exchange.close()
             if exchange.failure:
@@ -166,10 +179,12 @@ def drive(  # noqa: PLR0913, PLR0917 - what is run, where and how
         view.say(f"run {run.name}: {ended.state}, {ended.round} rounds of messages", "green")
 
 
-def _call(flower_api: Any, project: FlowerProject, grid: Any, context: Any) -> None:
+def _call(project: FlowerProject, grid: Any, context: Any) -> None:
     """Import the ServerApp and call it; ``sys.exit`` without an error is an end like any other."""
+    from fedgrass.console.flower.flower_server import load_server_app  # noqa: PLC0415 - imports flwr
+
     try:
-        flower_api.load_server_app(project)(grid, context)
+        load_server_app(project)(grid, context)
     except SystemExit as error:
         if error.code not in {None, 0}:
             message = f"the ServerApp exited with {error.code!r}"
@@ -213,12 +228,33 @@ def _explain(  # noqa: PLR0913, PLR0917 - what failed, and where to tell it
     if isinstance(error, SettingsError) or stack.is_aws_error(error):
         view.say(f"run {run.name} waits for its ServerApp: {again}", "yellow")
         return
-    where = _place(error, project.folder)
-    what = " ".join(f"{type(error).__name__}: {error}".split()).removesuffix(": ")
-    short = shorten(f"{what}{where}", _LONGEST_REASON)
+    short = _short(error, project.folder)
     operator.finish(run.name, short)
     message = f"the ServerApp failed: {short}; the whole traceback is in {folder / _LOG}"
     raise ServerAppFailed(message) from error
+
+
+def _import(project: FlowerProject, folder: Path) -> None:
+    """Import the ServerApp before its run is started. Raises ServerAppFailed or SettingsError."""
+    from fedgrass.console.flower.flower_server import load_server_app  # noqa: PLC0415 - imports flwr
+
+    try:
+        load_server_app(project)
+    except FedgrassError:
+        raise
+    except Exception as error:
+        (folder / _LOG).write_text(traceback.format_exc(), encoding="utf-8")
+        message = (
+            f"the ServerApp cannot be imported: {_short(error, project.folder)}; the whole traceback is in"
+            f" {folder / _LOG}"
+        )
+        raise ServerAppFailed(message) from error
+
+
+def _short(error: BaseException, folder: Path) -> str:
+    """Return an exception with its place in one line."""
+    what = " ".join(f"{type(error).__name__}: {error}".split()).removesuffix(":")
+    return shorten(f"{what}{_place(error, folder)}", _LONGEST_REASON)
 
 
 def _place(error: BaseException, folder: Path) -> str:
@@ -270,8 +306,8 @@ def _settings(
     for name in given:
         if name not in SETTINGS:
             message = (
-                f"{name!r} is no setting of a run with a ServerApp: {nearest(name, SETTINGS)} All else is up to"
-                " the app: its own values are given by --run-config"
+                f"{name!r} is not a setting of a run with a ServerApp: {nearest(name, SETTINGS)} All else is"
+                " up to the app, whose own values are given by --run-config"
             )
             raise SettingsError(message)
     settings = {
@@ -297,7 +333,9 @@ def _overrides(project: FlowerProject, given: Sequence[str]) -> dict[str, Value]
 
 def _plain(name: str) -> str:
     """Return the name of an app as the beginning of a run's name."""
-    return "".join(each if each.isalnum() and each.isascii() else "-" for each in name).strip("-")[:40] or "app"
+    return (
+        "".join(each if each.isalnum() and each.isascii() else "-" for each in name).strip("-")[:40] or "app"
+    )
 
 
 def _check_flower() -> None:
@@ -313,11 +351,12 @@ def _note_place(folder: Path, project: FlowerProject) -> None:
 
 def _noted_place(folder: Path, name: str) -> Path:
     """Return the folder of a run's app, noted when it was started here. Raises SettingsError."""
+    again = f"name its app, `fedgrass flower resume {name} APP_DIR`"
     if not (folder / _PLACE).is_file():
-        message = f"run {name!r} was not started in this folder: name its app, `fedgrass flower resume {name} APP_DIR`"
+        message = f"run {name!r} was not started in this folder: {again}"
         raise SettingsError(message)
     try:
         return Path(msgspec.json.decode(read_text(folder / _PLACE), type=dict[str, str])["app"])
     except (msgspec.DecodeError, KeyError) as error:
-        message = f"{folder / _PLACE} cannot be read ({error}): name the app, `fedgrass flower resume {name} APP_DIR`"
+        message = f"{folder / _PLACE} cannot be read ({error}): {again}"
         raise SettingsError(message) from error

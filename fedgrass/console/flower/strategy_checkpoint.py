@@ -23,7 +23,6 @@ from fedgrass.console.flower.checkpoint_file import (
     read_checkpoint,
     set_random_state,
 )
-from fedgrass.console.flower.content_files import FileInPieces, MessagePart, arrays_file
 from fedgrass.console.flower.flower_api import (
     FLOWER_LOGGER,
     ArrayRecord,
@@ -33,12 +32,15 @@ from fedgrass.console.flower.flower_api import (
     from_records,
     to_record,
 )
-from fedgrass.console.flower.message_exchange import ExchangeFailed, MessageExchange
 from fedgrass.console.runs.streamed_bucket import StreamedObjects
+from fedgrass.console.task_messages.content_files import FileInPieces, MessagePart, arrays_file
+from fedgrass.console.task_messages.exchange_ports import ExchangeFailed
+from fedgrass.console.task_messages.message_exchange import MessageExchange
 from fedgrass.federation import object_keys
 from fedgrass.federation.errors import SettingsError, UpdateRefused
 from fedgrass.federation.task_messages.content_reader import read_data
 from fedgrass.federation.task_messages.message_content import ContentFile, Record
+from fedgrass.federation.weights import sha256
 
 _RECORDS = (ArrayRecord, MetricRecord, ConfigRecord)
 
@@ -92,6 +94,8 @@ class CheckpointStore:
     def write(self, file: FileInPieces) -> None:
         """Replace the checkpoint. Raises ExchangeFailed if another process has replaced it meanwhile."""
         version = self._bucket.write_pieces_over(self._key, file.pieces, self._version)
+        if version is None:  # unless the answer to an earlier attempt of the same write was lost
+            version = self._version_of(file)
         if version is None:
             message = (
                 f"the state of the ServerApp of run {self._run!r} was replaced: another ServerApp drives this"
@@ -99,6 +103,14 @@ class CheckpointStore:
             )
             raise ExchangeFailed(message)
         self._version = version
+
+    def _version_of(self, file: FileInPieces) -> str | None:
+        """Return the version of the checkpoint in the bucket if it has just these bytes."""
+        try:
+            size, read, version = self._bucket.stream(self._key)
+        except KeyError:
+            return None
+        return version if size == file.bytes and sha256(read(size)) == file.sha256 else None
 
     def arrays(self, record: Record) -> ArrayRecord:
         """Return the model of a checkpoint, from its content file."""
@@ -147,7 +159,7 @@ class Checkpoints:
         def start(strategy: Any, *arguments: Any, **options: Any) -> Any:
             bound = signature.bind(strategy, *arguments, **options)
             bound.apply_defaults()
-            return checkpoints._start(original, bound)  # noqa: SLF001 - of the same class
+            return checkpoints._start(original, bound)
 
         Strategy.start = start
         try:
@@ -242,8 +254,8 @@ class Checkpoints:
         for name in sorted(set(packer.left_out) - self._warned):
             self._warned.add(name)
             self._warn(
-                f"the attribute {name} of the strategy {state.strategy} cannot be kept: after `fedgrass flower"
-                " resume` it is as the app makes it"
+                f"the attribute {name} of the strategy {state.strategy} cannot be kept: after"
+                " `fedgrass flower resume` it is as the app makes it"
             )
         checkpoint = Checkpoint(starts=(*self._done, state), random_state=random_state())
         self._store.write(checkpoint_file(checkpoint, packer.data))

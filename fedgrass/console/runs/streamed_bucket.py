@@ -1,4 +1,4 @@
-"""The bucket for the ServerApp's process: objects are sent from, and read into, the memory of their arrays."""
+"""The bucket for a ServerApp's process: objects go from and into the memory of their arrays, uncopied."""
 
 import io
 from collections.abc import Callable, Iterator, Sequence
@@ -33,10 +33,15 @@ class StreamedObjects(Protocol):
         """Write an object from pieces, replacing an existing one."""
 
     def write_pieces_over(self, key: str, pieces: Sequence[memoryview], version: str | None) -> str | None:
-        """Write an object if it still has a version, or is missing for None; return its new version or None."""
+        """Write an object if it still has a version, or is missing for None; return its new version.
+
+        None means that it has another version, and was not written.
+        """
 
     def stream(self, key: str) -> "tuple[int, Callable[[int], bytes], str]":
-        """Return the size of an object, a function that returns the given number of its next bytes, its version.
+        """Return the size of an object, a reader of its next bytes, and its version.
+
+        The reader takes the number of bytes, and returns just as many.
 
         Raises:
             KeyError: the object does not exist.

@@ -51,9 +51,7 @@ _INSTEAD: Mapping[str, str] = MappingProxyType(
 
 
 def server_app_contradictions(settings: RunSettings) -> Iterator[str]:
-    """Yield a message on each setting that has no meaning in a run with a ServerApp, and what has."""
-    if not settings.has_server_app:
-        return
+    """Yield a message on each setting that is set in a run with a ServerApp and has no meaning there."""
     unset = RunSettings(task=settings.task)
     for field in RunSettings.__struct_fields__:
         value = getattr(settings, field)

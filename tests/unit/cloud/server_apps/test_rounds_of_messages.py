@@ -1,14 +1,19 @@
 """A round of messages: opened by the ServerApp, announced, counted, closed or abandoned, never retried."""
 
+import msgspec
 import pytest
 
 from cloud_functions.monitoring import Metric, metrics_of_ended
-from cloud_functions.rounds import hellos
+from cloud_functions.rounds import hellos, run_actions
 from fedgrass.federation import messages, object_keys, topics
+from fedgrass.federation.errors import SettingsError
 from fedgrass.federation.messages import MessageHeader
 from fedgrass.federation.rounds import Participation, State, Work
 from fedgrass.federation.runs import RunState
+from fedgrass.federation.settings_parser import LARGEST_TRAINING
+from fedgrass.federation.task_messages.round_messages import RoundMessages, encode_messages
 from fedgrass.federation.topics import Kind
+from fedgrass.federation.weights import sha256
 from tests.fakes.memory_cloud import Crash
 from tests.fakes.message_fleet import MessageFleet, message_to, started
 from tests.fakes.small_fleet import FLEET, RUN, crash_at_every_call
@@ -79,12 +84,28 @@ def test_an_announcement_that_is_repeated_has_the_same_message() -> None:
 
 def test_the_largest_announcement_fits_into_a_message() -> None:
     longest = "t" + "x" * 63
-    fleet = MessageFleet(devices=1, task="flower:" + "a" * 32)
-    fleet.start()
-    fleet.push(kind=f"{longest}.{longest}", group="\x01" * 128, ttl=1e15)
+    training = {"text": "x" * (LARGEST_TRAINING - 600 - len('{"text":""}'))}
+    fleet = MessageFleet(devices=1, task="flower:" + "a" * 32, training=training, deadline_seconds=604_800)
+    fleet.bucket.name = "b" * 63
+    run_actions.act(fleet.cloud, {"run": "r" * 64, "settings": msgspec.to_builtins(fleet.settings)})
+    message = msgspec.structs.replace(
+        message_to(fleet.names, kind=f"{longest}.{longest}", group="\x01" * 128, ttl=2**53 - 0.5),
+        bytes=2**53,
+        holds=2**53,
+    )
+    data = encode_messages(RoundMessages(groups=(message,)))
+    fleet.bucket.write(object_keys.messages("r" * 64, 1), data)
+    fleet.request("send", run="r" * 64, number=1, sha256=sha256(data))
     (payload,) = fleet.publisher.on(topics.of_device(FLEET, "thing-0", Kind.ANNOUNCE))
-    assert len(payload) < messages.LARGEST_MESSAGE // 2
-    assert len(fleet.newest().aim) == 120
+    assert 3500 < len(payload) <= messages.LARGEST_MESSAGE
+    with pytest.raises(SettingsError, match=r"at most 2,300 are allowed next to a ServerApp's message"):
+        MessageFleet(training={"text": training["text"] + "x"})
+
+
+def test_the_overrides_of_the_apps_configuration_reach_its_devices() -> None:
+    fleet = started(training={"lr": 0.01})
+    fleet.push()
+    assert fleet.announced("thing-0")[0].settings == {"lr": 0.01}
 
 
 @pytest.mark.parametrize(("ttl", "deadline"), [(20.0, 20), (3600.0, 600), (0.5, 0.5)])

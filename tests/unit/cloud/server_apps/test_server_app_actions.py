@@ -235,6 +235,21 @@ def test_a_round_that_the_bucket_has_closed_is_not_opened_again() -> None:
     assert "`fedgrass repair run-1`" in fleet.push(number=1)["refused"]
 
 
+def test_a_run_whose_row_is_older_than_its_rounds_is_refused_and_does_not_loop() -> None:
+    fleet = started()
+    before = fleet.run()
+    fleet.push()
+    for device in fleet.names:
+        fleet.status(device, "declined")  # an abandoned round has no manifest
+    fleet.rounds.restore_run(before, fleet.run())
+    fleet.counter.most = len(fleet.counter.calls) + 50
+    refused = fleet.push(number=1)["refused"]
+    assert refused == (
+        "the row of run run-1 is at round 0, and the table has round 1: `fedgrass repair run-1` compares"
+        " table and bucket"
+    )
+
+
 @pytest.mark.parametrize("action", ["send", "finish", "devices"])
 def test_these_actions_are_for_runs_with_a_server_app(action: str) -> None:
     fleet = SmallFleet()

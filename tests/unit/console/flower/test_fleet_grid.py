@@ -1,13 +1,11 @@
 """Flower's Grid over a fleet in memory, under Flower's strategies."""
 
-from collections.abc import Sequence
-
 import numpy as np
 import pytest
 
 pytest.importorskip("flwr")
 
-from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
+from flwr.app import Array, ArrayRecord, MetricRecord, RecordDict
 from flwr.serverapp.strategy import FedAvg
 
 from fedgrass.console.flower.fleet_grid import FleetGrid

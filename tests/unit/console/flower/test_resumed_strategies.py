@@ -8,11 +8,10 @@ import pytest
 
 pytest.importorskip("flwr")
 
-from flwr.app import ArrayRecord, ConfigRecord, MetricRecord
-from flwr.serverapp.strategy import FedAdam, FedAvg, FedAvgM, DifferentialPrivacyServerSideFixedClipping
+from flwr.serverapp.strategy import FedAdam, FedAvg, FedAvgM
 
-from fedgrass.console.flower.flower_api import identify
 from fedgrass.console.flower.fleet_grid import FleetGrid
+from fedgrass.console.flower.flower_api import identify
 from fedgrass.console.flower.strategy_checkpoint import Checkpoints, CheckpointStore
 from tests.fakes.flower_fleet import FlowerFleet
 from tests.fakes.memory_cloud import Crash

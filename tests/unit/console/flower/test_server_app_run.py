@@ -87,7 +87,9 @@ print(float(result.arrays["a"].numpy()[0]))
 """
 
 
-def test_a_server_app_runs_to_its_end_and_its_run_succeeds(app: App, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_server_app_runs_to_its_end_and_its_run_succeeds(
+    app: App, capsys: pytest.CaptureFixture[str]
+) -> None:
     app.run(STARTS, rounds=2)
     assert app.state[0] is RunState.SUCCEEDED
     assert capsys.readouterr().out.strip().startswith("2.66")
@@ -107,7 +109,7 @@ def test_an_exception_of_the_app_is_one_line_with_its_place_and_fails_the_run(ap
 
 
 def test_an_app_that_cannot_be_imported_fails_by_name(app: App) -> None:
-    with pytest.raises(ServerAppFailed, match="No module named 'nothing'"):
+    with pytest.raises(SettingsError, match="imports 'nothing', which is not installed here"):
         app.run("", module="import nothing")
 
 
@@ -120,11 +122,46 @@ def test_an_interrupted_run_waits_and_names_the_way_to_resume_it(app: App) -> No
 
 def test_a_run_that_is_resumed_continues_with_the_next_round(app: App) -> None:
     with pytest.raises(KeyboardInterrupt):
-        app.run(STARTS.replace("FedAvg()", "Interrupted()"), module=HEAD.replace("app =", INTERRUPTED) + textwrap.indent(STARTS.replace("FedAvg()", "Interrupted()"), "    "), rounds=3)
-    app.run(STARTS, module=HEAD.replace("app =", INTERRUPTED.replace("KeyboardInterrupt", "ZeroDivisionError if server_round == 7 else StopIteration").replace("server_round == 2", "server_round == 8")) + textwrap.indent(STARTS.replace("FedAvg()", "Interrupted()"), "    "), resume=True, rounds=3)
+        app.run(
+            STARTS.replace("FedAvg()", "Interrupted()"),
+            module=HEAD.replace("app =", INTERRUPTED)
+            + textwrap.indent(STARTS.replace("FedAvg()", "Interrupted()"), "    "),
+            rounds=3,
+        )
+    app.run(
+        STARTS,
+        module=HEAD.replace(
+            "app =",
+            INTERRUPTED.replace(
+                "KeyboardInterrupt", "ZeroDivisionError if server_round == 7 else StopIteration"
+            ).replace("server_round == 2", "server_round == 8"),
+        )
+        + textwrap.indent(STARTS.replace("FedAvg()", "Interrupted()"), "    "),
+        resume=True,
+        rounds=3,
+    )
     assert app.state[0] is RunState.SUCCEEDED
     assert "Rounds 1 to 1 of 3 were finished before" in app.printed
-    assert [number for _, number, _ in app.fleet.answered] == [1, 1, 1, 2, 2, 2, 3, 3, 3, 4, 4, 4, 5, 5, 5, 6, 6, 6]
+    assert [number for _, number, _ in app.fleet.answered] == [
+        1,
+        1,
+        1,
+        2,
+        2,
+        2,
+        3,
+        3,
+        3,
+        4,
+        4,
+        4,
+        5,
+        5,
+        5,
+        6,
+        6,
+        6,
+    ]
     assert "of the earlier process" not in app.printed
 
 

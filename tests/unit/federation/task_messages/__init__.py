@@ -1,1 +1,1 @@
-"""Unit tests of the messages of ServerApps."""
+"""Unit tests of fedgrass/federation/task_messages."""

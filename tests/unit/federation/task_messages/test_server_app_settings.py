@@ -7,10 +7,10 @@ import pytest
 from fedgrass.federation.errors import SettingsError
 from fedgrass.federation.settings import RunSettings
 from fedgrass.federation.settings_parser import parse_settings
-from fedgrass.federation.task_messages import server_app_settings
 
-# Which devices get messages, and how long they have.
+# Which devices get messages, how long they have, and the overrides of the app's configuration.
 APPLICABLE = {
+    "training": {"lr": 0.01},
     "where": "examples > 3",
     "thing_group": "north",
     "minimum_examples": 3,
@@ -98,6 +98,5 @@ def test_every_setting_of_a_run_is_either_accepted_or_refused() -> None:
     assert known == set(RunSettings.__struct_fields__)
 
 
-def test_other_runs_keep_their_settings() -> None:
-    settings = RunSettings(task="digits", count=3, selection="random")
-    assert list(server_app_settings.server_app_contradictions(settings)) == []
+def test_other_runs_keep_these_settings() -> None:
+    assert parse_settings({"task": "digits", "rounds": 3, "attempts": 1}).rounds == 3

@@ -86,8 +86,7 @@ def read_reply(bucket: StreamedObjects, round_: Round, part: Participant) -> Out
         key = object_keys.update(part.device, round_.run, round_.number, round_.attempt)
         size, read, _ = bucket.stream(key)
         if size != part.bytes:
-            message = f"its file has {size:,} bytes, and the device has stated {part.bytes:,}"
-            raise UpdateRefused(message)
+            return Failure("damaged", f"its file has {size:,} bytes, and the device stated {part.bytes:,}")
         checked = _Checked(read, size, part.checksum)
         return _reply(checked.read, size, checked.finish)
     except KeyError as error:

@@ -4,7 +4,7 @@ import threading
 from collections import deque
 from collections.abc import Collection
 
-from fedgrass.console.flower.content_files import StoredContent
+from fedgrass.console.task_messages.content_files import StoredContent
 
 _FIRST_PAUSE = 1.0  # seconds after a device declined because it was busy; then longer
 _LONGEST_PAUSE = 30.0

@@ -1,4 +1,4 @@
-"""The files of messages' contents, made of the arrays' own bytes: nothing is copied to make, hash or send one."""
+"""The files of messages' contents, made of the arrays' own bytes: no copy is made to hash or send one."""
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence

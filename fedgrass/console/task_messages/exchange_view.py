@@ -15,9 +15,9 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from fedgrass.console.flower.message_outcomes import Failure, Outcome
-from fedgrass.console.flower.message_queue import Letter
 from fedgrass.console.tables import styled
+from fedgrass.console.task_messages.message_outcomes import Failure, Outcome
+from fedgrass.console.task_messages.message_queue import Letter
 from fedgrass.console.terminal import LONGEST_TEXT
 from fedgrass.federation.rounds import Round
 
