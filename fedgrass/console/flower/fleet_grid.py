@@ -141,7 +141,7 @@ class FleetGrid(Grid):  # type: ignore[misc]  # flwr is not type-checked
         thing = self._thing(metadata.dst_node_id)
         if thing is None:
             id_ = str(uuid4())
-            reason = f"node {metadata.dst_node_id} is no device of this run"
+            reason = f"node {metadata.dst_node_id} is not a device of this run"
             self._failures[id_] = Failure("unknown", reason)
             FLOWER_LOGGER.warning("A message cannot be sent: %s.", reason)
         else:

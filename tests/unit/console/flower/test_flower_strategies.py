@@ -239,7 +239,7 @@ def test_a_message_to_an_unknown_node_gets_an_error_reply() -> None:
     grid = grid_of(FlowerFleet(1, adding))
     (reply,) = grid.send_and_receive([Message(RecordDict({"arrays": model()}), 12345, "train")])
     assert reply.error.code == ErrorCode.NODE_UNAVAILABLE
-    assert "node 12345 is no device of this run" in reply.error.reason
+    assert "node 12345 is not a device of this run" in reply.error.reason
 
 
 def test_an_unknown_message_id_gets_an_error_reply_and_none_is_left_out() -> None:

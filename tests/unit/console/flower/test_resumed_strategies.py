@@ -63,7 +63,7 @@ def private() -> Any:
 
 
 def close(found: Any, expected: Any) -> bool:
-    """Return whether metrics by round are equal but for the order in which replies were added."""
+    """Return whether metrics by round are equal except for the order in which replies were added."""
     return bool(found.keys() == expected.keys()) and all(
         dict(found[number]) == pytest.approx(dict(expected[number])) for number in expected
     )
