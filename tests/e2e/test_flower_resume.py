@@ -47,7 +47,8 @@ def test_a_killed_server_app_is_resumed_and_ends_with_the_same_model(
     words = ["flower", "run", str(APP), "--name", "killed", "--run-config", f"num-server-rounds={ROUNDS}"]
     with command(tmp_path, *words, environment=environment) as first:
         first.wait_for("round 5: ")
-        first.kill()
+        first.interrupt(signal.SIGKILL)
+        first.wait()
     run = testbed.operator.run("killed")
     assert run.state is RunState.RUNNING
     before = run.round

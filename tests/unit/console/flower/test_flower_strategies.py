@@ -280,6 +280,13 @@ def test_a_message_without_a_time_to_live_is_refused() -> None:
         grid.push_messages([message])
 
 
+def test_a_group_that_no_announcement_carries_is_refused() -> None:
+    grid = grid_of(FlowerFleet(1, adding))
+    message = Message(RecordDict({"arrays": model()}), node_id("thing-0"), "train", group_id="g" * 129)
+    with pytest.raises(ValueError, match="its group_id has 129 characters"):
+        grid.push_messages([message])
+
+
 def test_numbers_of_numpy_in_a_record_are_sent_and_too_large_ones_are_refused_by_name() -> None:
     parts = to_parts(RecordDict({"metrics": MetricRecord({"loss": np.float64(0.5), "list": [1, 2]})}))
     assert parts[0].record.values == {"loss": 0.5, "list": [1, 2]}
