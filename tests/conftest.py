@@ -48,6 +48,30 @@ def pytest_collection_finish() -> None:
     gc.enable()
 
 
+# If a file of minutes begins last, the other process waits for it. So the longest files begin first, then the
+# folders whose tests start processes; the quick tests fill the rest.
+LONG_FILES = (
+    "test_demo_command",
+    "test_permissions",
+    "test_flower_apps",
+    "test_options_of_a_device",
+    "test_chaos",
+    "test_bad_input",
+    "test_faults",
+)
+FOLDERS = ("e2e", "integration", "contracts", "emulator")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: _place(item.path))
+
+
+def _place(path: Path) -> tuple[int, int]:
+    folder = path.relative_to(PROJECT / "tests").parts[0] if path.is_relative_to(PROJECT / "tests") else ""
+    long = LONG_FILES.index(path.stem) if path.stem in LONG_FILES else len(LONG_FILES)
+    return FOLDERS.index(folder) if folder in FOLDERS else len(FOLDERS), long
+
+
 @pytest.fixture(scope="session")
 def embedded_cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedCloud]:
     """AWS on 127.0.0.1, started for the first test that asks for it."""

@@ -13,7 +13,7 @@ _SETTLING_SECONDS = 0.5  # a deployment changes many values: read them once, whe
 _FIRST_DELAY = 2.0  # seconds at most, between attempts to read
 _LARGEST_DELAY = 60.0
 # Between reads of the device's own options: a subscription to a component that is not there yet is refused.
-OPTIONS_SECONDS = 30.0
+OPTIONS_SECONDS = 10.0
 Parsed = TypeVar("Parsed")
 log = logging.getLogger(__name__)
 

@@ -30,6 +30,7 @@ from fedgrass.federation.settings import RunSettings
 from fedgrass.federation.settings_parser import parse_settings
 from fedgrass.federation.weights.array_sharing import Role
 from fedgrass.local.flower.flower_demo import FlowerDemoTask, is_flower
+from fedgrass.local.flower.server_app_demo import run_server_app, server_app_settings
 from fedgrass.local.local_errors import FedgrassLocalError
 from fedgrass.local.local_fleet import ComponentBuild
 from fedgrass.local.task_loading import DemoTask
@@ -58,6 +59,7 @@ class DemoOptions:
     task_path: Path | None = None
     task_options: Sequence[str] = ()
     task_include: Sequence[str] = ()
+    server_app: bool = False
     run_settings: Sequence[str] = ()
     strategies: Sequence[Path] = ()
     profile: str = "classic"
@@ -121,7 +123,11 @@ def _demo(options: DemoOptions, console: Console, folder: Path) -> int:
     ):
         if options.keep:
             _print_how_to_watch(testbed, console)
-        run, evaluations = _watch_run(testbed, output.name, settings, task, console)
+        if isinstance(task, FlowerDemoTask) and options.server_app:
+            run = run_server_app(testbed, task.project, settings, output, console)
+            evaluations: dict[int, Mapping[str, float]] = {}
+        else:
+            run, evaluations = _watch_run(testbed, output.name, settings, task, console)
         summaries = [history.summarize(record, evaluations) for record in testbed.operator.rounds(run)]
         trained = [number for number in evaluations if number]
         model = testbed.operator.model(run.name, max(trained)) if trained else None
@@ -147,7 +153,14 @@ def _demo(options: DemoOptions, console: Console, folder: Path) -> int:
 def _task(options: DemoOptions, devices: int) -> DemoTask | FlowerDemoTask:
     chosen = parse_key_values("--task-option", options.task_options)
     if is_flower(options.task):
-        return FlowerDemoTask(options.task, options.task_path, devices, chosen)
+        return FlowerDemoTask(
+            options.task, options.task_path, devices, chosen, has_server_app=options.server_app
+        )
+    if options.server_app:
+        message = (
+            f"--server-app is for Flower apps, --task flower: --task-path APP_DIR; --task is {options.task}"
+        )
+        raise SettingsError(message)
     return DemoTask(options.task, options.task_path, devices, chosen, options.task_include)
 
 
@@ -174,6 +187,8 @@ def _settings(options: DemoOptions, task: str, default: Mapping[str, Value] | No
         SettingsError: a setting is invalid, or has a separate option.
     """
     chosen = parse_key_values("--setting", options.run_settings)
+    if isinstance(task, FlowerDemoTask) and options.server_app:
+        return server_app_settings(task.project, task.name, chosen, rounds=options.rounds != _DEFAULT_ROUNDS)
     for name, option in {"task": "--task", "rounds": "--rounds"}.items():
         if name in chosen:
             message = f"--setting {name} is not allowed: use {option} instead"
@@ -278,7 +293,7 @@ def _verdict(
     if run.state is not RunState.SUCCEEDED:
         console.print(styled((f"the run is {run.state}: ", "red"), run.reason), soft_wrap=True)
         return 1
-    accuracy = evaluations[max(evaluations)].get("accuracy")
+    accuracy = evaluations[max(evaluations)].get("accuracy") if evaluations else None
     if accuracy is None:
         return 0
     chosen = (options.devices, options.mqtt_devices, options.rounds, options.task)

@@ -1,13 +1,14 @@
 """Flower's own run of an app in this process: the reference for both ways in which fedgrass runs it.
 
 Flower's simulation engine does everything (nodes, contexts, the in-memory grid, the ServerApp's thread) but
-one thing: where it would hand each message to an actor of Ray, which is not installed, ``_Backend`` calls the
-ClientApp on a copy of the message.
+two things. Where it would hand each message to an actor of Ray, which is not installed, ``_Backend`` calls
+the ClientApp on a copy of the message. And the ServerApp begins once all nodes are registered.
 """
 
 import copy
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,8 +20,11 @@ os.environ["FLWR_TELEMETRY_ENABLED"] = "0"  # before flwr is imported
 from flwr.app import Context, RecordDict
 from flwr.common.config import get_fused_config_from_dir, get_project_config
 from flwr.server.superlink.fleet.vce.backend import Backend
+from flwr.serverapp import Grid
+from flwr.serverapp.server_app import LoadServerAppError
 from flwr.simulation.run_simulation import _run_simulation
 from flwr.supercore.constant import NOOP_FEDERATION_ID
+from flwr.supercore.object_ref import load_app
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 from flwr.supercore.telemetry import EventType
@@ -64,12 +68,28 @@ def run_in_process(
             exit_event=EventType.PYTHON_API_RUN_SIMULATION_LEAVE,
             backend_name="in-process",
             client_app_attr=components["clientapp"],
-            server_app_attr=components["serverapp"],
+            server_app=_after_the_nodes(app, components["serverapp"], nodes),
             server_app_context=context,
             app_dir=str(app),
             run=run,
             is_app=True,
         )
+
+
+def _after_the_nodes(app: Path, reference: str, nodes: int) -> Callable[..., None]:
+    """Return a function that calls a ServerApp once all nodes are there.
+
+    Flower starts the ServerApp's thread before it registers the nodes, so that a strategy may select some of
+    them in its first round.
+    """
+    server_app = load_app(reference, LoadServerAppError, app)
+
+    def call(grid: Grid, context: Context) -> None:
+        while len(list(grid.get_node_ids())) < nodes:
+            time.sleep(0.01)
+        server_app(grid=grid, context=context)
+
+    return call
 
 
 class _Backend(Backend):  # type: ignore[misc]  # flwr is not followed by mypy

@@ -5,13 +5,14 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from botocore.config import Config
 from botocore.exceptions import EndpointConnectionError
 
 from cloud_functions.aws.s3 import S3Bucket
 from fedgrass.federation.errors import UpdateRefused
 from fedgrass.federation.ports import Bucket
 from fedgrass.federation.weights import encode, read_layout
-from fedgrass.local.aws.embedded_cloud import EmbeddedCloud
+from fedgrass.local.aws.embedded_cloud import CLIENT_CONFIG, EmbeddedCloud
 
 KEY = "updates/thing:1_a-b/run-1/1-1.safetensors"
 
@@ -196,9 +197,18 @@ def open_uploads(bucket: Bucket) -> Sequence[object]:
 
 @pytest.mark.parametrize("operation", ["UploadPart", "CompleteMultipartUpload"])
 def test_an_object_that_cannot_be_finished_leaves_no_parts(
-    embedded_cloud: EmbeddedCloud, operation: str
+    embedded_cloud: EmbeddedCloud, operation: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    client, name = embedded_cloud.client("s3"), f"unfinished-{operation.lower()}"
+    # A client of its own without retries, whose pauses would take the test 18 seconds.
+    once = CLIENT_CONFIG.merge(Config(retries={"total_max_attempts": 1}))
+    monkeypatch.setattr("fedgrass.local.aws.embedded_cloud.CLIENT_CONFIG", once)
+    variables = embedded_cloud.environment()
+    credentials = {
+        "AccessKeyId": variables["AWS_ACCESS_KEY_ID"],
+        "SecretAccessKey": variables["AWS_SECRET_ACCESS_KEY"],
+        "Token": "",
+    }
+    client, name = embedded_cloud.client_with("s3", credentials), f"unfinished-{operation.lower()}"
     client.create_bucket(Bucket=name)
     bucket = S3Bucket(client, name)
     writer = bucket.create(KEY)

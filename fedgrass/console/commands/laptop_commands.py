@@ -44,6 +44,12 @@ def add_demo(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
         help="folder of the module of your own task, or of the Flower app",
     )
     demo.add_argument(
+        "--server-app",
+        action="store_true",
+        help="with a Flower app: its ServerApp drives the devices, as with `flower run`; --setting is then a"
+        " value of the app's configuration",
+    )
+    demo.add_argument(
         "--task-include",
         action="append",
         default=[],

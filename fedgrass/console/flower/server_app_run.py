@@ -7,7 +7,6 @@ The run in the cloud outlives this process: after Ctrl-C, a failed connection or
 import argparse
 import json
 import logging
-import shlex
 import signal
 import threading
 import time
@@ -23,7 +22,13 @@ import msgspec
 from rich.console import Console
 
 from fedgrass.console import stack
-from fedgrass.console.flower.flower_project import FlowerProject, overridden, read_project, task_name
+from fedgrass.console.flower import detached_run
+from fedgrass.console.flower.flower_project import (
+    FlowerProject,
+    read_project,
+    run_config_overrides,
+    task_name,
+)
 from fedgrass.console.options import Value, read_text
 from fedgrass.console.runs.fleet_operator import Operator
 from fedgrass.console.runs.operator_actions import parse_pairs
@@ -63,9 +68,12 @@ class DrivenRun(FleetRun, Protocol):
 def run_command(arguments: argparse.Namespace) -> None:
     """Start a run, and run its ServerApp to the end."""
     project = read_project(arguments.app)
-    overrides = _overrides(project, arguments.run_config)
+    overrides = run_config_overrides(project, arguments.run_config)
     settings = _settings(project, arguments, overrides)
     name = checked_name("run", arguments.run_name or f"{_plain(project.name)}-{time.strftime('%m%d-%H%M%S')}")
+    if arguments.detach:
+        detached_run.start(arguments, project, name)
+        return
     _check_flower()
     operator = Operator(stack.client, stack.outputs(arguments.stack))
     if name in operator.runs():
@@ -86,6 +94,9 @@ def run_command(arguments: argparse.Namespace) -> None:
 def resume_command(arguments: argparse.Namespace) -> None:
     """Continue the ServerApp of a run whose process has ended before it."""
     name = checked_name("run", arguments.run_name)
+    if arguments.detach:
+        detached_run.resume(arguments, name)
+        return
     folder = Path("runs") / name
     project = read_project(arguments.app or _noted_place(folder, name))
     _check_flower()
@@ -342,18 +353,6 @@ def _settings(
         **given,
     }
     return {**settings, "training": dict(overrides)} if overrides else settings
-
-
-def _overrides(project: FlowerProject, given: Sequence[str]) -> dict[str, Value]:
-    """Return the overridden values of the app's config: ``--run-config "a=1 b='x y'"``, as in Flower."""
-    try:
-        pairs = [pair for text in given for pair in shlex.split(text)]
-    except ValueError as error:
-        message = f"--run-config {' '.join(given)!r} cannot be read: {error}"
-        raise SettingsError(message) from error
-    config = overridden(project, pairs)
-    names = [pair.partition("=")[0] for pair in pairs]
-    return {name: config[name] for name in names}
 
 
 def _plain(name: str) -> str:

@@ -196,11 +196,13 @@ class FedAdam(_Adaptive, frozen=True):
     """
 
     beta_2: Decay = 0.99
+    first_exponent: Annotated[int, Meta(ge=1, le=2)] = 1  # of the bias correction, in the first round
 
     def _update_variance(self, variance: Floats, square: Floats) -> None:
         variance *= self.beta_2
         variance += (1 - self.beta_2) * square
 
     def _rate(self, turn: int) -> float:
-        correction: float = np.sqrt(1 - self.beta_2**turn) / (1 - self.beta_1**turn)
+        exponent = turn + self.first_exponent - 1
+        correction: float = np.sqrt(1 - self.beta_2**exponent) / (1 - self.beta_1**exponent)
         return self.server_rate * correction

@@ -5,4 +5,5 @@
 - flower_examination: what the second one calls and measures
 - flower_initial_model: ``fedgrass flower initial-model`` and the model of ``fedgrass run start --app``
 - flower_demo: an app in ``fedgrass demo``
+- server_app_demo: its ServerApp there, with ``--server-app``
 """

@@ -31,6 +31,7 @@ class FlowerDemoTask:
         path: folder of the app.
         devices: number of devices, which get a partition each.
         options: options of the task.
+        has_server_app: whether its ServerApp drives the fleet, so that the demo needs no initial model.
 
     Raises:
         SettingsError: the app cannot be used, or has no initial model.
@@ -38,19 +39,30 @@ class FlowerDemoTask:
 
     keeps_order = True  # of the model's arrays: an app may turn them into a list
 
-    def __init__(self, choice: str, path: Path | None, devices: int, options: Mapping[str, Value]) -> None:
+    def __init__(
+        self,
+        choice: str,
+        path: Path | None,
+        devices: int,
+        options: Mapping[str, Value],
+        *,
+        has_server_app: bool = False,
+    ) -> None:
         if path is None:
             message = f"--task is {choice}, a Flower app: give its folder by --task-path"
             raise SettingsError(message)
         check_flwr()
-        self._project = read_project(path)
-        self.name = task_name(self._project, choice.removeprefix(TASK_PREFIX))
+        self.project = read_project(path)
+        self.name = task_name(self.project, choice.removeprefix(TASK_PREFIX))
         self._devices = devices
         self._options = options
+        self._model: Arrays = {}
+        self.training: Mapping[str, Value] = {}
+        if has_server_app:
+            return
         node = {_PARTITION: 0, _PARTITIONS: devices}
         found = initial_model_of(path, options={**node, **options})
-        self._model: Arrays = read_arrays(found.model)
-        self.training: Mapping[str, Value] = found.settings
+        self._model, self.training = read_arrays(found.model), found.settings
 
     def configuration(self, share: int) -> dict[str, object]:
         """Return the trainer's tasks for the device with partition ``share``: only this task."""
@@ -64,7 +76,7 @@ class FlowerDemoTask:
         The demo's devices run this interpreter, so requirements are not installed again.
         """
         folder.mkdir(parents=True, exist_ok=True)
-        build_task(flower_code(self._project, self.name, folder), _VERSION, folder)
+        build_task(flower_code(self.project, self.name, folder), _VERSION, folder)
         return component_name(self.name)
 
     def shared_data_warning(self) -> str:

@@ -75,11 +75,8 @@ def test_the_configuration_has_the_round_under_all_names_in_use(tmp_path: Path) 
             return FitRes(OK, ins.parameters, 1, {**ins.config})"""
     task = task_of(tmp_path, CLIENT_APP.format(fit=fit))
     task.begin_round(RoundPlace("run", 4, "edge-1", tmp_path / "state", tmp_path / "after"))
-    assert train(task, {"0": np.zeros(1)}, lr=0.5).metrics == {
-        "lr": 0.5,
-        "server-round": 4,
-        "server_round": 4,
-    }
+    rounds = {"server-round": 4, "server_round": 4, "current_round": 9}
+    assert train(task, {"0": np.zeros(1)}, lr=0.5, current_round=9).metrics == {"lr": 0.5, **rounds}
 
 
 def test_a_model_with_names_is_refused_since_a_list_has_none(tmp_path: Path) -> None:

@@ -1,0 +1,41 @@
+"""The settings of a demo in which a ServerApp drives the fleet."""
+
+from pathlib import Path
+
+import pytest
+
+from fedgrass.console.flower.flower_project import read_project
+from fedgrass.console.options import Value
+from fedgrass.federation.errors import SettingsError
+from fedgrass.local.flower.server_app_demo import server_app_settings
+
+PROJECT = read_project(Path(__file__).parents[2] / "apps" / "numpy_mean")
+TASK = "flower:numpy_mean"
+
+
+def test_the_run_waits_for_the_messages_of_its_server_app() -> None:
+    settings = server_app_settings(PROJECT, TASK, {})
+    assert (settings.task, settings.mode, settings.training) == (TASK, "server_app", {})
+    assert settings.deadline_seconds == 300
+
+
+def test_a_setting_is_one_of_the_run_or_a_value_of_the_apps_configuration() -> None:
+    chosen: dict[str, Value] = {"deadline_seconds": 20, "num-server-rounds": 2, "learning-rate": 0.5}
+    settings = server_app_settings(PROJECT, TASK, chosen)
+    assert settings.deadline_seconds == 20
+    assert settings.training == {"num-server-rounds": 2, "learning-rate": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("num-server-round", "num-server-rounds"), ("aggregation", "neither"), ("momentun", "momentum")],
+)
+def test_a_setting_that_is_neither_is_refused_by_name(name: str, words: str) -> None:
+    with pytest.raises(SettingsError, match=words) as raised:
+        server_app_settings(PROJECT, TASK, {name: 3})
+    assert f"--setting {name} " in str(raised.value)
+
+
+def test_the_number_of_rounds_is_up_to_the_server_app() -> None:
+    with pytest.raises(SettingsError, match="--setting num-server-rounds=3"):
+        server_app_settings(PROJECT, TASK, {}, rounds=True)
