@@ -6,6 +6,7 @@ The app runs in both ways: as a task in fedgrass's own rounds, and with its Serv
 """
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -119,7 +120,7 @@ class FleetEngine:
             command += ["--run-config", f"{name}={json.dumps(value)}"]
         return psutil.Popen(
             command,
-            env=self.testbed.cloud.environment(),
+            env={**os.environ, **self.testbed.cloud.environment()},
             cwd=self.testbed.folder,
             stdin=subprocess.DEVNULL,
             stdout=output,

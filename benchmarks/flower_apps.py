@@ -73,7 +73,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="4 devices and 1 MB only, with fewer rounds")
     quick = parser.parse_args().quick
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: ends what has been started
-    rounds = {FLOWER: 3, SERVER_APP: 6, NATIVE: 11} if quick else {FLOWER: 7, SERVER_APP: 16, NATIVE: 31}
+    rounds = {FLOWER: 3, SERVER_APP: 6, NATIVE: 11} if quick else {FLOWER: 6, SERVER_APP: 16, NATIVE: 16}
     found: dict[str, Any] = {"devices": {}}
     for devices in _QUICKLY if quick else _MEASURED:
         for megabytes in _SIZES[:1] if quick else _SIZES:

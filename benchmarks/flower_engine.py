@@ -1,6 +1,6 @@
 """Flower's deployment engine on this machine: a SuperLink and SuperNodes, with their default isolation.
 
-Processes are started as Flower's documentation says, on free ports of 127.0.0.1 without TLS, with Flower's
+Processes are started as in Flower's documentation, on free ports of 127.0.0.1 without TLS, with Flower's
 folder in a temporary one, and without telemetry, search for updates and installation of dependencies: nothing
 leaves this machine.
 """
@@ -183,7 +183,7 @@ def _environment(home: Path, port: int) -> dict[str, str]:
 
 def _start(command: Sequence[str], environment: Mapping[str, str], log: Path) -> psutil.Popen:
     with log.open("wb") as output:
-        # A session of its own: Ctrl-C ends the benchmark, which ends the processes in their order.
+        # In a separate session: Ctrl-C ends the benchmark, which then ends them.
         return psutil.Popen(
             command,
             env=environment,

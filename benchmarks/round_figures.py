@@ -78,7 +78,7 @@ def figures_of_rounds(
         ValueError: there is no round.
     """
     if len(stamps) < 2:  # noqa: PLR2004 - the ends of one round
-        message = f"{len(stamps)} times are no round: measure at least one after the first"
+        message = f"{len(stamps)} times do not make a round: measure at least one after the first"
         raise ValueError(message)
     seconds = [later - earlier for earlier, later in itertools.pairwise(stamps)]
     return Figures(seconds, cpu, device_megabytes, server_megabytes)

@@ -53,6 +53,7 @@ def pytest_collection_finish() -> None:
 LONG_FILES = (
     "test_demo_command",
     "test_permissions",
+    "test_flower_apps",
     "test_options_of_a_device",
     "test_chaos",
     "test_bad_input",

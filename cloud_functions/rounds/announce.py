@@ -73,7 +73,7 @@ def announce(
 def announce_again(services: Services, run: Run, open_round: Round, again: Sequence[Participant]) -> bool:
     """Publish the announcement of a round to some of its devices again; return whether that was possible.
 
-    If the list of a ServerApp's messages is lost, that is logged, and the round goes on without them.
+    If the list of a ServerApp's messages is lost, that is logged, and the round continues without them.
     """
     try:
         announce(services, run, open_round, again)

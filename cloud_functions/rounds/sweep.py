@@ -6,11 +6,13 @@ from cloud_functions.recovery import repair
 from cloud_functions.rounds.reminders import wake
 from cloud_functions.server_apps import message_rounds
 from cloud_functions.services import Services
+from cloud_functions.statistics.statistics_files import forget_answers
 from fedgrass.federation.errors import FedgrassError
 from fedgrass.federation.rounds import Round, State, next_event
 from fedgrass.federation.runs import LIVING, End, Open, Run, RunState, next_step, skipped
 
 _ROUNDS_CHECKED = 100  # the last ones of a run that has ended
+_ROUNDS_FORGOTTEN = 200  # in one sweep
 
 
 def sweep(services: Services) -> None:
@@ -70,7 +72,25 @@ def _settle(services: Services, name: str) -> None:
         except FedgrassError as error:
             services.log(f"the run cannot be repaired: {error}", "ERROR")
             return
-    services.rounds.settle(name)
+    if _forget_replies(services, found[0]):
+        services.rounds.settle(name)
+
+
+def _forget_replies(services: Services, run: Run) -> bool:
+    """Remove small replies of single devices from the table once their ServerApp has ended.
+
+    Uploaded ones expire. Those of a FAILED run stay, since its ServerApp may be resumed.
+
+    Returns:
+        Whether that is done; the next sweep continues it otherwise.
+    """
+    if not run.settings.has_server_app or run.state is RunState.FAILED:
+        return True
+    last = min(run.round, run.forgotten + _ROUNDS_FORGOTTEN)
+    for round_ in services.rounds.rounds_from(run.name, run.forgotten + 1, last):
+        forget_answers(services, round_)
+    services.rounds.change_run(run, forgotten=last)
+    return last >= run.round
 
 
 def _left_open(services: Services, run: Run) -> Iterator[str]:

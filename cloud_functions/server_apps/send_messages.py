@@ -1,7 +1,7 @@
 """The action ``send``: open a round for the messages that a ServerApp has put into the bucket.
 
 The list of the messages, and their content, are in the bucket before; the action names the number of the
-round and the SHA-256 of the list. It can be repeated: a number belongs to one list for ever.
+round and the SHA-256 of the list. It can be repeated: a number always belongs to one list.
 """
 
 from collections.abc import Mapping
@@ -97,7 +97,7 @@ def _sent_before(services: Services, run: Run, number: int, sha256: str) -> Run:
     if found.base_sha256 != sha256:
         message = (
             f"round {number} of run {run.name!r} was opened for other messages: another ServerApp drives this"
-            " run; stop one of them, or give yours a run of its own"
+            " run; stop one of them, or start yours as another run"
         )
         raise SettingsError(message)
     if not found.announced and found.state is State.OPEN:

@@ -69,6 +69,7 @@ class Run(Struct, frozen=True, kw_only=True):
     granted_attempts: int = 0  # attempts at ``granted_round`` granted by ``retry``, beyond the settings'
     granted_round: int = 0
     published: int = 0  # the latest round whose end was processed: its model is its task's latest
+    forgotten: int = 0  # of a ServerApp's run that has ended: up to which round small replies were removed
     waiting_since: int = 0  # since then the next round has found no device to ask; 0: not waiting
     look_at: int = 0  # when the reminder of a waiting run is due
     progress: Progress = Progress()

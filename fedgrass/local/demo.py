@@ -124,7 +124,8 @@ def _demo(options: DemoOptions, console: Console, folder: Path) -> int:
         if options.keep:
             _print_how_to_watch(testbed, console)
         if isinstance(task, FlowerDemoTask) and options.server_app:
-            run, evaluations = run_server_app(testbed, task.project, settings, output, console), {}
+            run = run_server_app(testbed, task.project, settings, output, console)
+            evaluations: dict[int, Mapping[str, float]] = {}
         else:
             run, evaluations = _watch_run(testbed, output.name, settings, task, console)
         summaries = [history.summarize(record, evaluations) for record in testbed.operator.rounds(run)]

@@ -248,12 +248,20 @@ def test_a_device_that_tries_another_s_keys_is_refused(exercised: Exercised) -> 
     own, others = "updates/device-1/mine/1-1.safetensors", "updates/device-2/mine/1-1.safetensors"
     s3.put_object(Bucket=bucket, Key=own, Body=b"mine")
     s3.get_object(Bucket=bucket, Key="models/first/0.safetensors")["Body"].read()
+    content = "models/app/content/" + "0" * 64 + ".safetensors"
     attempts: dict[str, Callable[[], object]] = {
         "writes another's update": lambda: s3.put_object(Bucket=bucket, Key=others, Body=b"forged"),
         "writes by a prefix": lambda: s3.put_object(Bucket=bucket, Key="updates/device-12/x", Body=b"forged"),
         "begins another's upload": lambda: s3.create_multipart_upload(Bucket=bucket, Key=others),
         "writes a model": lambda: s3.put_object(
             Bucket=bucket, Key="models/first/1.safetensors", Body=b"forged"
+        ),
+        "writes the content of a message": lambda: s3.put_object(Bucket=bucket, Key=content, Body=b"forged"),
+        "reads who else gets messages": lambda: s3.get_object(
+            Bucket=bucket, Key="rounds/app/1.messages.json"
+        ),
+        "writes a list of messages": lambda: s3.put_object(
+            Bucket=bucket, Key="rounds/app/4.messages.json", Body=b"forged"
         ),
         "writes a manifest": lambda: s3.put_object(
             Bucket=bucket, Key="rounds/first/run.json", Body=b"forged"

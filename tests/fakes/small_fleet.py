@@ -4,7 +4,7 @@ import base64
 import json
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import msgspec
 import numpy as np
@@ -266,7 +266,10 @@ def message_of(said: Alarm | Reminder) -> dict[str, object]:
     return {type(said).__name__.lower(): msgspec.to_builtins(said)}
 
 
-def crash_at_every_call(fleet: SmallFleet, act: Callable[[SmallFleet], object]) -> int:
+Fleet = TypeVar("Fleet", bound=SmallFleet)
+
+
+def crash_at_every_call(fleet: Fleet, act: Callable[[Fleet], object]) -> int:
     """Repeat an action that crashes at its first call of a port, then at its second, until it succeeds.
 
     Returns:

@@ -13,7 +13,17 @@ from tests.guards.cloud_files import PROJECT
 CODE = ("cloud_functions", "components", "fedgrass", "greengrass_emulator")
 MOST_MODULES = 15  # of a folder
 # Files that a user writes.
-EXAMPLES = {"cracks.py", "test_cracks.py", "helpers.py", "statistics.py", "my_module.py", "cautious.py"}
+# The first two: what `fedgrass flower add` generates, and the end of a pattern of Flower's.
+EXAMPLES = {
+    "fedgrass_flower_app.py",
+    "_test.py",
+    "cracks.py",
+    "test_cracks.py",
+    "helpers.py",
+    "statistics.py",
+    "my_module.py",
+    "cautious.py",
+}
 PACKAGES = sorted(
     file.parent for folder in CODE for file in (PROJECT / folder).rglob("__init__.py") if file.read_text()
 )

@@ -17,12 +17,14 @@ from components.trainer.tasks.noise import Noise
 from fedgrass import __version__
 from fedgrass.federation import messages, object_keys, weights
 from fedgrass.federation.messages import Heartbeat
+from fedgrass.federation.rounds import State
 from fedgrass.federation.runs import RunState
 from fedgrass.federation.settings_parser import parse_settings
 from fedgrass.local.testbed import open_testbed
 from tests.e2e.conftest import FLEET, Watched
 from tests.e2e.handmade import HandmadeDevice
 from tests.e2e.processes import wait_until
+from tests.e2e.sent_messages import SentMessages, doubling_task
 from tests.permissions.recorder.sitecustomize import FOLDER
 
 CORES, PLAIN = ("device-1", "device-2"), "plain-1"
@@ -43,6 +45,7 @@ def opened_testbed(folder: Path) -> Iterator[Watched]:
     tasks = {
         "noise": {"megabytes": MEGABYTES},
         "gated": {"module": "tests.e2e.gated_task:Gated", "path": root, "gate": str(gate)},
+        "doubling": doubling_task(root),
         "large": {
             "module": "components.trainer.tasks.noise:Noise", "path": root, "megabytes": LARGE_MEGABYTES
         },
@@ -84,6 +87,7 @@ def do_everything(watched: Watched, folder: Path) -> None:
     _ask_a_sample_of_a_group(watched)
     _go_on_from_another_run(watched)
     _say_hello_in_a_round(watched)
+    _send_messages(watched)
     _wait_for_devices(watched)
     with HandmadeDevice(watched.testbed, "handmade-1", folder / "handmade-1", FLEET) as handmade:
         _let_a_deadline_pass(watched, handmade)
@@ -172,6 +176,20 @@ def _say_hello_in_a_round(watched: Watched) -> None:
     watched.wait_for_line("hello", "device-1", "announced again after its hello")
     gate.touch()
     assert watched.ended("hello").state is RunState.SUCCEEDED
+
+
+def _send_messages(watched: Watched) -> None:
+    """A ServerApp sends messages in two open rounds; one is left open, and its run ends."""
+    run = SentMessages(watched, "app", accept_seconds=5)
+    assert run.devices() == sorted(THINGS)
+    sha256 = run.send(1, ["device-1", PLAIN], 1.0)
+    run.send(2, ["device-2"], *range(1000))  # its reply is uploaded
+    for number in (1, 2):
+        assert run.ended(number).round.state is State.CLOSED
+    watched.testbed.operator.send_messages("app", 1, sha256)
+    run.send(3, ["nobody"], 1.0)
+    run.finish()
+    assert run.round(3).round.state is State.ABANDONED
 
 
 def _wait_for_devices(watched: Watched) -> None:

@@ -5,19 +5,15 @@ adopts a new file once the reply that it belongs to has been uploaded.
 """
 
 import logging
+from io import BytesIO
 from pathlib import Path
 
 from components.runtime.atomic_file import publish_file, unfinished, write_unfinished
 from components.trainer.flower.app_content import Content
 from fedgrass.federation import weights
 from fedgrass.federation.errors import UpdateRefused
-from fedgrass.federation.task_messages.message_content import (
-    RECORDS,
-    carried,
-    content_arrays,
-    decode_records,
-    encode_records,
-)
+from fedgrass.federation.task_messages.content_reader import read_content
+from fedgrass.federation.task_messages.message_content import content_arrays, encode_records
 
 log = logging.getLogger(__name__)
 
@@ -53,14 +49,5 @@ def same_state(one: Content, other: Content) -> bool:
 
 def _decoded(file: bytes) -> Content:
     weights.check_data(file)
-    found = weights.decode(file)
-    if RECORDS not in found:
-        message = f"it has no array {RECORDS!r}"
-        raise UpdateRefused(message)
-    records = decode_records(found[RECORDS].tobytes())
-    entries = carried(records)
-    data = [found[str(number)].tobytes() for number in range(len(entries)) if str(number) in found]
-    if [len(each) for each in data] != [entry.bytes for entry in entries]:
-        message = "its arrays are not those of its records"
-        raise UpdateRefused(message)
+    records, data = read_content(BytesIO(file).read, len(file))
     return Content(records, data)

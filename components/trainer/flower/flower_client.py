@@ -18,13 +18,11 @@ from components.trainer.flower.app_content import GET_PARAMETERS, Content, Legac
 from components.trainer.flower.serialised_arrays import NUMPY
 from components.trainer.tasks.task_modules import TaskFolder
 from fedgrass.federation.messages.message_types import MessageHeader
-from fedgrass.federation.task_messages.message_content import LONGEST_NAME, ArrayEntry, Record, Scalar
+from fedgrass.federation.task_messages.message_content import ArrayEntry, Record, Scalar
 
 OLDEST = "1.40"  # version of flwr
 _OLDEST_PYTHON = (3, 11)  # that flwr runs on
-os.environ["FLWR_TELEMETRY_ENABLED"] = (
-    "0"  # before flwr is imported: without it, flwr reports its use to its makers
-)
+os.environ["FLWR_TELEMETRY_ENABLED"] = "0"  # before flwr is imported: it would report its use otherwise
 
 
 def _version() -> str:
@@ -248,7 +246,6 @@ def content_of(records: Any) -> Content:
     found: list[Record] = []
     data: list[bytes] = []
     for name, record in records.items():
-        _check_names(name, [name, *record])
         if isinstance(record, ArrayRecord):
             entries = tuple(
                 ArrayEntry(
@@ -267,17 +264,6 @@ def content_of(records: Any) -> Content:
             is_metrics = isinstance(record, MetricRecord)
             found.append(Record(name=name, kind="metrics" if is_metrics else "config", values=values))
     return Content(found, data)
-
-
-def _check_names(record: str, names: Sequence[str]) -> None:
-    """Raise WorkFailed for a name that messages do not carry, although Flower's records take it."""
-    for name in names:
-        if not 0 < len(name) <= LONGEST_NAME:
-            message = (
-                f"the app's record {record[:80]!r} has a name of {len(name)} characters; it takes 1 to"
-                f" {LONGEST_NAME}"
-            )
-            raise WorkFailed(message)
 
 
 def _plain(value: Any) -> Any:

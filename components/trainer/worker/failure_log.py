@@ -7,7 +7,6 @@ The reason that the operator gets names the file if it has room for it.
 
 import logging
 import traceback
-from datetime import datetime, timezone
 from pathlib import Path
 
 from components.runtime.atomic_file import write_atomically
@@ -29,8 +28,7 @@ def keep_traceback(work: WorkOrder, error: BaseException) -> Path | None:
     announcement = work.announcement
     folder = Path(work.failures)
     path = folder / f"{announcement.run}-{announcement.round}-{announcement.attempt}.txt"
-    at = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    title = f"{at} {id_of(announcement)}: {announcement.work} {announcement.task}\n\n"
+    title = f"{id_of(announcement)}: {announcement.work} {announcement.task}\n\n"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(path, _bounded((title + _text_of(error)).encode(errors="backslashreplace")))

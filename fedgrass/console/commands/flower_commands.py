@@ -201,8 +201,8 @@ def _add_app(parser: argparse.ArgumentParser) -> None:
         "--run-config",
         action="append",
         default=[],
-        metavar="KEY=VALUE",
-        help="a value of the app's [tool.flwr.app.config] to override, such as num-server-rounds=5",
+        metavar="'KEY=VALUE ...'",
+        help="values of the app's [tool.flwr.app.config] to override, as in `flwr run`",
     )
     parser.add_argument(
         "--seconds",
@@ -219,7 +219,7 @@ def _add_option(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="KEY=VALUE",
         help="an option of the task, as on a device: node-partition-id=0 becomes"
-        " context.node_config['partition-id'] (without any: partition 0 of 1)",
+        " context.node_config['partition-id'] (without a partition: 0 of 1)",
     )
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from components.runtime.component_errors import ConfigurationError
 from components.trainer.tasks.partition import Partition, parse_partition
 from components.trainer.tasks.registry import BUILT_IN
+from components.trainer.tasks.task_release import COMPONENT
 from fedgrass.console.options import value_of
 from fedgrass.federation.conversion import nearest, shown
 from fedgrass.federation.errors import SettingsError
@@ -20,6 +21,9 @@ from fedgrass.sources import ROOT
 
 _MOST_SHARES = 100_000  # of a partition
 _OF_ANY_TASK = frozenset({"module", "path", "enabled"})
+_FLOWER, _NODE = "flower:", "node-"  # names of Flower apps; options that are their context.node_config
+# The arguments of FlowerTask, which a test compares.
+_OF_FLOWER_APPS = ("arrays_key", "config_key", "examples_key", "metrics_key")
 
 
 def typed_value(task: str, option: str, text: str) -> bool | int | float | str:
@@ -82,6 +86,12 @@ def check_option(task: str, name: str, value: object, options: Mapping[str, Any]
     if not isinstance(value, bool | int | float | str):
         message = f"task {task!r} has the option {name} = {shown(value)}; it takes a text or a number"
         raise SettingsError(message)
+    if task.startswith(_FLOWER) and not _is_of_flower_app(name):
+        message = (
+            f"task {task!r} has no option {name!r}: it takes {_NODE}NAME for context.node_config of the app,"
+            f" such as {_NODE}partition-id, and {', '.join(_OF_FLOWER_APPS)}"
+        )
+        raise SettingsError(message)
     if not is_checked(task, options) or name in _OF_ANY_TASK:
         return
     own, is_partitioned = _signature(task)
@@ -99,6 +109,11 @@ def check_option(task: str, name: str, value: object, options: Mapping[str, Any]
 def is_checked(task: str, options: Mapping[str, Any]) -> bool:
     """Return whether the names of a task's options are known here."""
     return task in BUILT_IN and "module" not in options
+
+
+def _is_of_flower_app(name: str) -> bool:
+    is_node = name.startswith(_NODE) and name != _NODE
+    return is_node or name in {*_OF_FLOWER_APPS, *_OF_ANY_TASK, COMPONENT}
 
 
 def _check_partition(task: str, options: Mapping[str, Any]) -> None:

@@ -21,6 +21,7 @@ Nested tables of the configuration become dotted keys, as in Flower.
 """
 
 import re
+import shlex
 import tomllib
 from collections.abc import Iterable, Mapping
 from importlib import metadata
@@ -120,24 +121,38 @@ def check_flwr() -> str:
     return version
 
 
-def overridden(project: FlowerProject, pairs: Iterable[str], flag: str = "--run-config") -> dict[str, Value]:
-    """Return the configuration of a run: that of the app, with the values of ``KEY=VALUE`` pairs.
+def run_config_overrides(
+    project: FlowerProject, given: Iterable[str], flag: str = "--run-config"
+) -> dict[str, Value]:
+    """Return the values that override an app's configuration.
+
+    Args:
+        project: the app.
+        given: texts such as ``a=1`` or ``a=1 b='x y'``, as ``flwr run`` takes them.
+        flag: the option that they come from, for errors.
 
     Raises:
-        SettingsError: a pair is spelled otherwise, or the app's configuration has no such key, as Flower
+        SettingsError: a text is spelled otherwise, or the app's configuration has no such key, as Flower
             requires it.
     """
-    config = dict(project.config)
-    for pair in pairs:
-        key, equals, text = pair.partition("=")
-        if not equals or not key:
-            message = f"{flag} is {pair!r}; it takes KEY=VALUE, such as {flag} num-server-rounds=5"
-            raise SettingsError(message)
-        if key not in project.config:
-            message = f"{flag} names {key!r}, which is not in [tool.flwr.app.config]: {nearest(key, config)}"
-            raise SettingsError(message)
-        config[key] = value_of(text.strip("\"'"))
-    return config
+    found: dict[str, Value] = {}
+    for text in given:
+        try:
+            pairs = shlex.split(text)
+        except ValueError as error:
+            message = f"{flag} {text!r} cannot be read: {error}"
+            raise SettingsError(message) from error
+        for pair in pairs:
+            key, equals, value = pair.partition("=")
+            if not equals or not key:
+                message = f"{flag} is {pair!r}; it takes KEY=VALUE, such as {flag} num-server-rounds=5"
+                raise SettingsError(message)
+            if key not in project.config:
+                known = nearest(key, project.config)
+                message = f"{flag} names {key!r}, which is not in [tool.flwr.app.config]: {known}"
+                raise SettingsError(message)
+            found[key] = value_of(value)
+    return found
 
 
 class _Reader:

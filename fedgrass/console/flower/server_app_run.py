@@ -7,7 +7,7 @@ The run in the cloud outlives this process: after Ctrl-C, a failed connection or
 import argparse
 import json
 import logging
-import shlex
+import signal
 import threading
 import time
 import traceback
@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from types import FrameType
 from typing import Any, Protocol
 
 import msgspec
@@ -22,7 +23,12 @@ from rich.console import Console
 
 from fedgrass.console import stack
 from fedgrass.console.flower import detached_run
-from fedgrass.console.flower.flower_project import FlowerProject, overridden, read_project, task_name
+from fedgrass.console.flower.flower_project import (
+    FlowerProject,
+    read_project,
+    run_config_overrides,
+    task_name,
+)
 from fedgrass.console.options import Value, read_text
 from fedgrass.console.runs.fleet_operator import Operator
 from fedgrass.console.runs.operator_actions import parse_pairs
@@ -62,7 +68,7 @@ class DrivenRun(FleetRun, Protocol):
 def run_command(arguments: argparse.Namespace) -> None:
     """Start a run, and run its ServerApp to the end."""
     project = read_project(arguments.app)
-    overrides = _overrides(project, arguments.run_config)
+    overrides = run_config_overrides(project, arguments.run_config)
     settings = _settings(project, arguments, overrides)
     name = checked_name("run", arguments.run_name or f"{_plain(project.name)}-{time.strftime('%m%d-%H%M%S')}")
     if arguments.detach:
@@ -95,22 +101,17 @@ def resume_command(arguments: argparse.Namespace) -> None:
     project = read_project(arguments.app or _noted_place(folder, name))
     _check_flower()
     operator = Operator(stack.client, stack.outputs(arguments.stack))
-    run = _resumable(operator, operator.run(name), project)
+    run = _resumable(operator, operator.run(name))
     _note_place(folder, project)
     say(f"run {name}: {run.settings.task} of {project.folder} is resumed")
     drive(operator, run, project, {**project.config, **run.settings.training}, folder, resume=True)
 
 
-def _resumable(operator: Operator, run: Run, project: FlowerProject) -> Run:
+def _resumable(operator: Operator, run: Run) -> Run:
     """Return a run that is RUNNING again. Raises SettingsError if it cannot be resumed."""
     if not run.settings.has_server_app:
         message = (
             f"run {run.name!r} has no ServerApp: `fedgrass run resume {run.name}` continues a paused run"
-        )
-        raise SettingsError(message)
-    if run.settings.task != task_name(project, run.settings.task):
-        message = (
-            f"run {run.name!r} is of the task {run.settings.task!r}, and {project.folder} is another app"
         )
         raise SettingsError(message)
     if run.state is RunState.FAILED:
@@ -170,7 +171,7 @@ def drive(  # noqa: PLR0913 - what is run, where and how
         flower_api.identify(run.name)
         grid = fleet_grid.FleetGrid(exchange, run.name)
         try:
-            with checkpoints.installed():
+            with checkpoints.installed(), _closing_at_signals(exchange.close):
                 _call(project, grid, flower_api.server_context(run.name, config))
         except BaseException as error:
             exchange.close()
@@ -184,6 +185,34 @@ def drive(  # noqa: PLR0913 - what is run, where and how
         operator.finish(run.name)
         ended = operator.run(run.name)
         view.say(f"run {run.name}: {ended.state}, {ended.round} rounds of messages", "green")
+
+
+@contextmanager
+def _closing_at_signals(close: Callable[[], None]) -> Iterator[None]:
+    """Call ``close`` as soon as a signal interrupts this process, before its handler.
+
+    An app of Flower's former API has a thread per message, which Python waits for before the interruption
+    reaches the end of the app: the threads have to end by themselves.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        close()
+        handler = before[signal.Signals(number)]
+        if callable(handler):
+            handler(number, frame)
+
+    handled = [number for number, handler in before.items() if callable(handler)]
+    for number in handled:
+        signal.signal(number, interrupt)
+    try:
+        yield
+    finally:
+        for number in handled:
+            signal.signal(number, before[number])
 
 
 def _call(project: FlowerProject, grid: Any, context: Any) -> None:
@@ -324,18 +353,6 @@ def _settings(
         **given,
     }
     return {**settings, "training": dict(overrides)} if overrides else settings
-
-
-def _overrides(project: FlowerProject, given: Sequence[str]) -> dict[str, Value]:
-    """Return the overridden values of the app's config: ``--run-config "a=1 b='x y'"``, as in Flower."""
-    try:
-        pairs = [pair for text in given for pair in shlex.split(text)]
-    except ValueError as error:
-        message = f"--run-config {' '.join(given)!r} cannot be read: {error}"
-        raise SettingsError(message) from error
-    config = overridden(project, pairs)
-    names = [pair.partition("=")[0] for pair in pairs]
-    return {name: config[name] for name in names}
 
 
 def _plain(name: str) -> str:

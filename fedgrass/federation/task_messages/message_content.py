@@ -25,8 +25,8 @@ from fedgrass.federation.weights import Encoded
 RECORDS = "records"  # the array of a file that holds the records
 LARGEST_RECORDS = 8 * 1024**2  # bytes of the records without the arrays' data
 MOST_ARRAYS = 20_000  # of a content
-LONGEST_NAME = 1024  # of a record, an array or a value
-Name = Annotated[str, Meta(min_length=1, max_length=LONGEST_NAME)]
+_LONGEST_NAME = 1024  # of a record, an array or a value
+Name = Annotated[str, Meta(min_length=1, max_length=_LONGEST_NAME)]
 Shape = Annotated[tuple[Count, ...], Meta(max_length=64)]
 Scalar = bool | int | float | str | bytes
 Value = Scalar | list[bool] | list[int] | list[float] | list[str] | list[bytes]

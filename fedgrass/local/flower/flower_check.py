@@ -23,8 +23,8 @@ from fedgrass.console.flower.flower_component import (
 from fedgrass.console.flower.flower_project import (
     FlowerProject,
     check_flwr,
-    overridden,
     read_project,
+    run_config_overrides,
     task_name,
 )
 from fedgrass.console.interruption import is_interruption
@@ -36,10 +36,10 @@ from fedgrass.federation.errors import FedgrassError, SettingsError
 from fedgrass.local.flower.flower_examination import FlowerExamination
 from fedgrass.local.flower.flower_initial_model import (
     ARRAYS_KEY,
-    NODE_OPTIONS,
     ServerOptions,
     record,
     recorded_settings,
+    with_node_options,
 )
 from fedgrass.local.task_loading import explain, load
 from fedgrass.local.task_process import run_in_child, time_limit
@@ -92,20 +92,19 @@ def check_app(arguments: argparse.Namespace, project: FlowerProject, code: TaskC
         SettingsError: an option cannot be used.
     """
     given = parse_key_values("--option", arguments.option)
-    has_node_options = any(name.startswith("node-") for name in given)
-    config = overridden(project, arguments.run_config)
+    overrides = run_config_overrides(project, arguments.run_config)
     results = folder / "results"
     results.mkdir()
     check = AppCheck(
         folder=str(staged(code, folder)),
         shown=str(project.folder.absolute()),
         results=str(results),
-        config=config,
+        config={**project.config, **overrides},
         training={
-            **{key: value for key, value in config.items() if value != project.config[key]},
+            **overrides,
             **parse_key_values("--setting", arguments.setting),
         },
-        options={**({} if has_node_options else NODE_OPTIONS), **given},
+        options=with_node_options(given),
         seconds=arguments.seconds,
         only_import=getattr(arguments, "check", "full") == "import",
     )

@@ -16,7 +16,12 @@ from msgspec import Struct
 
 from components.runtime.component_errors import ComponentError
 from fedgrass.console.flower.flower_component import CLASS_LOCATION, flower_code
-from fedgrass.console.flower.flower_project import check_flwr, overridden, read_project, task_name
+from fedgrass.console.flower.flower_project import (
+    check_flwr,
+    read_project,
+    run_config_overrides,
+    task_name,
+)
 from fedgrass.console.interruption import is_interruption
 from fedgrass.console.options import Value, parse_key_values
 from fedgrass.console.terminal import say
@@ -93,7 +98,7 @@ def initial_model_of(
 
     Args:
         folder: of the app.
-        run_config: ``KEY=VALUE`` pairs that override the app's configuration.
+        run_config: what overrides the app's configuration; see ``run_config_overrides``.
         seconds: time limit of the ServerApp.
         options: of the task, with which the ClientApp is asked on this machine if the ServerApp passes no
             model; None: it is not asked.
@@ -105,7 +110,7 @@ def initial_model_of(
     """
     project = read_project(folder)
     check_flwr()
-    config = overridden(project, run_config)
+    config = {**project.config, **run_config_overrides(project, run_config)}
     with tempfile.TemporaryDirectory(prefix="fedgrass-flower-") as name:
         target = Path(name) / "model.safetensors"
         server = ServerOptions(
@@ -122,7 +127,7 @@ def initial_model_of(
                 folder=str(release),
                 shown=server.folder,
                 target=str(target),
-                options={**NODE_OPTIONS, **options},
+                options=with_node_options(options),
                 seconds=seconds,
             )
             code = run_in_child("fedgrass.local.flower.flower_initial_model:ask_in_child", client, say)
@@ -135,6 +140,11 @@ def initial_model_of(
             message = f"there is no initial model, because {reason.read_text(encoding='utf-8')}; {WAYS_OUT}"
             raise NoInitialModel(message)
         raise SettingsError(reason.read_text(encoding="utf-8"))
+
+
+def with_node_options(options: Mapping[str, Value]) -> dict[str, Value]:
+    """Return options of a task with the partition 0 of 1, unless they name a partition."""
+    return {**({} if NODE_OPTIONS.keys() & options.keys() else NODE_OPTIONS), **options}
 
 
 def servers_model(folder: Path) -> ServersModel | None:

@@ -1,5 +1,6 @@
 """``fedgrass flower add`` and ``check``: an app is tried, published, installed as on a device, and works."""
 
+import hashlib
 import subprocess
 import sys
 from pathlib import Path
@@ -7,15 +8,22 @@ from typing import Any
 
 import numpy as np
 import pytest
+from botocore.stub import ANY
 
 pytest.importorskip("flwr", reason="Flower is not installed: pip install -e '.[flower]' -c constraints.txt")
 from components.trainer.tasks.registry import load_task
 from components.trainer.tasks.task_release import installed_release
+from fedgrass.console import stack
+from fedgrass.console.deploy import component_publishing
 from fedgrass.console.flower.flower_project import check_flwr
+from fedgrass.console.main import parse
 from fedgrass.console.tasks.frozen_requirements import trainer_pins
 from fedgrass.federation.encodings.array_types import read_arrays
+from fedgrass.local.aws.embedded_cloud import EmbeddedCloud
 from tests.fakes.flower_apps import CLIENT, PROJECT, SERVER, write_app
+from tests.fakes.stubbed_aws import ACCOUNT, REGION, StubbedAws
 from tests.fakes.wheels import write_wheel
+from tests.integration.console.test_component_publishing import created, described, stored
 
 pytestmark = pytest.mark.slow
 COMPONENT = "com.fedgrass.task.flower.mean-of-numbers"
@@ -81,6 +89,41 @@ def test_an_app_becomes_a_component_that_installs_itself_and_trains(
     )
     assert fit.examples == 12
     np.testing.assert_array_equal(fit.weights["b"], np.full(3, 1.5, np.float32))
+
+
+def test_an_app_is_published_to_the_account_with_how_to_deploy_it(
+    tmp_path: Path,
+    index: Path,
+    embedded_cloud: EmbeddedCloud,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    assert index.is_dir()
+    write_app(tmp_path / "app")
+    aws, bucket = StubbedAws(), "apps-" + hashlib.sha256(str(tmp_path).encode()).hexdigest()[:12]
+    embedded_cloud.client("s3").create_bucket(Bucket=bucket)
+    monkeypatch.setattr(
+        stack, "client", lambda name: embedded_cloud.client(name) if name == "s3" else aws.client(name)
+    )
+    monkeypatch.setattr(stack, "outputs", lambda _: {"Fleet": "plant", "BucketName": bucket})
+    monkeypatch.setattr(component_publishing, "LOOK_SECONDS", 0.0)
+    arn = f"arn:aws:greengrass:{REGION}:{ACCOUNT}:components:{COMPONENT}"
+    made = {**created("REQUESTED"), "arn": f"{arn}:versions:1.2.0", "componentName": COMPONENT}
+    aws.expect_account()
+    for _ in range(2):
+        aws.expect("greengrassv2", "list_component_versions", {"componentVersions": []}, arn=arn)
+    aws.expect("greengrassv2", "create_component_version", made, inlineRecipe=ANY)
+    aws.expect("greengrassv2", "describe_component", described("DEPLOYABLE"), arn=f"{arn}:versions:1.2.0")
+    arguments = parse(["flower", "add", str(tmp_path / "app"), "--python", "3.12", "--check", "import"])
+    arguments.run(arguments)
+    aws.all_came()
+    shown = capfd.readouterr().out
+    assert "fedgrass deploy devices --group GROUP --task flower:mean-of-numbers=1.2.0" in shown
+    assert "rows such as press-1,flower:mean-of-numbers.node-partition-id,0" in shown
+    (key,) = stored(embedded_cloud, bucket)
+    assert f"{COMPONENT}/1.2.0/" in key
+    embedded_cloud.client("s3").delete_object(Bucket=bucket, Key=key)
+    embedded_cloud.client("s3").delete_bucket(Bucket=bucket)
 
 
 def test_check_reports_what_a_device_needs_and_initial_model_writes_the_file(tmp_path: Path) -> None:

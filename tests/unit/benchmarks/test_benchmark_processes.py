@@ -1,4 +1,4 @@
-"""The processes of a benchmark: what they use, and that none of them is left."""
+"""The processes of a benchmark: their use of the machine, and their end."""
 
 import subprocess
 import sys

@@ -19,7 +19,7 @@ def test_a_round_is_the_time_between_two_stamps() -> None:
 
 
 def test_a_single_stamp_is_no_round() -> None:
-    with pytest.raises(ValueError, match="1 times are no round"):
+    with pytest.raises(ValueError, match="1 times do not make a round"):
         figures(10.0)
 
 

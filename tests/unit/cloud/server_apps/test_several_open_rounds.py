@@ -1,10 +1,12 @@
 """Several rounds of one run that are open at once: a ServerApp does not wait for one to send another."""
 
+import dataclasses
 from collections import Counter
 
 import pytest
 
 from cloud_functions.rounds import driver, hellos, sweep
+from fedgrass.federation import messages
 from fedgrass.federation.errors import NotYet
 from fedgrass.federation.rounds import Participation, State
 from fedgrass.federation.runs import RunState
@@ -212,6 +214,39 @@ def test_the_sweep_settles_a_run_that_has_ended_once() -> None:
     assert fleet.rounds.unsettled() == []
 
 
+@pytest.mark.parametrize(
+    ("action", "fields", "kept"),
+    [("finish", {}, False), ("cancel", {}, False), ("finish", {"failed": "ValueError"}, True)],
+)
+def test_small_replies_leave_the_table_once_their_server_app_has_ended_for_good(
+    action: str, fields: dict[str, str], *, kept: bool
+) -> None:
+    fleet = with_open("thing-0", "thing-1")
+    fleet.answers("thing-0", number=1)
+    sweep.sweep(fleet.cloud)
+    assert fleet.part("thing-0", fleet.sent(1)).answer
+    fleet.request(action, **fields)
+    sweep.sweep(fleet.cloud)
+    assert bool(fleet.part("thing-0", fleet.sent(1)).answer) == kept
+    assert fleet.part("thing-0", fleet.sent(1)).state is Participation.REPLIED
+    assert fleet.rounds.unsettled() == []
+
+
+def test_the_replies_of_a_long_run_are_removed_in_several_sweeps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sweep, "_ROUNDS_FORGOTTEN", 2)
+    fleet = started(devices=1)
+    for _ in range(5):
+        fleet.push()
+        fleet.all_answer()
+    fleet.request("finish")
+    for forgotten in (2, 4, 5):
+        assert fleet.rounds.unsettled() == [RUN]
+        sweep.sweep(fleet.cloud)
+        kept = [number for number in range(1, 6) if fleet.part("thing-0", fleet.sent(number)).answer]
+        assert kept == list(range(forgotten + 1, 6))
+    assert fleet.rounds.unsettled() == []
+
+
 def test_an_ended_run_whose_worker_crashed_before_it_gave_the_rounds_up_is_woken() -> None:
     fleet = with_open("thing-0", "thing-1")
     fleet.counter.plan_crash(name="move")
@@ -254,3 +289,49 @@ def test_the_row_of_a_round_that_is_lost_is_named_and_does_not_stop_the_others()
     assert fleet.sent(2).state is State.ABANDONED
     assert "the row of round 1 is lost; `fedgrass repair run-1` rebuilds it" in fleet.log
     assert fleet.run().published == 0
+
+
+def test_the_mark_of_ended_rounds_stops_before_a_row_that_is_lost() -> None:
+    fleet = with_open("thing-0", "thing-1", "thing-2")
+    for number in (2, 3):
+        fleet.answers(f"thing-{number - 1}", number=number)
+    fleet.rounds.lose_round(fleet.sent(2))
+    fleet.answers("thing-0", number=1)
+    assert fleet.run().published == 1
+
+
+def test_the_sweep_announces_a_round_whose_worker_crashed_after_it_was_opened() -> None:
+    fleet = started(devices=1)
+    fleet.counter.plan_crash(name="participants")
+    with pytest.raises(Crash):
+        fleet.push()
+    assert (states(fleet), fleet.announced("thing-0")) == ([State.OPEN], [])
+    fleet.alarms.reminders.clear()
+    sweep.sweep(fleet.cloud)
+    fleet.remind()
+    assert [work.round for work in fleet.announced("thing-0")] == [1]
+
+
+def test_a_worker_that_may_not_write_drafts_leaves_the_closing_to_an_averager() -> None:
+    fleet = with_open("thing-0", "thing-1")
+    initiator = dataclasses.replace(fleet.cloud, can_average=False)
+    first = fleet.sent(1)
+    reply = messages.decode(fleet.answer_of("thing-0", number=1), messages.Completion)
+    fleet.rounds.count_reply(first, fleet.part("thing-0", first), reply, fleet.now)
+    driver.advance(initiator, RUN)
+    assert states(fleet) == [State.OPEN, State.OPEN]
+    fleet.remind()
+    assert (states(fleet), fleet.run().published) == ([State.CLOSED, State.OPEN], 1)
+
+
+def test_such_a_worker_leaves_the_publication_of_a_closed_round_to_an_averager_too() -> None:
+    fleet = with_open("thing-0", "thing-1")
+    fleet.counter.plan_crash(name="copy_once")
+    with pytest.raises(Crash):
+        fleet.answers("thing-0", number=1)
+    assert (states(fleet), fleet.run().published) == ([State.CLOSED, State.OPEN], 0)
+    driver.advance(dataclasses.replace(fleet.cloud, can_average=False), RUN)
+    assert fleet.run().published == 0
+    fleet.remind()
+    assert fleet.run().published == 1
+    assert "rounds/run-1/1.json" in fleet.bucket.objects

@@ -1,5 +1,6 @@
 """Configurations are checked before deployment, and a failed deployment is not reported as done."""
 
+import inspect
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ from components.runtime.component_errors import ConfigurationError
 from components.trainer.trainer_configuration import parse_configuration as read_trainer
 from fedgrass.console.deploy.component_configuration import check_configuration, document_parts, nulls
 from fedgrass.console.deploy.device_deployment import Wanted, merge, revision
+from fedgrass.console.deploy.task_options import check_task_options
 from fedgrass.federation.errors import SettingsError
 from tests.fakes.stubbed_aws import StubbedAws
 from tests.unit.console.deploy.test_device_deployment import (
@@ -354,3 +356,25 @@ def test_the_advice_fits_the_nucleus_of_the_group(
 def test_the_trainer_s_error_stays_its_own() -> None:
     with pytest.raises(ConfigurationError):
         read_trainer({"tasks": {"digits": {"enabled": "no"}}})
+
+
+def test_options_of_a_flower_app_are_those_of_its_task_and_of_its_node() -> None:
+    pytest.importorskip("flwr")
+    from components.trainer.flower.flower_task import FlowerTask  # noqa: PLC0415 - imports flwr
+
+    kinds = inspect.signature(FlowerTask).parameters.values()
+    own = [one.name for one in kinds if one.kind is not inspect.Parameter.VAR_KEYWORD]
+    options = {
+        **dict.fromkeys(own, "x"),
+        "node-partition-id": 3,
+        "component": "com.fedgrass.task.flower.mean",
+    }
+    check_task_options("flower:mean", options)
+
+
+@pytest.mark.parametrize("name", ["partition-id", "node-", "array_key", "folder"])
+def test_an_option_that_a_flower_app_cannot_have_is_refused_before_it_is_deployed(name: str) -> None:
+    with pytest.raises(
+        SettingsError, match=r"has no option .* node-NAME .* such as node-partition-id, and arrays_key"
+    ):
+        check_task_options("flower:mean", {name: 3})

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedgrass.console.device_options.options_table import Row, read_table
+from fedgrass.console.device_options.options_table import Row, WrongRows, read_table
 from fedgrass.federation.errors import SettingsError
 
 NAMES = st.from_regex(r"[a-zA-Z0-9:_-]{1,20}", fullmatch=True)
@@ -57,3 +57,14 @@ def test_what_a_spreadsheet_writes_is_read_back(
         writer.writerow([thing, f"{task}.{option}", value])
     found = rows_in(text.getvalue().encode())
     assert {(row.thing, row.task, row.option): row.text or "" for row in found} == written
+
+
+def test_options_of_flower_apps_have_hyphens_and_a_colon() -> None:
+    (row,) = rows_in(b"thing,option,value\npress-1,flower:mean-of.node-partition-id,3\n")
+    assert (row.task, row.option, row.text) == ("flower:mean-of", "node-partition-id", "3")
+
+
+@pytest.mark.parametrize("option", ["flower:.node-x", "other:mean.x", "flower:a:b.x", "flower:mean.-x"])
+def test_what_is_no_option_of_a_flower_app_is_refused(option: str) -> None:
+    with pytest.raises(WrongRows):
+        rows_in(f"thing,option,value\npress-1,{option},3\n".encode())

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from fedgrass.console.flower.flower_project import (
     FlowerProject,
     check_flwr,
-    overridden,
     read_project,
+    run_config_overrides,
     task_name,
 )
 from fedgrass.federation.errors import SettingsError
@@ -132,11 +132,13 @@ def test_a_name_that_is_given_counts_instead_and_is_not_cleaned() -> None:
 
 def test_only_values_that_the_app_has_can_be_overridden() -> None:
     has = project(config={"lr": 0.1, "name": "sgd", "rounds": 3})
-    assert overridden(has, ["lr=1", "name='adam'"]) == {"lr": 1, "name": "adam", "rounds": 3}
+    assert run_config_overrides(has, ["lr=1 name='a b'", "rounds=5"]) == {"lr": 1, "name": "a b", "rounds": 5}
     with pytest.raises(SettingsError, match=r"names 'lrr', which is not in .*: did you mean 'lr'"):
-        overridden(has, ["lrr=1"])
+        run_config_overrides(has, ["lrr=1"])
+    with pytest.raises(SettingsError, match="cannot be read: No closing quotation"):
+        run_config_overrides(has, ["name='a"])
     with pytest.raises(SettingsError, match="it takes KEY=VALUE"):
-        overridden(has, ["lr"])
+        run_config_overrides(has, ["lr"])
 
 
 def test_an_environment_without_flwr_or_with_an_older_one_is_told_what_to_install(

@@ -128,7 +128,6 @@ def numbers_app(mods: list[Any]) -> ClientApp:
     """Return an app that moves the arrays in a direction of the round and of the node."""
     app = ClientApp()
 
-    @app.train(mods=mods)
     def train(message: Message, context: Context) -> Message:
         content, node = message.content, context.node_id
         rng = np.random.default_rng([content["config"]["server-round"], node])
@@ -139,12 +138,13 @@ def numbers_app(mods: list[Any]) -> ClientApp:
         metrics = MetricRecord({"train_loss": rng.uniform(0.5, 1), "num-examples": 5 + node % 11})
         return Message(RecordDict({"arrays": ArrayRecord(moved), "metrics": metrics}), reply_to=message)
 
-    @app.evaluate()
     def evaluate(message: Message, context: Context) -> Message:
         mean = float(message.content["arrays"]["a"].numpy().mean())
         metrics = MetricRecord({"eval_mean": mean, "num-examples": 1 + context.node_id % 3})
         return Message(RecordDict({"metrics": metrics}), reply_to=message)
 
+    app.train(mods=mods)(train)
+    app.evaluate()(evaluate)
     return app
 
 
@@ -155,7 +155,6 @@ def trees_app() -> ClientApp:
 
     app = ClientApp()
 
-    @app.train()
     def train(message: Message, context: Context) -> Message:
         file = message.content["arrays"]["0"].numpy().tobytes()
         added = boosted(file, slice(context.node_id % 50, None, 50))
@@ -163,10 +162,11 @@ def trees_app() -> ClientApp:
         metrics = MetricRecord({"train_loss": 1.0, "num-examples": 10})
         return Message(RecordDict({"arrays": arrays, "metrics": metrics}), reply_to=message)
 
-    @app.evaluate()
     def evaluate(message: Message, context: Context) -> Message:
         size = float(len(message.content["arrays"]["0"].data))
         metrics = MetricRecord({"bytes": size, "num-examples": 1 + context.node_id % 3})
         return Message(RecordDict({"metrics": metrics}), reply_to=message)
 
+    app.train()(train)
+    app.evaluate()(evaluate)
     return app

@@ -44,7 +44,8 @@ class Recorder:
         return self.run()
 
     def run(self) -> argparse.Namespace:
-        return argparse.Namespace(name="r", state="RUNNING", reason="", waiting_since=0)
+        settings = RunSettings(task="flower:mean")
+        return argparse.Namespace(name="r", state="RUNNING", reason="", waiting_since=0, settings=settings)
 
     def rounds(self, _run: object) -> list[object]:
         return []

@@ -138,6 +138,31 @@ def test_a_removed_task_leaves_nothing_of_its_own(aws: StubbedAws) -> None:
     assert components[TRAINER]["configurationUpdate"]["reset"] == ["/tasks/cracks"]
 
 
+def test_a_flower_app_is_deployed_by_the_name_of_its_task(aws: StubbedAws) -> None:
+    code = "com.fedgrass.task.flower.mean-of"
+    old = deployed(tasks={"flower:mean-of": {"path": "/opt"}})
+    plan = planned(
+        aws,
+        old,
+        {TRAINER: ["0.2.0", "0.1.0"], code: ["1.2.0"]},
+        tasks=["flower:mean-of=1.2.0"],
+        components=["trainer"],
+        options=["flower:mean-of.node-partition-id=3"],
+    )
+    assert merged(plan, TRAINER)["tasks"]["flower:mean-of"] == {"component": code, "node-partition-id": 3}
+    assert plan.arguments["components"][code]["componentVersion"] == "1.2.0"
+
+
+def test_a_flower_app_that_was_not_published_is_named_with_the_way_out(aws: StubbedAws) -> None:
+    cloud = cloud_of(aws)
+    expect_group(aws, None)
+    expect_versions(aws, "com.fedgrass.task.flower.mean")
+    with pytest.raises(
+        SettingsError, match=r"no component 'com.*flower.mean'.*`fedgrass flower add APP_DIR`"
+    ):
+        make_plan(cloud, STACK, Asked(group="presses", tasks=["flower:mean"]))
+
+
 def refused(aws: StubbedAws, old: dict[str, Any] | None, **asked: Any) -> None:
     cloud = cloud_of(aws)
     expect_group(aws, old)

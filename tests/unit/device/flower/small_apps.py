@@ -61,6 +61,17 @@ LEGACY_APP = """
     app = ClientApp(client_fn)
 """
 
+# The module that `fedgrass flower add` generates.
+GENERATED = """
+from pathlib import Path
+
+from components.trainer.flower.flower_task import FlowerTask
+
+
+class App(FlowerTask):
+    folder = Path(__file__).parent
+"""
+
 
 def train(task: Task, model: Arrays, **settings: bool | float | str) -> Fit:
     """Return what a task reaches from a model."""
@@ -89,3 +100,9 @@ def app_task(app: Path, **options: Any) -> FlowerTask:
 def task_of(folder: Path, client_app: str, **options: Any) -> FlowerTask:
     """Write an app with this client_app.py and return its task; it is the device's partition 2."""
     return app_task(write_app(folder, client_app), **{"node-partition-id": 2, **options})
+
+
+def release(app: Path) -> dict[str, str]:
+    """Make a release of the app in a folder; return the options with which the trainer loads it."""
+    (app / "fedgrass_flower_app.py").write_text(GENERATED)
+    return {"module": "fedgrass_flower_app:App", "path": str(app)}

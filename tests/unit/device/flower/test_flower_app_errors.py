@@ -15,19 +15,18 @@ import flwr
 
 from components.runtime.component_errors import ConfigurationError
 from components.trainer.tasks.registry import is_current, load_task
-from tests.unit.device.flower.small_apps import MEAN_APP, MESSAGE_APP, app_task, task_of, train, write_app
+from tests.unit.device.flower.small_apps import (
+    MEAN_APP,
+    MESSAGE_APP,
+    app_task,
+    release,
+    task_of,
+    train,
+    write_app,
+)
 from tests.unit.device.flower.small_pyproject import PYPROJECT
 
 MODEL = {"w": np.zeros(2, np.float32)}
-GENERATED = """
-from pathlib import Path
-
-from components.trainer.flower.flower_task import FlowerTask
-
-
-class App(FlowerTask):
-    folder = Path(__file__).parent
-"""
 
 
 @pytest.mark.parametrize(
@@ -133,11 +132,6 @@ def test_two_apps_of_one_name_do_not_see_each_others_modules(tmp_path: Path) -> 
     assert [train(task, {"0": np.zeros(2)}).weights["0"][0] for task in tasks] == [1.25, 2.5]
     assert "small" not in sys.modules
     assert not any(path.startswith(str(tmp_path)) for path in sys.path)
-
-
-def release(folder: Path) -> dict[str, str]:
-    (folder / "fedgrass_flower_app.py").write_text(GENERATED)
-    return {"module": "fedgrass_flower_app:App", "path": str(folder)}
 
 
 @pytest.mark.parametrize("changed", ["small/helper.py", "pyproject.toml"])

@@ -114,6 +114,7 @@ def test_data_in_another_buffer_are_sent_as_bytes() -> None:
     record["x"] = array
     content = content_of(RecordDict({"a": record}))
     assert content.data == [b"abc"]
+    assert type(content.data[0]) is bytes
     assert content.records[0].arrays == (
         ArrayEntry(name="x", dtype="uint8", shape=(3,), stype="raw", bytes=3),
     )

@@ -178,4 +178,5 @@ def test_versions_never_make_a_heartbeat_too_large(releases: Releases) -> None:
 
 def test_the_attribute_of_a_version_can_stand_in_a_where() -> None:
     assert attribute_of("wind-power") == "version_of_wind_power"
+    assert attribute_of("flower:mean-of") == "version_of_flower_mean_of"
     assert len(attribute_of("x" * 32)) == 32

@@ -145,7 +145,7 @@ def test_such_a_value_is_refused_by_the_receiver_too(value: object) -> None:
         arrays(""),
         arrays("a", size=-1),
         msgspec.structs.replace(arrays("a"), file=ContentFile(sha256="A" * 64, bytes=1)),
-        msgspec.structs.replace(config(), kind="other"),  # type: ignore[arg-type]
+        msgspec.structs.replace(config(), kind="other"),
     ],
 )
 def test_what_the_receiver_would_refuse_is_not_sent(record: Record) -> None:

@@ -1,4 +1,4 @@
-"""A run with a ServerApp refuses each setting that the ServerApp decides, and says where it is decided."""
+"""A run with a ServerApp refuses each setting that the ServerApp decides, and states where it is decided."""
 
 from typing import Any
 
