@@ -2,6 +2,7 @@
 
 import base64
 import io
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,8 +11,9 @@ import xxhash
 from fedgrass.console.task_messages.exchange_ports import Observer
 from fedgrass.console.task_messages.message_exchange import MessageExchange
 from fedgrass.federation import object_keys
-from fedgrass.federation.errors import SettingsError
+from fedgrass.federation.errors import SettingsError, UpdateRefused
 from fedgrass.federation.messages import Announcement, MessageHeader
+from fedgrass.federation.messages.alarms import Reminder
 from fedgrass.federation.rounds import Participant, Participation, Round
 from fedgrass.federation.runs import Run
 from fedgrass.federation.task_messages.content_reader import read_content, read_data
@@ -20,7 +22,7 @@ from fedgrass.federation.topics import Kind
 from fedgrass.federation.weights import checksum, write
 from tests.fakes.memory_cloud import Crash
 from tests.fakes.message_fleet import MessageFleet
-from tests.fakes.small_fleet import RUN
+from tests.fakes.small_fleet import RUN, message_of
 
 Content = tuple[Sequence[Record], Sequence[bytes]]
 Work = Callable[[str, MessageHeader, Content], Content | str | None]
@@ -61,7 +63,16 @@ class StreamedMemory:
     def stream(self, key: str) -> tuple[int, Callable[[int], bytes], str]:
         self._use("read")
         data = self._bucket.read(key, 2**62)
-        return len(data), io.BytesIO(data).read, checksum(data)
+        file = io.BytesIO(data)
+
+        def read(count: int) -> bytes:
+            found = file.read(count)
+            if len(found) < count:
+                message = f"object {key} ends {count - len(found):,} bytes too early"
+                raise UpdateRefused(message)
+            return found
+
+        return len(data), read, checksum(data)
 
 
 class FlowerFleet:
@@ -83,6 +94,8 @@ class FlowerFleet:
         self.asleep: set[str] = set()  # devices that do not work
         self.calls: list[str] = []
         self._crash_at = 0
+        self._lock = threading.RLock()  # an app of Flower's former API has a thread per device
+        self._reminders: list[tuple[float, Reminder]] = []  # with the time at which they are due
         self._seen: dict[str, int] = {}
 
     def exchange(self, observer: Observer | None = None) -> MessageExchange:  # also for ``drive``
@@ -94,11 +107,21 @@ class FlowerFleet:
 
     def pause(self, seconds: float) -> bool:
         """Let the devices work, and time pass."""
-        self.devices_work()
-        self.fleet.pass_time(max(seconds, 0.001))
-        self.fleet.ring()
-        self.fleet.remind()
+        with self._lock:
+            self.devices_work()
+            self.fleet.pass_time(max(seconds, 0.001))
+            self.fleet.ring()
+            self._remind()
         return False
+
+    def _remind(self) -> None:
+        """Deliver the reminders that are due by now."""
+        new, self.fleet.alarms.reminders = self.fleet.alarms.reminders, []
+        self._reminders += [(self.fleet.now + seconds * 1000, reminder) for reminder, seconds in new]
+        due = [reminder for at, reminder in self._reminders if at <= self.fleet.now]
+        self._reminders = [(at, reminder) for at, reminder in self._reminders if at > self.fleet.now]
+        for reminder in due:
+            self.fleet.deliver(message_of(reminder))
 
     def devices_work(self) -> None:
         """Let every device that is awake answer its new announcements."""
@@ -177,7 +200,8 @@ class FlowerFleet:
         self._ask("finish", **({"failed": failed} if failed else {}))
 
     def _ask(self, action: str, **event: object) -> dict[str, Any]:
-        result = self.fleet.request(action, **event)
+        with self._lock:
+            result = self.fleet.request(action, **event)
         if "refused" in result:
             raise SettingsError(result["refused"])
         return result

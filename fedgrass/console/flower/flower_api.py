@@ -135,7 +135,7 @@ def _plain(value: Any) -> Any:
     """Return a value of a record without numpy's types, which are subclasses of Python's."""
     if isinstance(value, list | tuple):
         return [_plain(member) for member in value]
-    plain = (bool, int, float, str, bytes)
+    plain: tuple[Any, ...] = (bool, int, float, str, bytes)
     return next((type_(value) for type_ in plain if isinstance(value, type_)), value)
 
 

@@ -7,6 +7,7 @@ The run in the cloud outlives this process: after Ctrl-C, a failed connection or
 import argparse
 import json
 import logging
+import signal
 import threading
 import time
 import traceback
@@ -14,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from types import FrameType
 from typing import Any, Protocol
 
 import msgspec
@@ -92,22 +94,17 @@ def resume_command(arguments: argparse.Namespace) -> None:
     project = read_project(arguments.app or _noted_place(folder, name))
     _check_flower()
     operator = Operator(stack.client, stack.outputs(arguments.stack))
-    run = _resumable(operator, operator.run(name), project)
+    run = _resumable(operator, operator.run(name))
     _note_place(folder, project)
     say(f"run {name}: {run.settings.task} of {project.folder} is resumed")
     drive(operator, run, project, {**project.config, **run.settings.training}, folder, resume=True)
 
 
-def _resumable(operator: Operator, run: Run, project: FlowerProject) -> Run:
+def _resumable(operator: Operator, run: Run) -> Run:
     """Return a run that is RUNNING again. Raises SettingsError if it cannot be resumed."""
     if not run.settings.has_server_app:
         message = (
             f"run {run.name!r} has no ServerApp: `fedgrass run resume {run.name}` continues a paused run"
-        )
-        raise SettingsError(message)
-    if run.settings.task != task_name(project, run.settings.task):
-        message = (
-            f"run {run.name!r} is of the task {run.settings.task!r}, and {project.folder} is another app"
         )
         raise SettingsError(message)
     if run.state is RunState.FAILED:
@@ -167,7 +164,7 @@ def drive(  # noqa: PLR0913 - what is run, where and how
         flower_api.identify(run.name)
         grid = fleet_grid.FleetGrid(exchange, run.name)
         try:
-            with checkpoints.installed():
+            with checkpoints.installed(), _closing_at_signals(exchange.close):
                 _call(project, grid, flower_api.server_context(run.name, config))
         except BaseException as error:
             exchange.close()
@@ -181,6 +178,34 @@ def drive(  # noqa: PLR0913 - what is run, where and how
         operator.finish(run.name)
         ended = operator.run(run.name)
         view.say(f"run {run.name}: {ended.state}, {ended.round} rounds of messages", "green")
+
+
+@contextmanager
+def _closing_at_signals(close: Callable[[], None]) -> Iterator[None]:
+    """Call ``close`` as soon as a signal interrupts this process, before its handler.
+
+    An app of Flower's former API has a thread per message, which Python waits for before the interruption
+    reaches the end of the app: the threads have to end by themselves.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        close()
+        handler = before[signal.Signals(number)]
+        if callable(handler):
+            handler(number, frame)
+
+    handled = [number for number, handler in before.items() if callable(handler)]
+    for number in handled:
+        signal.signal(number, interrupt)
+    try:
+        yield
+    finally:
+        for number in handled:
+            signal.signal(number, before[number])
 
 
 def _call(project: FlowerProject, grid: Any, context: Any) -> None:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 _PART = 16 * 1024**2  # bytes of one part of a large object
 _PARALLEL_PARTS = 4
+_READ = 1024**2  # bytes that are read at once
 
 
 class StreamedObjects(Protocol):
@@ -125,7 +126,7 @@ class StreamedBucket(S3Bucket):
 def _fill(key: str, body: Any, target: memoryview) -> None:
     position = 0
     while position < len(target):
-        count = body.readinto(target[position:])
+        count = body.readinto(target[position : position + _READ])  # urllib3 reads it all before it copies
         if not count:
             message = f"object {key} ends {len(target) - position:,} bytes too early"
             raise UpdateRefused(message)

@@ -201,8 +201,8 @@ class MessageExchange:
         """
         pause = min(self._wait, longest)
         self._wait = min(self._wait * _GROWTH, _LONGEST_PAUSE)
-        if self._pause(max(0.0, pause)):
-            self._check()
+        self._pause(max(0.0, pause))
+        self._check()
 
     def close(self) -> None:
         """Let every call of this and other threads raise ExchangeClosed."""

@@ -30,6 +30,11 @@ def adding(device: str, header: MessageHeader, content: Content) -> Content:
     return [part.record for part in parts], [bytes(data) for part in parts for data in part.data]
 
 
+def adding_one_more(device: str, header: MessageHeader, content: Content) -> Content:
+    """Do as ``adding``, but change the model on each device: Flower's clipping divides by the change."""
+    return adding(f"thing-{int(device[-1]) + 1}", header, content)
+
+
 def grid_of(fleet: FlowerFleet) -> FleetGrid:
     identify(RUN)
     return FleetGrid(fleet.exchange(), RUN, clock=fleet.clock)

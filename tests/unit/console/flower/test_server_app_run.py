@@ -1,8 +1,11 @@
 """`fedgrass flower run` and `resume` of small apps against a fleet in memory."""
 
 import io
+import os
+import signal
 import sys
 import textwrap
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -173,6 +176,38 @@ class Interrupted(FedAvg):
         return super().aggregate_train(server_round, replies)
 
 app ="""
+
+
+def test_ctrl_c_ends_the_threads_of_an_app_of_the_former_api(
+    app: App, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pauses = []
+
+    def pause(seconds: float) -> bool:
+        pauses.append(seconds)
+        if len(pauses) == 5:
+            os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.01)
+        return False
+
+    monkeypatch.setattr(app.fleet, "pause", pause)
+    module = """
+from flwr.common import ndarrays_to_parameters
+from flwr.server import ServerApp, ServerAppComponents, ServerConfig
+from flwr.server.strategy import FedAvg
+import numpy as np
+
+def server_fn(context):
+    strategy = FedAvg(initial_parameters=ndarrays_to_parameters([np.zeros(3)]))
+    return ServerAppComponents(strategy=strategy, config=ServerConfig(num_rounds=1))
+
+app = ServerApp(server_fn=server_fn)
+"""
+    with pytest.raises(KeyboardInterrupt):
+        app.run("", module=module)
+    assert app.state[0] is RunState.RUNNING
+    with pytest.raises(SettingsError, match=r"server_fn, and such an app cannot be resumed"):
+        app.run("", module=module, resume=True)
 
 
 def test_an_app_with_a_loop_of_its_own_is_refused_by_name(app: App) -> None:
