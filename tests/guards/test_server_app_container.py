@@ -1,10 +1,15 @@
 """The container of ServerApps in template.yaml, and its image: optional, unprivileged, least permissions."""
 
 import re
+import subprocess
+import sys
 from collections.abc import Iterable, Iterator
+from importlib.metadata import requires
 from typing import Any
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from fedgrass.console.flower.server_app_task import CONTAINER, Network
 from fedgrass.federation import object_keys
@@ -237,3 +242,42 @@ def test_the_image_is_built_from_all_sources_of_the_wheel_and_from_nothing_else(
     sources = {*named((PROJECT / "pyproject.toml").read_text()), "pyproject.toml", "README.md", "LICENSE"}
     assert set(context()) == sources
     assert all((PROJECT / name).exists() for name in sources)
+
+
+IMPORTED = """
+import sys
+from importlib.metadata import packages_distributions
+import fedgrass.console.main, fedgrass.console.flower.detached_run
+from fedgrass.console.flower import fleet_grid, server_app_run, strategy_checkpoint
+of = packages_distributions()
+print(*{name for module in sys.modules for name in of.get(module.partition(".")[0], [])})
+"""
+# botocore uses it where it is; setuptools imports a part of itself into every process.
+ELSEWHERE = {"awscrt", "fedgrass", "setuptools"}
+
+
+def installed_with(extras: tuple[str, ...]) -> set[str]:
+    """Return the distributions that pip installs with fedgrass and some of its extras."""
+    found, waiting = set[str](), [("fedgrass", extras)]
+    while waiting:
+        name, wanted = waiting.pop()
+        for text in requires(name) or []:
+            one = Requirement(text)
+            applies = (
+                [one.marker.evaluate({"extra": extra}) for extra in (*wanted, "")] if one.marker else [True]
+            )
+            if any(applies) and canonicalize_name(one.name) not in found:
+                found.add(canonicalize_name(one.name))
+                waiting.append((one.name, tuple(one.extras)))
+    return found
+
+
+@pytest.mark.slow
+def test_the_command_of_the_container_imports_what_the_image_has_and_nothing_else() -> None:
+    (install,) = re.findall(r"\$\{wheel\}\[([a-z,]+)\]", DOCKERFILE.read_text())
+    done = subprocess.run(
+        [sys.executable, "-c", IMPORTED], capture_output=True, text=True, timeout=100, check=True, cwd=PROJECT
+    )
+    used = {canonicalize_name(name) for name in done.stdout.split()}
+    assert {"boto3", "flwr", "rich"} <= used
+    assert used - installed_with(tuple(install.split(","))) <= ELSEWHERE
