@@ -21,7 +21,7 @@ def node_config_of(options: Mapping[str, Option], others: Sequence[str]) -> Conf
 
     Args:
         options: of the task, without ``others``.
-        others: names of the options that the task takes besides, for errors.
+        others: names of the other options that the task takes, for errors.
 
     Raises:
         ConfigurationError: an option is none of the task's.

@@ -49,9 +49,6 @@ def _array_in(file: BytesIO, data: bytes | memoryview) -> NDArray[np.generic]:
         message = f"it has the version {version} of the format"
         raise ValueError(message)
     shape, in_columns, dtype = npy.read_array_header_1_0(file)
-    typed: np.dtype[Any] = dtype
-    if typed.hasobject:
-        message = "it holds Python objects"
-        raise ValueError(message)
-    values = np.frombuffer(data, typed, prod(shape), file.tell())
+    # Refuses Python objects, which would need pickle.
+    values: NDArray[Any] = np.frombuffer(data, dtype, prod(shape), file.tell())
     return values.reshape(shape, order="F" if in_columns else "C")

@@ -13,11 +13,11 @@ pytest.importorskip("flwr")
 
 from components.runtime.component_errors import WorkFailed
 from components.trainer.flower.app_content import Content
-from components.trainer.flower.app_state import read_state, write_state
+from components.trainer.flower.app_state import read_state, same_state, write_state
 from components.trainer.flower.flower_task import FlowerTask
 from components.trainer.tasks.task import Evaluation, RoundPlace
 from fedgrass.federation import weights
-from fedgrass.federation.task_messages.message_content import Record
+from fedgrass.federation.task_messages.message_content import ArrayEntry, Record
 from tests.unit.device.flower.small_apps import MESSAGE_APP, app_task, task_of, train
 
 # Counts its calls, and keeps the sum of all models that it has been given.
@@ -96,6 +96,22 @@ def test_an_assignment_whose_reply_never_arrived_changes_nothing(tmp_path: Path)
     assert calls(assignment(task)) == [1, 2, 3]
     adopt(place)
     assert read_state(place.state) == read_state(adopt_later.state_after)
+
+
+def test_a_state_whose_values_or_data_alone_change_is_another_one() -> None:
+    array = ArrayEntry(name="w", dtype="uint8", shape=(1,), stype="raw", bytes=1)
+    states = [
+        Content(
+            [
+                Record(name="a", kind="arrays", arrays=(array,)),
+                Record(name="b", kind="config", values=values),
+            ],
+            [data],
+        )
+        for values in ({"n": 1}, {"n": True}, {"n": 1.0}, {"n": 2})
+        for data in (b"x", b"y")
+    ]
+    assert [[same_state(one, other) for other in states] for one in states] == np.eye(8, dtype=bool).tolist()
 
 
 def test_each_run_has_its_own_state(tmp_path: Path) -> None:

@@ -137,7 +137,7 @@ def test_two_apps_of_one_name_do_not_see_each_others_modules(tmp_path: Path) -> 
 @pytest.mark.parametrize("changed", ["small/helper.py", "pyproject.toml"])
 def test_a_changed_app_is_loaded_again(tmp_path: Path, changed: str) -> None:
     write_app(tmp_path, HELPED_APP, helper="VALUE = 1", late="LATE = 0")
-    options = release(tmp_path)
+    options = {**release(tmp_path), "path": f"{tmp_path}/"}  # spelled otherwise than Path spells it
     task = load_task("flower:small", options)
     assert train(task, {"0": np.zeros(2)}).weights["0"][0] == 1
     assert is_current("flower:small")

@@ -378,6 +378,8 @@ def test_the_model_of_a_round_is_serialised_once(tmp_path: Path, monkeypatch: py
     after = task.evaluate(fit.weights)
     assert len(calls) == len(MODEL)
     assert after.metrics["loss"] == 5.5  # of the trained model: 4 + 1.5
+    task.begin_round(place(tmp_path))
+    assert not task._models._data  # no second copy of a model is kept until the next round has one
     other: Fit = train(task, {"w": MODEL["w"] + 1})
     assert other.weights["w"].tolist() == [[1.5, 1.5], [1.5, 1.5]]
 
