@@ -5,7 +5,8 @@
 #                    with real data, where there are: FEDGRASS_DATA=/folder/of/data/sets make test
 #   make prose       words to avoid in docstrings, comments and pages, with what to write instead
 #   make check       style, types, who may import whom, the template
-#   make test-deploy what is deployed to AWS: SAM's checks and its build, checkov (two minutes, and one to install)
+#   make test-deploy what is deployed to AWS: SAM's checks and its build, checkov, hadolint (two minutes, and one to
+#                    install)
 #   make bench       the benchmarks (make bench OPTIONS=--quick: under a minute each)
 #   make requirements  pins what devices install, with hashes, after constraints.txt has changed
 #   make chaos       200 rounds while everything goes wrong that can (make chaos ROUNDS=20 SEED=7: two minutes)
@@ -55,7 +56,9 @@ test-deploy: .venv-sam/.installed .venv-checkov/.installed
 	PYTHON=$(CURDIR)/.venv-sam/bin/python SAM_CLI_TELEMETRY=0 .venv-sam/bin/sam build
 	.venv-sam/bin/python package.py lambda --dependencies --architecture arm64 --folder .aws-sam/arm64
 	.venv-sam/bin/python .ci/check_sam_build.py
-	.venv-checkov/bin/checkov --skip-download --compact --quiet --framework cloudformation --file template.yaml provisioning/fleet.yaml
+	.venv-checkov/bin/checkov --skip-download --compact --quiet --framework cloudformation dockerfile \
+	    --file template.yaml provisioning/fleet.yaml provisioning/Dockerfile
+	.venv-checkov/bin/hadolint provisioning/Dockerfile
 
 .venv-%/.installed: .ci/constraints-%.txt
 	@echo "installing $* into .venv-$*"

@@ -115,16 +115,17 @@ def is_same(kept: Round, stored: Round) -> bool:
     return result(kept) == result(stored)
 
 
-def why_behind(services: Services, run: str, number: int) -> str:
+def why_behind(services: Services, run: str, number: int, *, has_model: bool = True) -> str:
     """Return why a run's row is behind: the bucket has the result of a round that the table has not closed.
 
     Results are written only for rounds that were closed. If there is one, the round was closed in a table
-    that has since been replaced from a backup.
+    that has since been replaced from a backup. ``has_model`` is whether such a round makes a model.
 
     Returns:
         The message for the operator; empty if the bucket has no result of the round.
     """
-    for key in (object_keys.round_manifest(run, number), object_keys.model(run, number)):
+    models = [object_keys.model(run, number)] if has_model else []
+    for key in (object_keys.round_manifest(run, number), *models):
         if services.bucket.exists(key):
             return behind(run, key)
     return ""

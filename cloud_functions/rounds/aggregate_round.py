@@ -82,7 +82,8 @@ def note_failure(services: Services, leased: Round, error: Exception) -> None:
 
 def _aggregate_leased(services: Services, run: Run, leased: Round, *, overdue: bool) -> bool:
     """Average or evaluate a leased round and close it, or abandon it; return whether that is done."""
-    if behind := manifests.why_behind(services, leased.run, leased.number):
+    has_model = leased.work is not Work.MESSAGE
+    if behind := manifests.why_behind(services, leased.run, leased.number, has_model=has_model):
         close_round.abandon(services, leased, Event.AGGREGATION_FAILED, behind)
         raise RunBehind(behind)  # for the driver, which pauses the run
     try:

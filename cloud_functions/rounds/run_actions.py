@@ -168,10 +168,14 @@ def retry(services: Services, name: str, event: Mapping[str, object]) -> Run:
 
 def allow_next(services: Services, name: str, event: Mapping[str, object]) -> Run:
     """Let the next round open now, whatever the schedule."""
-    if known_run(services, name).settings.has_server_app:
-        message = f"the rounds of run {name!r} are opened by its ServerApp, whenever it sends messages"
-        raise SettingsError(message)
-    return _change(services, name, event, {RunState.RUNNING}, lambda run: {"wanted": run.round + 1})
+
+    def allowed(run: Run) -> dict[str, object]:
+        if run.settings.has_server_app:
+            message = f"the rounds of run {name!r} are opened by its ServerApp, whenever it sends messages"
+            raise SettingsError(message)
+        return {"wanted": run.round + 1}
+
+    return _change(services, name, event, {RunState.RUNNING}, allowed)
 
 
 def send(services: Services, name: str, event: Mapping[str, object]) -> Run:

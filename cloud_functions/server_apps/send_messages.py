@@ -119,7 +119,7 @@ def _check(services: Services, run: Run, number: int) -> None:
         raise SettingsError(message)
     if run.round - run.published >= MOST_OPEN:
         _check_open(services, run)
-    if behind := manifests.why_behind(services, run.name, number):
+    if behind := manifests.why_behind(services, run.name, number, has_model=False):
         raise RunBehind(behind)
 
 

@@ -10,6 +10,7 @@
     models/<run>/content/<sha256>.safetensors           the content of a ServerApp's messages, written once
     rounds/<run>/<round>.messages.json                  which device gets which of them, written once
     rounds/<run>/server_app.safetensors                 what a ServerApp needs to be resumed
+    rounds/<run>/server_app.zip                         the files of a ServerApp that runs in a container
     rounds/<run>/run.json                               the run as it was created, written once
     rounds/<run>/<round>-<attempt>.json                 the selected cohort, written once
     rounds/<run>/<round>.json                           how the round was closed, written once
@@ -81,6 +82,11 @@ def messages(run: str, number: int) -> str:
 def server_app(run: str) -> str:
     """Return the key of the state from which the run's ServerApp is resumed."""
     return f"rounds/{checked_name('run', run)}/server_app.safetensors"
+
+
+def server_app_files(run: str) -> str:
+    """Return the key of the zip with the app of a run whose ServerApp runs in a container."""
+    return f"rounds/{checked_name('run', run)}/server_app.zip"
 
 
 def statistics(run: str, number: int) -> str:

@@ -5,6 +5,7 @@
 
 The same seed draws the same settings and, at each place, the same faults; what they hit depends on timing.
 With --schedules no process is started: the functions run over ports in memory, and a seed is reproducible.
+For every four of these schedules, one of runs with ServerApps is added.
 
 The exit code is 0 only if that number of rounds closed, no reply was counted twice, no model is wrong and no
 run is stuck.
@@ -23,11 +24,12 @@ from pathlib import Path
 from typing import Any
 
 from fedgrass.console.interruption import ended_by_signals
+from tests.chaos.app_audit import AppFindings
+from tests.chaos.app_runs import AppRuns
 from tests.chaos.audit import Findings
 from tests.chaos.campaign import CALM_SECONDS, Campaign, Quota
 from tests.chaos.faults import Faults
-from tests.chaos.in_memory import foreign_schedules
-from tests.chaos.in_memory.foreign_schedules import report
+from tests.chaos.in_memory import foreign_schedules, message_schedules
 from tests.chaos.mishaps import Mishaps
 from tests.chaos.pace import measured_pace
 from tests.chaos.races import Races
@@ -36,6 +38,7 @@ from tests.chaos.world import World, open_worlds
 FLEETS = ("north", "south")
 DEVICES = 4  # of each
 PROCESSES = 2  # that play schedules in memory
+APPS_SHARE = 4  # one schedule of ServerApps for this number of others
 SHORTEST, LONGEST = 75.0, 600.0  # seconds
 TAKE_DOWN_SECONDS = 5.0
 LONG_CAMPAIGN = 100  # rounds, in which each of these happens many times
@@ -50,6 +53,7 @@ MUST_HAPPEN = (
     "message_reordered",
     "mqtt_cut",
     "s3_500",
+    "server_app_killed",
     "s3_503",
     "s3_cut",
     "s3_slow",
@@ -79,8 +83,9 @@ def run_campaign(rounds: int, seed: int, seconds: float, logs: Path | None) -> i
         say(f"the fleets are up ({time.monotonic() - started:.1f} s)")
         quota = Quota(rounds)
         campaigns = [Campaign(world, quota, ends_at, say) for world in worlds]
+        apps = AppRuns(worlds[0], Path(folder) / "apps", ends_at, say)
         try:
-            play_all(worlds, campaigns)
+            play_all(worlds, campaigns, apps)
         finally:
             if logs:
                 _keep_logs(worlds[0], Path(folder), logs)
@@ -92,28 +97,36 @@ def run_campaign(rounds: int, seed: int, seconds: float, logs: Path | None) -> i
         findings.add(campaign.findings)
     ended = Counter(run.state for campaign in campaigns for run in campaign.ended)
     runs = ", ".join(f"{count} {state}" for state, count in sorted(ended.items()))
+    findings.double_counted += apps.findings.double_counted
+    findings.wrong_models += apps.findings.wrong_models
+    findings.stuck += apps.findings.stuck
     say(f"{ended.total()} runs ({runs}) in {time.monotonic() - started:.0f} s")
-    return _report(findings, faults, rounds, parts)
+    return _report(findings, apps.findings, faults, rounds, parts)
 
 
 def play_schedules(count: int, seed: int) -> int:
     """Run schedules over ports in memory and print their findings; return the exit code."""
-    began = time.monotonic()
-    say(f"chaos: {count} schedules in memory, seeds {seed} to {seed + count - 1}")
-    lines, bad = report(foreign_schedules.play_all(range(seed, seed + count), PROCESSES), began)
-    for line in lines:
+    began, last = time.monotonic(), seed + count - 1
+    say(f"chaos: {count} schedules in memory, seeds {seed} to {last}")
+    lines, bad = foreign_schedules.report(
+        foreign_schedules.play_all(range(seed, seed + count), PROCESSES), began
+    )
+    began, of_apps = time.monotonic(), range(seed, seed + max(1, count // APPS_SHARE))
+    more, worse = message_schedules.report(message_schedules.play_all(of_apps, PROCESSES), began)
+    for line in [*lines, *more]:
         say(line)
-    return int(bad > 0)
+    return int(bad + worse > 0)
 
 
-def play_all(worlds: list[World], campaigns: list[Campaign]) -> None:
-    """Run each campaign in its world, in parallel; raise errors of the campaign itself."""
+def play_all(worlds: list[World], campaigns: list[Campaign], apps: AppRuns | None = None) -> None:
+    """Run each campaign in its world, in parallel, and ServerApps; raise errors of the campaign itself."""
     faults = worlds[0].faults
-    with ThreadPoolExecutor(3 * len(worlds), thread_name_prefix="chaos") as players:
+    with ThreadPoolExecutor(3 * len(worlds) + 1, thread_name_prefix="chaos") as players:
         try:
             troubles = [players.submit(trouble) for world in worlds for trouble in _troubles(world)]
             runs = [players.submit(campaign.play) for campaign in campaigns]
-            ending: list[Future[Any]] = [*troubles, *runs]
+            driven = [players.submit(apps.play)] if apps else []
+            ending: list[Future[Any]] = [*troubles, *runs, *driven]
             for ended in as_completed(ending):
                 ended.result()
                 if all(run.done() for run in runs):
@@ -126,11 +139,18 @@ def _troubles(world: World) -> tuple[Callable[[], None], ...]:
     return Mishaps(world).play, Races(world).play
 
 
-def _report(findings: Findings, faults: Faults, rounds: int, parts: Counter[str]) -> int:
+def _report(
+    findings: Findings, of_apps: AppFindings, faults: Faults, rounds: int, parts: Counter[str]
+) -> int:
     say(f"rounds closed: {findings.closed}, {findings.replies} replies counted")
     _table(findings.aggregations.items())
     _table(findings.encodings.items())
     say(f"rounds of buffered runs: {findings.buffers}, {findings.stale} updates from older models")
+    say(
+        f"runs of ServerApps: {of_apps.runs}, with {of_apps.starts} processes, {of_apps.rounds} rounds closed"
+    )
+    say(f"replies to ServerApps: {of_apps.replies} counted, {of_apps.used} used; errors in their place:")
+    _table(of_apps.errors.items())
     say(f"rounds made from partial sums: {parts['group_sum_read']}, from shards: {parts['shard_read']}")
     say(f"rounds abandoned: {findings.abandoned.total()}")
     _table(findings.abandoned.items())
@@ -157,6 +177,8 @@ def _report(findings: Findings, faults: Faults, rounds: int, parts: Counter[str]
         "wrong_models": len(findings.wrong_models),
         "stuck_runs": len(findings.stuck),
         "buffers": findings.buffers,
+        "server_app_runs": of_apps.runs,
+        "server_app_replies": of_apps.replies,
         "stale_updates": findings.stale,
         "rounds_in_groups": parts["group_sum_read"],
         "rounds_in_shards": parts["shard_read"],

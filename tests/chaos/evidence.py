@@ -14,7 +14,7 @@ _READS, _BETWEEN_SECONDS = 50, 0.2
 
 def gather(world: World, run: Run) -> Evidence:
     """Return the rows and objects of a run, read without faults."""
-    records = _settled(world, run)
+    records = settled(world, run)
     bucket, s3 = world.stack["BucketName"], world.cloud.client("s3")
     listed = s3.list_objects_v2(Bucket=bucket, Prefix=f"models/{run.name}/").get("Contents", [])
     devices = {part.device for record in records for part in record.participants}
@@ -40,7 +40,7 @@ def gather(world: World, run: Run) -> Evidence:
     return Evidence(run, records, objects, contents, starts)
 
 
-def _settled(world: World, run: Run) -> list[RoundRecord]:
+def settled(world: World, run: Run) -> list[RoundRecord]:
     """Return a run's rounds once two reads agree, since late replies are counted after its end.
 
     A read is not a snapshot: it reads the round first, then its participants.

@@ -1,7 +1,7 @@
 """A proxy in front of the embedded cloud that makes requests to AWS fail.
 
-Devices, initiator and averager each use a separate port, which identifies the client. Requests without a
-fault pass unchanged: same headers, same signature, same response.
+Devices, initiator, averager and ServerApps each use a separate port, which identifies the client. Requests
+without a fault pass unchanged: same headers, same signature, same response.
 """
 
 import http.client
@@ -23,7 +23,7 @@ from tests.chaos.kills import Kills
 from tests.chaos.pace import Pace
 from tests.chaos.steps import Request, step_of
 
-CLIENTS = ("devices", "initiator", "averager")
+CLIENTS = ("devices", "initiator", "averager", "server_app")
 ANSWER_SECONDS = 60.0
 _GOT = {http.HTTPStatus.OK, http.HTTPStatus.PARTIAL_CONTENT}
 _PER_CONNECTION = {"connection", "keep-alive", "transfer-encoding", "content-length", "date", "server"}

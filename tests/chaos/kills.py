@@ -1,4 +1,4 @@
-"""Kills a function's process at a named step."""
+"""Kills the process of a function or of a ServerApp at a named step."""
 
 import random
 import threading
@@ -15,6 +15,7 @@ from tests.chaos.steps import STEPS
 # arrives so late that others have taken the step: only its condition and its fence can reject it.
 When = Literal["before", "after", "between", "late"]
 Kill = tuple[str, When]
+SERVER_APP = "fedgrass.console.main"  # the module of a ServerApp's process
 CHOICES = 6  # the next kills in the sequence, of which the one whose step comes first happens
 
 
@@ -100,7 +101,9 @@ def _holder(port: int) -> psutil.Process | None:
     """Return the function's process whose connection comes from ``port``."""
     for process in psutil.Process().children(recursive=True):
         try:
-            if not process.cmdline()[-1:] or not process.cmdline()[-1].endswith("_worker.py"):
+            words = process.cmdline()
+            is_function = words[-1:] and words[-1].endswith("_worker.py")
+            if not is_function and SERVER_APP not in words:
                 continue
             if any(c.laddr and c.laddr.port == port for c in process.net_connections("tcp4")):
                 return process

@@ -71,6 +71,16 @@ STEPS: Mapping[str, tuple[str, ...]] = {
         "round_abandoned",
         "run_ended",
     ),
+    "server_app": (
+        "start_asked",
+        "devices_asked",
+        "content_written",
+        "messages_listed",
+        "send_asked",
+        "update_read",
+        "state_kept",
+        "finish_asked",
+    ),
 }
 
 
@@ -82,6 +92,8 @@ def step_of(request: Request) -> str:
         return _step_in_bucket(request)
     if request.service == "sqs":
         return _step_in_queue(request)
+    if request.service == "lambda" and request.path.endswith("/invocations"):
+        return f"{json.loads(request.body)['action']}_asked"
     if request.service == "scheduler":
         return {"POST": "alarm_set", "DELETE": "alarm_cancelled"}.get(request.method, "")
     if request.path.endswith("/announce"):
@@ -93,9 +105,12 @@ def step_of(request: Request) -> str:
 _BY_KEY = (
     (r"models/[^/]+/latest\.json", "newest_model_written"),
     (r"models/[^/]+/\d+\.safetensors", "model_written"),
+    (r"models/[^/]+/content/", "content_written"),
     (r"models/", "beside_model_written"),  # the server's state, or the model as devices download it
     (r"rounds/[^/]+/run\.json", "run_kept"),
     (r"rounds/[^/]+/\d+-\d+\.json", "cohort_written"),
+    (r"rounds/[^/]+/\d+\.messages\.json", "messages_listed"),
+    (r"rounds/[^/]+/server_app\.safetensors", "state_kept"),
     (r"rounds/", "round_kept"),
     (r"drafts/.*/parts/sum-", "group_summed"),
     (r"drafts/.*/parts/group-", "group_noted"),

@@ -23,7 +23,7 @@ from tests.chaos.kills import Kills
 from tests.chaos.link import DisturbedConnection
 from tests.chaos.pace import Pace
 
-TASK = "noise"
+TASK, APP_TASK = "noise", "flower:chaos"
 MEGABYTES = 0.02  # of the model that the task itself would make; runs have models of other sizes
 # Groups of two replies if four updates reach 1 MB; larger models in shards.
 JOBS_AT_ONCE = 2
@@ -128,6 +128,7 @@ def _configurations(fleet: str, devices: int) -> dict[str, dict[str, object]]:
     common = {"fleet": fleet, "heartbeat_seconds": 2, "warm_seconds": 600, "python": sys.executable}
     # By its folder: another checkout installed in this environment also has a package `tests`.
     task = {"module": "restless_noise:RestlessNoise", "path": str(Path(__file__).parent)}
+    answering = {**task, "module": "answering_noise:AnsweringNoise"}
     return {
         # Devices of different weight, so that the weighted mean differs from the plain one.
         f"{fleet}-{thing}": {
@@ -139,7 +140,12 @@ def _configurations(fleet: str, devices: int) -> dict[str, dict[str, object]]:
                     # The last one claims more than the cap.
                     "examples": 10 * index + 7 if index < devices - 1 else 500,
                     "linger": LINGER_SECONDS if index >= devices // 2 else 0.0,
-                }
+                },
+                APP_TASK: {
+                    **answering,
+                    "examples": 10 * index + 7,
+                    "linger": LINGER_SECONDS if index >= devices // 2 else 0.0,
+                },
             },
         }
         for index, thing in enumerate(thing_names(devices))

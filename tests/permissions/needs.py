@@ -127,6 +127,13 @@ _RULES: Mapping[str, Callable[[Mapping[str, Any], int], Iterator[Need]]] = {
     "s3.AbortMultipartUpload": _object("AbortMultipartUpload"),
     "s3.ListParts": _object("ListMultipartUploadParts"),
     "s3.CopyObject": _copy,
+    # Of ServerApps in containers.
+    "cloudformation.DescribeStacks": lambda asked, _: iter(
+        [Need("cloudformation:DescribeStacks", _arn("cloudformation", f"stack/{asked['StackName']}/any"))]
+    ),
+    "lambda.Invoke": lambda asked, _: iter(
+        [Need("lambda:InvokeFunction", _arn("lambda", f"function:{asked['FunctionName']}"))]
+    ),
     "dynamodb.GetItem": _table("GetItem"),
     "dynamodb.Query": _table("Query"),
     "dynamodb.Scan": _table("Scan"),

@@ -4,17 +4,15 @@ A call gets records as fedgrass sends them (task_messages/message_content.py) an
 become Flower's own objects and back without a copy of the arrays' data.
 """
 
-import importlib.metadata
 import logging
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from importlib.util import find_spec
-from types import ModuleType
 from typing import Any
 
 from components.runtime.component_errors import ConfigurationError, WorkFailed
 from components.trainer.flower.app_content import GET_PARAMETERS, Content, LegacyReply, Surroundings
+from components.trainer.flower.app_import import flower_version, import_object, missing_module
 from components.trainer.flower.serialised_arrays import NUMPY
 from components.trainer.tasks.task_modules import TaskFolder
 from fedgrass.federation.messages.message_types import MessageHeader
@@ -25,13 +23,6 @@ _OLDEST_PYTHON = (3, 11)  # that flwr runs on
 os.environ["FLWR_TELEMETRY_ENABLED"] = "0"  # before flwr is imported: it would report its use otherwise
 
 
-def _version() -> str:
-    try:
-        return importlib.metadata.version("flwr")
-    except importlib.metadata.PackageNotFoundError:
-        return ""
-
-
 def _too_old(error: Exception) -> ConfigurationError:
     if sys.version_info < _OLDEST_PYTHON:
         version = ".".join(map(str, sys.version_info[:2]))
@@ -39,7 +30,7 @@ def _too_old(error: Exception) -> ConfigurationError:
             f"this is Python {version}, and Flower apps need 3.11 or later: configure `python` for the"
             " components"
         )
-    version = _version()
+    version = flower_version()
     if not version:
         return ConfigurationError(
             "a Flower app needs the package flwr, which is not installed here: `fedgrass flower add` brings"
@@ -142,7 +133,7 @@ class FlowerClient:
         try:
             reply = self._app(message=_message(around, header, to_record_dict(content)), context=context)
         except ModuleNotFoundError as error:  # of an import statement in a function
-            raise WorkFailed(_missing(self._folder, error)) from error
+            raise WorkFailed(missing_module(self._folder, error)) from error
         if not isinstance(reply, Message):
             message = (
                 f"the app's function for {header.type!r} returned a {type(reply).__name__}, not a Message"
@@ -166,49 +157,13 @@ def _quieten() -> None:
 
 
 def _load(folder: TaskFolder, reference: str) -> Any:
-    """Import a ClientApp from the app's folder, where its modules find each other as with Flower."""
-    module, _, attributes = reference.partition(":")
-    found: Any = _import(folder, module, reference)
-    for name in attributes.split("."):
-        try:
-            found = getattr(found, name)
-        except AttributeError as error:
-            message = (
-                f"the clientapp {reference!r} of the app's pyproject.toml is missing: there is no {name!r}"
-            )
-            raise ConfigurationError(message) from error
+    """Import a ClientApp. Raises ConfigurationError, as ``FlowerClient`` does."""
+    found = import_object(folder, reference)
     if not isinstance(found, ClientApp):
         kind = type(found).__name__
         message = f"the clientapp {reference!r} of the app's pyproject.toml is a {kind}, not a ClientApp"
         raise ConfigurationError(message)
     return found
-
-
-def _import(folder: TaskFolder, module: str, reference: str) -> ModuleType:
-    try:
-        return folder.load(module)
-    except ModuleNotFoundError as error:
-        message = f"the clientapp {reference!r} cannot be imported: {_missing(folder, error)}"
-        raise ConfigurationError(message) from error
-    except ImportError as error:
-        of_flower = (error.name or "").partition(".")[0] == "flwr"
-        version = f" (flwr {_version()} is installed)" if of_flower else ""
-        message = f"the clientapp {reference!r} cannot be imported: {folder.plain(str(error))}{version}"
-        raise ConfigurationError(message) from error
-
-
-def _missing(folder: TaskFolder, error: ModuleNotFoundError) -> str:
-    """Return what to do about a module that an app imports and that is not there."""
-    missing = folder.plain(error.name or "")
-    top = missing.partition(".")[0]
-    if folder.has(top) or not top:
-        return f"{folder.path} has no module {missing!r}"
-    if top != missing and find_spec(top):
-        return f"the app imports {missing!r}, which the installed {top!r} does not have"
-    return (
-        f"the app imports {top!r}, which is not installed here: add the package that has it to the"
-        " dependencies in the app's pyproject.toml, and run `fedgrass flower add` again"
-    )
 
 
 def _message(around: Surroundings, header: MessageHeader, content: Any) -> Any:
@@ -237,7 +192,9 @@ def to_record_dict(content: Content) -> Any:
                 }
             )
         else:
-            records[record.name] = _KINDS[record.kind](dict(record.values))
+            # The app may change a list in place, which must not change what the content was before.
+            values = {key: list(v) if isinstance(v, list) else v for key, v in record.values.items()}
+            records[record.name] = _KINDS[record.kind](values)
     return records
 
 

@@ -7,7 +7,6 @@ its work the trainer ends the worker process, and what the app has done by then 
 import hashlib
 import logging
 import random
-import re
 import sys
 import traceback
 from pathlib import Path
@@ -17,8 +16,9 @@ import numpy as np
 
 from components.runtime.component_errors import ConfigurationError, WorkFailed
 from components.trainer.flower import app_replies, app_requests
-from components.trainer.flower.app_configuration import FILE, Config, read_app_configuration
+from components.trainer.flower.app_configuration import FILE, read_app_configuration
 from components.trainer.flower.app_content import GET_PARAMETERS, Content, LegacyReply, Surroundings
+from components.trainer.flower.app_options import NODE, Option, node_config_of
 from components.trainer.flower.app_state import read_state, same_state, write_state
 from components.trainer.flower.flower_client import FlowerClient, legacy_reply, legacy_request
 from components.trainer.flower.serialised_arrays import NUMPY, array_in
@@ -38,14 +38,9 @@ from fedgrass.federation.messages.message_types import MessageHeader
 from fedgrass.federation.task_messages.node_ids import node_id, run_id
 from fedgrass.federation.weights import Arrays
 
-_NODE = "node-"  # begins the options that are the node_config
 _TTL = 43_200.0  # seconds: Flower's default, in fedgrass's own rounds
 _TRAIN, _EVALUATE = "train", "evaluate"
-_INTEGER = re.compile(r"-?(0|[1-9][0-9]{0,17})")  # 007 is a text
-_DECIMAL = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]{1,3})?")
-_BOOLEANS = {"true": True, "false": False}
 _ALONE = RoundPlace("", 1, "", Path(), Path())  # outside of a round, such as in `fedgrass task check`
-Option = bool | int | float | str
 log = logging.getLogger(__name__)
 
 
@@ -84,7 +79,7 @@ class FlowerTask:
         **options: Option,
     ) -> None:
         self._keys = _Keys(arrays_key, config_key, metrics_key, examples_key)
-        self._node_config = _node_config(options)
+        self._node_config = node_config_of(options, [f"{key}_key" for key in _Keys._fields])
         folder = folder_of(type(self).__module__)
         if folder is None or Path(folder.path) != self.folder:
             folder = folder_at(str(self.folder))
@@ -227,7 +222,7 @@ class FlowerTask:
         )
         return (
             f"the app did not find {name!r}{where}: {training}if it is a setting of this device, give it as"
-            f" the task's option {_NODE}{name}"
+            f" the task's option {NODE}{name}"
         )
 
     def _is_own_file(self, name: str) -> bool:
@@ -279,24 +274,3 @@ def _named(names: list[str], reply: LegacyReply) -> dict[str, tuple[str, bytes]]
         message = f"the app's fit returned {len(reply.tensors)} arrays, and the model has {len(names)}"
         raise WorkFailed(message)
     return {name: (NUMPY, data) for name, data in zip(names, reply.tensors, strict=True)}
-
-
-def _node_config(options: dict[str, Option]) -> Config:
-    unknown = [name for name in options if not name.startswith(_NODE) or name == _NODE]
-    if unknown:
-        message = (
-            f"a Flower app has no option {unknown[0]!r}: it takes"
-            f" {', '.join(f'{key}_key' for key in _Keys._fields)}, and {_NODE}NAME for the app's"
-            f" context.node_config, such as {_NODE}partition-id"
-        )
-        raise ConfigurationError(message)
-    return {name.removeprefix(_NODE): _value(value) for name, value in options.items()}
-
-
-def _value(value: Option) -> Option:
-    """Return an option of the configuration; a nucleus may pass numbers and booleans as texts."""
-    if not isinstance(value, str):
-        return value
-    if _INTEGER.fullmatch(value):
-        return int(value)
-    return float(value) if _DECIMAL.fullmatch(value) else _BOOLEANS.get(value, value)

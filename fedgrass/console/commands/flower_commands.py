@@ -16,6 +16,7 @@ def add_flower(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     _add_initial_model(kinds)
     _add_run(kinds)
     _add_resume(kinds)
+    _add_serve(kinds)
 
 
 def _add_add(kinds: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -143,6 +144,11 @@ def _add_run(kinds: "argparse._SubParsersAction[argparse.ArgumentParser]") -> No
         metavar="'KEY=VALUE ...'",
         help="values of the app's [tool.flwr.app.config] to override, as in `flwr run`",
     )
+    run.add_argument(
+        "--detach",
+        action="store_true",
+        help="run it in a container on AWS Fargate instead, and return (docs/flower.md)",
+    )
     add_stack(run)
     run.set_defaults(run=deferred("fedgrass.console.flower.server_app_run:run_command"))
 
@@ -162,8 +168,29 @@ def _add_resume(kinds: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
         metavar="APP_DIR",
         help="folder of the app (where it was when the run was started in this folder)",
     )
+    resume.add_argument(
+        "--detach",
+        action="store_true",
+        help="start the container of a run again that was started with --detach",
+    )
     add_stack(resume)
     resume.set_defaults(run=deferred("fedgrass.console.flower.server_app_run:resume_command"))
+
+
+def _add_serve(kinds: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    serve = kinds.add_parser(
+        "serve",
+        help="run or resume the ServerApp that `flower run --detach` uploaded; the command of its container",
+    )
+    serve.add_argument("run_name", metavar="RUN", help="name of the run")
+    serve.add_argument(
+        "--folder",
+        type=Path,
+        default=Path("apps"),
+        help="where to put the app, in a folder named as the run (apps)",
+    )
+    add_stack(serve)
+    serve.set_defaults(run=deferred("fedgrass.console.flower.detached_run:serve_command"))
 
 
 def _add_app(parser: argparse.ArgumentParser) -> None:

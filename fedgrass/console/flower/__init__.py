@@ -10,4 +10,7 @@
 - strategy_checkpoint: keeps the state of a strategy after each round, and continues from it
 - checkpoint_file: the file of that state
 - device_parameters: the initial model from a device, where the ServerApp passes none
+- app_archive: the files of an app and the command line of its run, as one zip
+- server_app_task: the ECS task in which a ServerApp runs on AWS Fargate
+- detached_run: the command that starts such a task, and the command of its container
 """

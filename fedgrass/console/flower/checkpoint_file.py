@@ -203,15 +203,21 @@ class Unpacker:
 
 
 def random_state() -> Tagged:
-    """Return the state of Python's random numbers."""
+    """Return the state of the random numbers of Python and of numpy's global generator.
+
+    Strategies draw the nodes of a round from the former, and noise for privacy from the latter: a second,
+    different noise on the same sum would be a second release of it.
+    """
     version, internal, gauss = random.getstate()
-    return [version, list(internal), gauss]
+    name, keys, *rest = np.random.get_state()  # noqa: NPY002 - the generator that Flower uses
+    return [version, list(internal), gauss, [name, np.asarray(keys).tolist(), *rest]]
 
 
 def set_random_state(state: Tagged) -> None:
-    """Continue Python's random numbers where ``random_state`` was called."""
-    version, internal, gauss = state
+    """Continue the random numbers where ``random_state`` was called."""
+    version, internal, gauss, (name, keys, *rest) = state
     random.setstate((version, tuple(internal), gauss))
+    np.random.set_state((name, np.array(keys, np.uint32), *rest))  # noqa: NPY002 - as above
 
 
 def checkpoint_file(checkpoint: Checkpoint, data: Sequence[Buffer]) -> FileInPieces:

@@ -1,7 +1,7 @@
 """Ask one device for the initial model of a Flower app, where its ServerApp passes none.
 
-As Flower's server does: the ClientApp of the former API has ``get_parameters``. The question is a run of its
-own with one round, ``<run>-model-<random>``, which ends with the answer.
+As Flower's server does: the ClientApp of the former API has ``get_parameters``. The question is a
+separate run with one round, ``<run>-model-<random>``, which ends with the answer.
 """
 
 import time
@@ -60,13 +60,13 @@ def ask_for_parameters(  # noqa: PLR0913, PLR0917 - the last three are for tests
         fleet: the operator's access to the fleet.
         run: name of the run that is to start from them.
         settings: of that run, which bound the devices.
-        report: is told which device is asked.
+        report: called with a line per device that is asked.
         seconds: within which a device must answer.
         connect: returns the exchange of messages of a run.
         clock: returns the seconds since the epoch.
 
     Raises:
-        SettingsError: no device is there, or none of those asked has an initial model; the text says why.
+        SettingsError: no device is there, or none of those asked has an initial model; with the reasons.
     """
     name = f"{run[:_LONGEST_STEM]}-model-{uuid4().hex[:6]}"
     asking = RunSettings(

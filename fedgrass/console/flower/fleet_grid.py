@@ -31,6 +31,7 @@ from fedgrass.federation.task_messages import node_ids
 _NODES_SECONDS = 1.0  # for which the list of nodes is kept; twice as long each time that it has not changed
 _LONGEST_NODES_SECONDS = 5.0
 _GATHER_SECONDS = 0.02  # in which threads that push one message each come together in one round
+_LONGEST_GROUP = 128  # characters, of MessageHeader.group
 _CODES = {
     "declined": ErrorCode.NODE_UNAVAILABLE,
     "silent": ErrorCode.NODE_UNAVAILABLE,
@@ -113,7 +114,7 @@ class FleetGrid(Grid):  # type: ignore[misc]  # flwr is not type-checked
         gets an error reply.
 
         Raises:
-            ValueError: a message has no time to live.
+            ValueError: a message has no time to live, or too long a group.
             UpdateRefused: the content of a message cannot be sent.
         """
         with _ends_with_run():
@@ -131,6 +132,11 @@ class FleetGrid(Grid):  # type: ignore[misc]  # flwr is not type-checked
             if message.metadata.ttl <= 0:
                 text = f"Invalid message: its ttl is {message.metadata.ttl}, and has to be above 0"
                 raise ValueError(text)
+            if len(message.metadata.group_id) > _LONGEST_GROUP:
+                text = (
+                    f"Invalid message: its group_id has {len(message.metadata.group_id)} characters; 128 fit"
+                )
+                raise ValueError(text)
             content = message.content
             if id(content) not in stored:
                 stored[id(content)] = content, self._exchange.store(to_parts(content))
@@ -141,7 +147,7 @@ class FleetGrid(Grid):  # type: ignore[misc]  # flwr is not type-checked
         thing = self._thing(metadata.dst_node_id)
         if thing is None:
             id_ = str(uuid4())
-            reason = f"node {metadata.dst_node_id} is no device of this run"
+            reason = f"node {metadata.dst_node_id} is not a device of this run"
             self._failures[id_] = Failure("unknown", reason)
             FLOWER_LOGGER.warning("A message cannot be sent: %s.", reason)
         else:

@@ -107,7 +107,7 @@ def to_record(name: str, record: Any) -> MessagePart:
     """Return one record of Flower under a name, with the data of its arrays.
 
     Raises:
-        UpdateRefused: it is no record of Flower.
+        UpdateRefused: it is not a record of Flower.
     """
     if isinstance(record, ArrayRecord):
         entries = tuple(
@@ -127,7 +127,7 @@ def to_record(name: str, record: Any) -> MessagePart:
         if isinstance(record, type_):
             values = {key: _plain(value) for key, value in record.items()}
             return MessagePart(Record(name=name, kind=kind, values=values))  # type: ignore[arg-type]
-    message = f"the record {name!r} is a {type(record).__name__}, which is no record of Flower"
+    message = f"the record {name!r} is a {type(record).__name__}, which is not a record of Flower"
     raise UpdateRefused(message)
 
 
@@ -151,7 +151,7 @@ def from_records(records: Sequence[Record], data: Sequence[bytes]) -> RecordDict
         for record in records:
             content[record.name] = _record(record, source)
     except (TypeError, ValueError) as error:
-        message = f"it is no content of Flower: {error}"
+        message = f"it is not a content of Flower: {error}"
         raise UpdateRefused(message) from error
     return content
 

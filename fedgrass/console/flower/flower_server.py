@@ -103,7 +103,7 @@ def initial_arrays(server_app: Any, config: Mapping[str, Value], arrays_key: str
     except Exception:
         if not grid.others:
             raise
-        # It goes by the replies to its first messages, which nobody has answered.
+        # It needs replies to its first messages, and this Grid has none.
     sent = f" (it has sent {', '.join(sorted(grid.others))}, without an answer)" if grid.others else ""
     return Recorded(None, f"the ServerApp ends without a message of the type train{sent}")
 
@@ -122,8 +122,8 @@ class _Recorded(BaseException):
 class RecordingGrid(Grid):  # type: ignore[misc]  # flwr is not type-checked
     """A Grid without devices, which ends the ServerApp at its first train message.
 
-    The number of nodes doubles whenever the app asks for them, so that strategies that wait for many go on.
-    Messages of other types get no reply.
+    The number of nodes doubles whenever the app asks for them, so that strategies that wait for many
+    continue. Messages of other types get no reply.
     """
 
     def __init__(self) -> None:

@@ -22,6 +22,7 @@ import msgspec
 from rich.console import Console
 
 from fedgrass.console import stack
+from fedgrass.console.flower import detached_run
 from fedgrass.console.flower.flower_project import (
     FlowerProject,
     read_project,
@@ -70,6 +71,9 @@ def run_command(arguments: argparse.Namespace) -> None:
     overrides = run_config_overrides(project, arguments.run_config)
     settings = _settings(project, arguments, overrides)
     name = checked_name("run", arguments.run_name or f"{_plain(project.name)}-{time.strftime('%m%d-%H%M%S')}")
+    if arguments.detach:
+        detached_run.start(arguments, project, name)
+        return
     _check_flower()
     operator = Operator(stack.client, stack.outputs(arguments.stack))
     if name in operator.runs():
@@ -90,6 +94,9 @@ def run_command(arguments: argparse.Namespace) -> None:
 def resume_command(arguments: argparse.Namespace) -> None:
     """Continue the ServerApp of a run whose process has ended before it."""
     name = checked_name("run", arguments.run_name)
+    if arguments.detach:
+        detached_run.resume(arguments, name)
+        return
     folder = Path("runs") / name
     project = read_project(arguments.app or _noted_place(folder, name))
     _check_flower()
@@ -146,7 +153,7 @@ def drive(  # noqa: PLR0913 - what is run, where and how
         ServerAppFailed: the ServerApp raised an exception; its run is FAILED.
         SettingsError: the run cannot be resumed; the text gives the reason.
         ExchangeFailed: the run was ended, or another ServerApp drives it.
-        KeyboardInterrupt: as it came; the run goes on, and the way to resume it was printed.
+        KeyboardInterrupt: as it came; the run continues, and the way to resume it was printed.
     """
     # They import flwr, which takes seconds.
     from fedgrass.console.flower import fleet_grid, flower_api, strategy_checkpoint  # noqa: PLC0415
@@ -209,7 +216,7 @@ def _closing_at_signals(close: Callable[[], None]) -> Iterator[None]:
 
 
 def _call(project: FlowerProject, grid: Any, context: Any) -> None:
-    """Import the ServerApp and call it; ``sys.exit`` without an error is an end like any other."""
+    """Import the ServerApp and call it; ``sys.exit`` without an error is a normal end."""
     from fedgrass.console.flower.flower_server import load_server_app  # noqa: PLC0415 - imports flwr
 
     try:
@@ -228,7 +235,7 @@ def _adopt(
         message = (
             f"run {run.name!r} has sent messages in {exchange.last_number} rounds, and kept no state: its"
             f" ServerApp ({project.server_app}) does not start from arrays (Strategy.start of"
-            " flwr.serverapp.strategy), but runs a loop of its own or server_fn, and such an app cannot be"
+            " flwr.serverapp.strategy), but runs its own loop or server_fn, and such an app cannot be"
             f" resumed. End the run with `fedgrass run cancel {run.name}`, and start another one"
         )
         raise SettingsError(message)

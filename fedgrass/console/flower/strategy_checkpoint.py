@@ -92,7 +92,7 @@ class CheckpointStore:
         return found
 
     def write(self, file: FileInPieces) -> None:
-        """Replace the checkpoint. Raises ExchangeFailed if another process has replaced it meanwhile."""
+        """Replace the checkpoint. Raises ExchangeFailed if another process has replaced it since."""
         version = self._bucket.write_pieces_over(self._key, file.pieces, self._version)
         if version is None:  # unless the answer to an earlier attempt of the same write was lost
             version = self._version_of(file)
@@ -131,7 +131,7 @@ class Checkpoints:
     Args:
         exchange: of the run's messages.
         store: of the checkpoint.
-        warn: is told what cannot be kept.
+        warn: shows what cannot be kept.
         resumed: the checkpoint of an earlier process, and its data.
     """
 
@@ -209,7 +209,7 @@ class Checkpoints:
         if before.left_out:
             self._warn(
                 f"the state of the strategy {before.strategy} lacks what could not be kept:"
-                f" {', '.join(before.left_out)}; the app has made it anew"
+                f" {', '.join(before.left_out)}; it is as the app has made it"
             )
 
     def config(self, kept: Any) -> Mapping[str, Any] | None:

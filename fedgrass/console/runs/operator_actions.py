@@ -171,7 +171,7 @@ def _start_flower(operator: Operator, arguments: argparse.Namespace, settings: R
     """Start a run of a Flower app from the model of its ServerApp, of the bucket or of a device.
 
     Raises:
-        SettingsError: the task is no Flower app, or there is no initial model.
+        SettingsError: the task is not a Flower app, or there is no initial model.
     """
     if not settings.task.startswith(TASK_PREFIX) or settings.mode == "server_app":
         message = f"--app is for tasks flower:NAME, and the run's task is {settings.task!r}"

@@ -14,7 +14,7 @@ from fedgrass.federation.task_messages.message_content import (
     data_arrays,
 )
 
-SEPARATE_BYTES = 16 * 1024  # a record with at least this many bytes of arrays gets a file of its own
+SEPARATE_BYTES = 16 * 1024  # a record with at least this many bytes of arrays gets a separate file
 
 Buffer = bytes | memoryview
 

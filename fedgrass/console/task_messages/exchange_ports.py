@@ -43,7 +43,7 @@ class FleetRun(Protocol):
 
 
 class Observer(Protocol):
-    """Is told what happens to the messages; called by the threads that push and collect."""
+    """Receives what happens to the messages; called by the threads that push and collect."""
 
     def sent(self, number: int, letters: Sequence[Letter], *, adopted: bool) -> None:
         """Messages were sent in a round, or those of an earlier process were adopted."""

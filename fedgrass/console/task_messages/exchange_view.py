@@ -13,7 +13,6 @@ from typing import Self
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.table import Table
-from rich.text import Text
 
 from fedgrass.console.tables import styled
 from fedgrass.console.task_messages.message_outcomes import Failure, Outcome
@@ -168,7 +167,7 @@ class ExchangeView:
     def _render(self) -> RenderableType:
         table = Table(box=None, padding=(0, 2, 0, 0))
         for heading in ("round", "message", "asked", "accepted", "replied", "failed", "MB down/up", "s"):
-            table.add_column(Text(heading, "dim"), no_wrap=True, overflow="ellipsis")
+            table.add_column(styled((heading, "dim")), no_wrap=True, overflow="ellipsis")
         now = self._clock()
         with self._lock:
             for line in list(self._lines.values())[-_MOST_ROWS:]:

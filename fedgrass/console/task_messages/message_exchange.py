@@ -57,7 +57,7 @@ class MessageExchange:
     Args:
         fleet: the operator's access to the fleet.
         run: name of the run, with ``mode: server_app``.
-        observer: is told what happens; None: nobody is.
+        observer: receives what happens; may be None.
         clock: returns the seconds since the epoch.
         pause: waits for a number of seconds; returns whether the exchange was closed. None: by ``closed``.
         closed: is set when the exchange is closed.
@@ -153,7 +153,7 @@ class MessageExchange:
     def flush(self, gather: float = 0.0) -> None:
         """Send the messages that wait, as far as their devices are free.
 
-        Messages that other threads push meanwhile are sent together, in the next round.
+        Messages that other threads push at the same time are sent together, in the next round.
 
         Args:
             gather: seconds to wait before for messages of other threads.
@@ -171,7 +171,7 @@ class MessageExchange:
     def collect(self, ids: Collection[str]) -> Iterator[tuple[str, Outcome]]:
         """Yield the outcomes that are known by now of some messages; each is yielded once.
 
-        A reply is read when it is yielded. What is sent meanwhile, see ``flush``, also the errors.
+        A reply is read when it is yielded. Waiting messages are sent as by ``flush``, with its errors.
         """
         with self._lock:
             self._check()
@@ -362,5 +362,5 @@ def _listing(letters: Sequence[Letter], now: float) -> RoundMessages:
 def _taken(run: str, number: int) -> str:
     return (
         f"number {number} of run {run!r} is taken: another ServerApp drives this run at the same time; stop"
-        " one of them, or give yours a run of its own (--name)"
+        " one of them, or give yours its own run (--name)"
     )

@@ -32,7 +32,7 @@ class OpenRounds:
     Args:
         fleet: the operator's access to the fleet.
         run: name of the run.
-        observer: is told of the rounds that are read.
+        observer: receives the rounds that are read.
         clock: returns the seconds since the epoch.
         end: is called with the round, the message and the reason of each one that gets no reply.
     """
@@ -130,7 +130,7 @@ class OpenRounds:
                 self._end(open_round.number, letter, failure)
 
     def _end_expired(self, open_round: _OpenRound, reason: str) -> None:
-        """End the messages whose time is over although the table does not say so."""
+        """End the messages whose time is over although the table has no outcome of theirs."""
         for device, letter in list(open_round.letters.items()):
             if device not in open_round.replied and self._clock() > letter.expires_at + _GRACE:
                 del open_round.letters[device]

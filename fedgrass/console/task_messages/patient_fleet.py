@@ -21,7 +21,7 @@ class PatientFleet:
 
     Args:
         fleet: the access to the fleet.
-        say: is told once per interruption.
+        say: prints a line, once per interruption.
         pause: waits for a number of seconds; returns whether to give up.
         clock: returns the seconds of a clock that never goes back.
     """
@@ -63,16 +63,16 @@ class PatientFleet:
     def repeat(self, call: Callable[[], Answer]) -> Answer:
         """Return the answer to a request, which is repeated while AWS is out of reach."""
         end, pause = self._clock() + _SECONDS, _FIRST_PAUSE
-        is_told = False
+        is_shown = False
         while True:
             try:
                 return call()
             except Exception as error:
                 if not stack.is_passing(error) or self._clock() + pause > end:
                     raise
-                if not is_told:
+                if not is_shown:
                     self._say(f"AWS does not answer, trying again: {error}")
-                is_told = True
+                is_shown = True
                 if self._pause(pause):
                     raise
                 pause = min(2 * pause, _LONGEST_PAUSE)

@@ -207,23 +207,12 @@ def check_device_in_child(options: dict[str, Any], note: Callable[[str], None]) 
         except BaseException as error:  # the app is user code
             if is_interruption(error):
                 raise
-            report(f"FAIL  {name}: {explain(error)}{_hint(error, check.options)}")
+            report(f"FAIL  {name}: {explain(error)}")
             return 1
         report(f"{finding.kind:4}  {name}: {finding.text}")
     chosen = " ".join(f"{key}={value}" for key, value in check.options.items())
     report(examination.needs(f"with {chosen}" if chosen else ""))
     return 0
-
-
-def _hint(error: BaseException, options: Mapping[str, Value]) -> str:
-    """Return which option is probably missing, if the app misses a key of its context or of a message."""
-    key = error.args[0] if isinstance(error, KeyError) and error.args else None
-    if isinstance(key, str) and f"node-{key}" not in options:
-        return (
-            f" (a key of context.node_config is given by --option node-{key}=VALUE, one of the message's"
-            f" configuration by --setting {key}=VALUE)"
-        )
-    return ""
 
 
 def _reporter(check: AppCheck) -> Callable[[str], None]:

@@ -10,7 +10,7 @@ from tests.guards.cloud_files import template
 
 DEVICE = "${iot:Connection.Thing.ThingName}"
 # Actions for which AWS's reference defines no resource.
-NO_FINER_RESOURCE = {"xray:PutTelemetryRecords", "xray:PutTraceSegments"}
+NO_FINER_RESOURCE = {"ecr:GetAuthorizationToken", "xray:PutTelemetryRecords", "xray:PutTraceSegments"}
 
 
 def resources(kind: str = "") -> dict[str, Any]:

@@ -17,6 +17,7 @@ from fedgrass.console.deploy.deploy_cloud import CloudOptions, deploy_cloud
 from fedgrass.console.deploy.deploy_package import Artifacts
 from fedgrass.console.deploy.deploy_stack import Stack
 from fedgrass.console.deploy.teardown import Removal, empty_bucket
+from fedgrass.console.flower.server_app_task import ServerAppTasks
 from fedgrass.console.main import parse
 from fedgrass.console.stack import StackError
 from fedgrass.federation.errors import SettingsError
@@ -362,3 +363,24 @@ def test_a_wait_without_an_end_is_refused(minutes: str, capsys: pytest.CaptureFi
 def test_bad_parameters_are_the_operators_fault(cloud: EmbeddedCloud) -> None:
     with pytest.raises(SettingsError, match=r"there are: |did you mean"):
         deploy(cloud, "never", Nothing="1")
+
+
+@pytest.mark.usefixtures("untouched")
+def test_containers_for_server_apps_are_made_when_they_are_wanted_and_removed_with_the_stack(
+    cloud: EmbeddedCloud,
+) -> None:
+    outputs, _ = deploy(cloud, "contained", FleetName="contained")
+    assert not [name for name in outputs if name.startswith("ServerApp")]
+    parameters = {"ServerAppImageTag": "1", "ServerAppSubnets": "subnet-1a2b", "ServerAppPublicIp": "yes"}
+    outputs, _ = deploy(cloud, "contained", **parameters)
+    assert outputs["ServerAppImage"] == f"{outputs['ServerAppRepositoryUri']}:1"
+    assert outputs["ServerAppNetwork"] == "subnet-1a2b;;yes"
+    ecs = cloud.client("ecs")
+    described = ecs.describe_task_definition(taskDefinition=outputs["ServerAppTask"])["taskDefinition"]
+    (container,) = described["containerDefinitions"]
+    assert container["image"] == outputs["ServerAppImage"]
+    assert container["logConfiguration"]["options"]["awslogs-group"] == outputs["ServerAppLogGroup"]
+    assert ServerAppTasks(cloud.client, "contained", outputs).running("nightly") == []
+    take_down(cloud, "contained")
+    assert not cloud.client("ecr").describe_repositories()["repositories"]
+    assert not ecs.list_clusters()["clusterArns"]

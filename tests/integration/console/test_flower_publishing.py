@@ -175,7 +175,7 @@ WRONG: dict[str, tuple[dict[str, Any], int, str]] = {
     "misses a partition": (
         {"client": CLIENT.replace("partition-id", "site")},
         1,
-        "KeyError: 'site' (a key of context.node_config is given by --option node-site=VALUE, one of",
+        "give it as the task's option node-site",
     ),
     "returns other arrays": (
         {"client": CLIENT.replace("{name: Array(np", "{name + 'x': Array(np")},

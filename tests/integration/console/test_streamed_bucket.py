@@ -112,6 +112,6 @@ def test_neither_writing_nor_reading_takes_a_second_copy(embedded_cloud: Embedde
     finally:
         tracemalloc.stop()
     assert data == given[0]
-    # The embedded cloud is a process of its own, so that what it takes does not count.
+    # The embedded cloud is another process, so that what it takes does not count.
     assert written < 16 * 1024**2
     assert held < 44 * 1024**2

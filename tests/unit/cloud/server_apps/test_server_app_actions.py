@@ -297,3 +297,16 @@ def test_a_running_run_has_nothing_to_retry_and_no_next_round() -> None:
     assert "nothing to retry" in fleet.request("retry")["refused"]
     assert "opened by its ServerApp" in fleet.request("next")["refused"]
     assert fleet.newest().state is State.OPEN
+
+
+def test_a_run_whose_row_is_older_than_a_round_is_refused_with_the_repair_that_it_needs() -> None:
+    fleet = started()
+    fleet.push()
+    for device in fleet.names:
+        fleet.status(device, "failed", fleet.sent(1), "no data")
+    assert fleet.sent(1).state is State.ABANDONED  # which leaves no manifest
+    fleet.rounds._runs[RUN] = msgspec.structs.replace(fleet.run(), round=0, published=0)
+    assert fleet.push()["refused"] == (
+        "the row of run run-1 is at round 0, and the table has round 1: `fedgrass repair run-1` compares"
+        " table and bucket"
+    )

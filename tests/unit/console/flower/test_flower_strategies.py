@@ -239,7 +239,7 @@ def test_a_message_to_an_unknown_node_gets_an_error_reply() -> None:
     grid = grid_of(FlowerFleet(1, adding))
     (reply,) = grid.send_and_receive([Message(RecordDict({"arrays": model()}), 12345, "train")])
     assert reply.error.code == ErrorCode.NODE_UNAVAILABLE
-    assert "node 12345 is no device of this run" in reply.error.reason
+    assert "node 12345 is not a device of this run" in reply.error.reason
 
 
 def test_an_unknown_message_id_gets_an_error_reply_and_none_is_left_out() -> None:
@@ -277,6 +277,13 @@ def test_a_message_without_a_time_to_live_is_refused() -> None:
     grid = grid_of(FlowerFleet(1, adding))
     message = Message(RecordDict({"arrays": model()}), node_id("thing-0"), "train", ttl=-1.0)
     with pytest.raises(ValueError, match="its ttl is -1"):
+        grid.push_messages([message])
+
+
+def test_a_group_that_no_announcement_carries_is_refused() -> None:
+    grid = grid_of(FlowerFleet(1, adding))
+    message = Message(RecordDict({"arrays": model()}), node_id("thing-0"), "train", group_id="g" * 129)
+    with pytest.raises(ValueError, match="its group_id has 129 characters"):
         grid.push_messages([message])
 
 

@@ -219,5 +219,5 @@ def test_an_app_with_a_loop_of_its_own_is_refused_by_name(app: App) -> None:
     """
     with pytest.raises(KeyboardInterrupt):
         app.run(asks)
-    with pytest.raises(SettingsError, match=r"runs a loop of its own .* cannot be resumed"):
+    with pytest.raises(SettingsError, match=r"runs its own loop .* cannot be resumed"):
         app.run(asks, resume=True)

@@ -116,6 +116,21 @@ def test_a_call_that_fails_keeps_the_state_before_it(tmp_path: Path) -> None:
     assert train(task, ONE).metrics["calls"] == 2
 
 
+def test_a_list_that_the_app_extends_in_place_is_kept(tmp_path: Path) -> None:
+    app = COUNTING_APP.replace(
+        """context.state["calls"] = ConfigRecord({"of": [*calls["of"], msg.metadata.message_type]})""",
+        """context.state["calls"] = context.state.get("calls", calls)
+        context.state["calls"]["of"].append(msg.metadata.message_type)""",
+    )
+    task = task_of(tmp_path / "app", app)
+    place = begin(task, tmp_path, 1)
+    task.evaluate(ONE)
+    with pytest.raises(ValueError, match="on purpose"):
+        train(task, ONE, fail=True)  # its own entry is dropped with it
+    assert train(task, ONE).metrics["calls"] == 2
+    assert read_state(place.state_after).records[0].values == {"of": ["evaluate", "train"]}
+
+
 def test_an_app_that_keeps_nothing_writes_no_file(tmp_path: Path) -> None:
     task = task_of(
         tmp_path / "app",

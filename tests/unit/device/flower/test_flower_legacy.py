@@ -11,7 +11,7 @@ pytest.importorskip("flwr")
 from components.runtime.component_errors import ConfigurationError, WorkFailed
 from components.trainer.flower.flower_client import legacy_request
 from components.trainer.flower.serialised_arrays import array_in, serialised
-from components.trainer.tasks.task import RoundPlace, TaskMessage
+from components.trainer.tasks.task import Evaluation, RoundPlace, TaskMessage
 from fedgrass.federation.messages.message_types import MessageHeader
 from tests.unit.device.flower.small_apps import LEGACY_APP, task_of, train
 
@@ -111,6 +111,18 @@ def test_a_client_without_evaluate_evaluates_nothing(tmp_path: Path) -> None:
     assert (evaluation.examples, evaluation.metrics) == (0, {})
     with pytest.raises(WorkFailed, match="EVALUATE_NOT_IMPLEMENTED"):
         task.answer(message("evaluate", np.zeros(1)))
+
+
+def test_an_evaluation_that_the_client_calls_not_implemented_counts_nothing(tmp_path: Path) -> None:
+    app = CLIENT_APP.format(fit="raise ValueError").replace(
+        "app =",
+        """
+        def evaluate(self, ins):
+            return EvaluateRes(Status(Code.EVALUATE_NOT_IMPLEMENTED, "not today"), 1.0, 5, {})
+
+    app =""",
+    )
+    assert task_of(tmp_path, app).evaluate({"0": np.zeros(1)}) == Evaluation(0, {})
 
 
 def test_messages_of_a_legacy_server_app_are_answered(tmp_path: Path) -> None:

@@ -74,7 +74,7 @@ def test_train_and_evaluate_are_called_once_with_the_servers_model(tmp_path: Pat
     assert findings["evaluate"].text == "5 examples, loss 0.25"
     assert app.fitted == [{"lr": 0.5}]
     assert [place.number for place in app.places] == [1, 2]
-    assert app.places[0].state_after == app.places[1].state  # the app's state goes on
+    assert app.places[0].state_after == app.places[1].state  # the app's state is kept
     assert app.places[1].training == {"lr": 0.5}
     size = len(encode(MODEL))
     needs = examination.needs("with node-partition-id=0")
