@@ -95,7 +95,11 @@ def _demo(options: DemoOptions, console: Console, folder: Path) -> int:
     plain = thing_names(options.mqtt_devices, "plain") if options.mqtt_devices else []
     count = len(thing_names(len(things) + len(plain)))  # refuses too many in total
     task = _task(options, count)
-    settings = _settings(options, task.name, task.training if isinstance(task, FlowerDemoTask) else None)
+    if isinstance(task, FlowerDemoTask) and options.server_app:
+        chosen, has_rounds = _chosen(options), options.rounds != _DEFAULT_ROUNDS
+        settings = server_app_settings(task.project, task.name, chosen, has_rounds=has_rounds)
+    else:
+        settings = _settings(options, task.name, task.training if isinstance(task, FlowerDemoTask) else None)
     configurations = {
         thing: {"tasks": task.configuration(index), "heartbeat_seconds": 10}
         for index, thing in enumerate([*things, *plain])
@@ -186,9 +190,7 @@ def _settings(options: DemoOptions, task: str, default: Mapping[str, Value] | No
     Raises:
         SettingsError: a setting is invalid, or has a separate option.
     """
-    chosen = parse_key_values("--setting", options.run_settings)
-    if isinstance(task, FlowerDemoTask) and options.server_app:
-        return server_app_settings(task.project, task.name, chosen, rounds=options.rounds != _DEFAULT_ROUNDS)
+    chosen = _chosen(options)
     for name, option in {"task": "--task", "rounds": "--rounds"}.items():
         if name in chosen:
             message = f"--setting {name} is not allowed: use {option} instead"
@@ -200,6 +202,10 @@ def _settings(options: DemoOptions, task: str, default: Mapping[str, Value] | No
     training = {**(default or {}), **others}
     base = {"task": task, "rounds": options.rounds, "deadline_seconds": 300}
     return parse_settings({**base, "training": training, **run_settings})
+
+
+def _chosen(options: DemoOptions) -> dict[str, Value]:
+    return parse_key_values("--setting", options.run_settings)
 
 
 def _parsed(value: Value) -> object:

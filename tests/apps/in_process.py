@@ -45,7 +45,7 @@ def run_in_process(
         config: overrides of the app's configuration.
 
     Raises:
-        Exception: what the ServerApp has raised. A ClientApp's exception is an error reply, as ever.
+        Exception: what the ServerApp has raised. A ClientApp's exception is an error reply, as usual.
     """
     components = get_project_config(app)["tool"]["flwr"]["app"]["components"]
     run = Run.create_empty(run_id=_RUN_ID)

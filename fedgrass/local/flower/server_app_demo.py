@@ -20,7 +20,7 @@ _DEADLINE_SECONDS = 300  # of a round, unless it is set
 
 
 def server_app_settings(
-    project: FlowerProject, task: str, chosen: Mapping[str, Value], *, rounds: bool = False
+    project: FlowerProject, task: str, chosen: Mapping[str, Value], *, has_rounds: bool = False
 ) -> RunSettings:
     """Return the settings of the run; ``training`` has the overridden values of the app's configuration.
 
@@ -28,12 +28,12 @@ def server_app_settings(
         project: the app.
         task: its task, ``flower:...``.
         chosen: of the command line: settings of the run, or values of the app's configuration.
-        rounds: whether the command line has a number of rounds.
+        has_rounds: whether the command line has a number of rounds.
 
     Raises:
         SettingsError: a name is neither, a value is not allowed, or there is a number of rounds.
     """
-    if rounds:
+    if has_rounds:
         message = (
             "--rounds is up to the ServerApp: set what it reads of its configuration, such as"
             " --setting num-server-rounds=3"

@@ -38,4 +38,4 @@ def test_a_setting_that_is_neither_is_refused_by_name(name: str, words: str) -> 
 
 def test_the_number_of_rounds_is_up_to_the_server_app() -> None:
     with pytest.raises(SettingsError, match="--setting num-server-rounds=3"):
-        server_app_settings(PROJECT, TASK, {}, rounds=True)
+        server_app_settings(PROJECT, TASK, {}, has_rounds=True)
