@@ -48,6 +48,7 @@ from fedgrass.federation.settings_parser import parse_settings
 SETTINGS = ("where", "thing_group", "seen_within_seconds", "deadline_seconds", "accept_seconds")
 _DEADLINE_SECONDS = 3600  # of a round, unless it is set: Flower's own time-out of a round
 _LONGEST_REASON = 300  # characters
+_RESUMABLE = LIVING | {RunState.FAILED}
 _PLACE = "server_app.json"  # where the app of a run is, in the run's folder
 _LOG = "server_app.log"
 log = logging.getLogger(__name__)
@@ -76,11 +77,9 @@ def run_command(arguments: argparse.Namespace) -> None:
         return
     _check_flower()
     operator = Operator(stack.client, stack.outputs(arguments.stack))
-    if name in operator.runs():
-        message = (
-            f"run {name!r} exists: `fedgrass flower resume {name}` continues it; choose another --name for a"
-            " new run"
-        )
+    if (state := operator.runs().get(name)) is not None:
+        resume = f": `fedgrass flower resume {name}` continues it" if state in _RESUMABLE else f" and is {state}"
+        message = f"run {name!r} exists{resume}; choose another --name for a new run"
         raise SettingsError(message)
     folder = Path("runs") / name
     _note_place(folder, project)
@@ -177,7 +176,8 @@ def drive(  # noqa: PLR0913 - what is run, where and how
             exchange.close()
             if exchange.failure:
                 raise exchange.failure from error
-            _explain(operator, run, project, folder, error, view)
+            again = _how_to_go_on(run, can_resume=store.is_kept or not exchange.last_number)
+            _explain(operator, run, project, folder, error, view, again)
             raise
         if exchange.failure:  # the app has caught it
             raise exchange.failure
@@ -250,13 +250,22 @@ def _explain(  # noqa: PLR0913, PLR0917 - what failed, and where to tell it
     folder: Path,
     error: BaseException,
     view: ExchangeView,
+    again: str,
 ) -> None:
     """Log an exception that ended the ServerApp; end the run if the app has raised it.
+
+    Args:
+        operator: the operator's access to the fleet.
+        run: the run.
+        project: the app.
+        folder: of the log.
+        error: the exception.
+        view: to show what follows.
+        again: how to continue or end the run.
 
     Raises:
         ServerAppFailed: the app has raised it.
     """
-    again = f"`fedgrass flower resume {run.name}` continues it, `fedgrass run cancel {run.name}` ends it"
     if isinstance(error, KeyboardInterrupt):
         view.say(f"interrupted; run {run.name} waits for its ServerApp: {again}", "yellow")
         return
@@ -268,6 +277,14 @@ def _explain(  # noqa: PLR0913, PLR0917 - what failed, and where to tell it
     operator.finish(run.name, short)
     message = f"the ServerApp failed: {short}; the whole traceback is in {folder / _LOG}"
     raise ServerAppFailed(message) from error
+
+
+def _how_to_go_on(run: Run, *, can_resume: bool) -> str:
+    """Return how to continue or end a run whose ServerApp has ended early."""
+    end = f"`fedgrass run cancel {run.name}` ends it"
+    if can_resume:
+        return f"`fedgrass flower resume {run.name}` continues it, {end}"
+    return f"{end}; its app does not start from arrays and cannot be resumed"
 
 
 def _import(project: FlowerProject, folder: Path) -> None:
@@ -342,8 +359,8 @@ def _settings(
     for name in given:
         if name not in SETTINGS:
             message = (
-                f"{name!r} is not a setting of a run with a ServerApp: {nearest(name, SETTINGS)} All else is"
-                " up to the app, whose own values are given by --run-config"
+                f"{name!r} is not a setting of a run with a ServerApp: {nearest(name, SETTINGS)} (all else is"
+                " up to the app, whose own values are given by --run-config)"
             )
             raise SettingsError(message)
     settings = {

@@ -12,9 +12,9 @@ from components.runtime.atomic_file import write_atomically
 from fedgrass.console import tables
 from fedgrass.console.deferred import deferred
 from fedgrass.console.runs.fleet_operator import RoundRecord
-from fedgrass.console.terminal import LONGEST_TEXT, printable
+from fedgrass.console.terminal import printable
 from fedgrass.federation.errors import SettingsError
-from fedgrass.federation.messages.message_fields import shorten
+from fedgrass.federation.messages.message_fields import LONGEST_REASON, shorten
 from fedgrass.federation.rounds import Participant, Participation, State, Work
 from fedgrass.federation.runs import Run
 from fedgrass.federation.training_settings import LOCAL_PREFIX
@@ -196,16 +196,21 @@ def last_evaluation(summaries: Sequence[Mapping[str, Any]]) -> str:
 
 
 def unsent_metrics(summaries: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return the metrics that devices could not send in the latest closed round, a line per reason."""
-    for line in reversed(summaries):
-        if line["state"] == State.CLOSED:
-            devices: dict[str, list[str]] = {}
-            for part in line["devices"]:
-                if unsent := part.get("unsent_metrics"):
-                    devices.setdefault(unsent, []).append(part["device"])
-            attempt = f"round {line['round']}.{line['attempt']}"
-            return [f"{attempt} {_some(names)} left out metrics: {text}" for text, names in devices.items()]
-    return []
+    """Return the metrics that devices could not send, a line per reason.
+
+    It is of the latest closed rounds, one of each work: the last round of a run may only evaluate, and what is
+    missing in the training is still to be shown.
+    """
+    latest = {line["work"]: line for line in summaries if line["state"] == State.CLOSED}
+    found = []
+    for line in sorted(latest.values(), key=lambda each: (each["round"], each["attempt"])):
+        devices: dict[str, list[str]] = {}
+        for part in line["devices"]:
+            if unsent := part.get("unsent_metrics"):
+                devices.setdefault(unsent, []).append(part["device"])
+        attempt = f"round {line['round']}.{line['attempt']}"
+        found += [f"{attempt} {_some(names)} left out metrics: {text}" for text, names in devices.items()]
+    return found
 
 
 def collapse(summaries: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -230,7 +235,7 @@ def reasons(summaries: Sequence[Mapping[str, Any]]) -> list[str]:
         if devices:
             attempt = f"round {line['round']}.{line['attempt']}"
             return [
-                f"{attempt} {_some(names)} {state}: {printable(reason, LONGEST_TEXT)}"
+                f"{attempt} {_some(names)} {state}: {printable(reason, LONGEST_REASON)}"
                 for (state, reason), names in sorted(devices.items(), key=lambda item: -len(item[1]))
             ]
     return []

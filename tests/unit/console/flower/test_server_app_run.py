@@ -219,5 +219,7 @@ def test_an_app_with_a_loop_of_its_own_is_refused_by_name(app: App) -> None:
     """
     with pytest.raises(KeyboardInterrupt):
         app.run(asks)
+    assert "flower resume" not in app.printed
+    assert f"`fedgrass run cancel {RUN}` ends it" in app.printed
     with pytest.raises(SettingsError, match=r"runs its own loop .* cannot be resumed"):
         app.run(asks, resume=True)

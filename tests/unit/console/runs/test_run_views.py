@@ -497,6 +497,13 @@ def test_a_late_device_is_late_once() -> None:
     assert history.reasons([summary]) == ["round 2.1 a late: the run is FAILED"]
 
 
+def test_a_reason_is_shown_to_its_end_where_the_file_of_the_traceback_is() -> None:
+    reason = f"FileNotFoundError: {'long/' * 70}: traceback: failures/run-1-1.txt"
+    assert history.reasons([history.summarize(failed_record(("a", reason)), {})]) == [
+        f"round 2.1 a failed: {reason}"
+    ]
+
+
 def test_old_reasons_are_not_repeated() -> None:
     summaries = [history.summarize(r, {}) for r in (failed_record(("a", "no")), record(), record())]
     assert history.reasons(summaries[:2]) == ["round 2.1 a failed: no"]

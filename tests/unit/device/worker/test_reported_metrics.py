@@ -173,3 +173,17 @@ def test_an_operator_reads_which_devices_left_out_which_metrics() -> None:
     record = RoundRecord(closed, list(fleet.rounds.participants(closed)))
     lines = history.unsent_metrics([history.summarize(record, {})])
     assert lines == ["round 1.1 thing-0, thing-1, thing-2 and 1 more left out metrics: odd (a list)"]
+
+
+def test_an_evaluation_at_the_end_does_not_hide_what_the_training_left_out() -> None:
+    trained = {
+        "round": 1,
+        "attempt": 1,
+        "work": "train",
+        "state": "CLOSED",
+        "devices": [{"device": "a", "unsent_metrics": "losses (a list)"}],
+    }
+    evaluated = {**trained, "round": 2, "work": "evaluate", "devices": [{"device": "a"}]}
+    former = {**trained, "devices": [{"device": "a", "unsent_metrics": "old (None)"}]}
+    lines = history.unsent_metrics([former, trained, evaluated])
+    assert lines == ["round 1.1 a left out metrics: losses (a list)"]
