@@ -164,8 +164,15 @@ class FlowerTask:
         return self._examples
 
     def answer(self, message: TaskMessage) -> Answer:
-        """Let the app answer a message of its ServerApp."""
+        """Let the app answer a message of its ServerApp.
+
+        Raises:
+            WorkFailed: an app without a ``client_fn`` is asked for its parameters, or fails in other ways.
+        """
         header = message.header
+        if header.type == GET_PARAMETERS and not self._client.is_legacy:
+            reason = "the ClientApp has no get_parameters, which only an app with a client_fn can have"
+            raise WorkFailed(reason)
         reply = self._call(header.type, Content(message.records, message.data), header)
         examples, metrics = self._of_reply(header.type, reply)
         return Answer(reply.records, reply.data, examples, metrics)

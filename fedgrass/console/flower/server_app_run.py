@@ -78,7 +78,8 @@ def run_command(arguments: argparse.Namespace) -> None:
     _check_flower()
     operator = Operator(stack.client, stack.outputs(arguments.stack))
     if (state := operator.runs().get(name)) is not None:
-        resume = f": `fedgrass flower resume {name}` continues it" if state in _RESUMABLE else f" and is {state}"
+        can_resume = state in _RESUMABLE
+        resume = f": `fedgrass flower resume {name}` continues it" if can_resume else f" and is {state}"
         message = f"run {name!r} exists{resume}; choose another --name for a new run"
         raise SettingsError(message)
     folder = Path("runs") / name

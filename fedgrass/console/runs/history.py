@@ -198,8 +198,8 @@ def last_evaluation(summaries: Sequence[Mapping[str, Any]]) -> str:
 def unsent_metrics(summaries: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return the metrics that devices could not send, a line per reason.
 
-    It is of the latest closed rounds, one of each work: the last round of a run may only evaluate, and what is
-    missing in the training is still to be shown.
+    They are those of the latest closed rounds, one of each work: the last round of a run may only evaluate,
+    which must not hide what the training left out.
     """
     latest = {line["work"]: line for line in summaries if line["state"] == State.CLOSED}
     found = []

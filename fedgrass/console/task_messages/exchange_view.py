@@ -18,8 +18,10 @@ from fedgrass.console.tables import styled
 from fedgrass.console.task_messages.message_outcomes import Failure, Outcome
 from fedgrass.console.task_messages.message_queue import Letter
 from fedgrass.console.terminal import LONGEST_TEXT
+from fedgrass.federation.messages.message_fields import LONGEST_REASON
 from fedgrass.federation.rounds import Round
 
+_LONGEST_LINE = LONGEST_REASON + 2 * LONGEST_TEXT  # characters: a reason of a device, its name, and the rest
 _REFRESH_PER_SECOND = 8
 _MOST_ROWS = 12  # rounds that are shown; older ones that have ended leave first
 _MEGA = 1e6
@@ -92,7 +94,7 @@ class ExchangeView:
 
     def say(self, text: str, style: str = "") -> None:
         """Print one line above the rounds, literally."""
-        self._console.print(styled((text, style), longest=LONGEST_TEXT), highlight=False, soft_wrap=True)
+        self._console.print(styled((text, style), longest=_LONGEST_LINE), highlight=False, soft_wrap=True)
 
     def sent(self, number: int, letters: Sequence[Letter], *, adopted: bool) -> None:
         """Add messages that were sent, or adopted, to their round."""

@@ -132,6 +132,21 @@ def test_a_mistake_is_named_before_anything_is_started(
     assert started.settings is None
 
 
+@pytest.mark.parametrize(
+    ("state", "reason"),
+    [
+        (RunState.RUNNING, "'first' exists: `fedgrass flower resume first` continues it; choose another"),
+        (RunState.FAILED, "'first' exists: `fedgrass flower resume first` continues it; choose another"),
+        (RunState.SUCCEEDED, "'first' exists and is SUCCEEDED; choose another --name"),
+    ],
+)
+def test_a_name_that_is_taken_is_refused(started: Started, state: RunState, reason: str) -> None:
+    started.known["first"] = run_of("first", state)
+    with pytest.raises(SettingsError, match=reason):
+        command("run", "app", "--name", "first")
+    assert started.settings is None
+
+
 def test_a_server_app_that_cannot_be_imported_starts_no_run(started: Started) -> None:
     Path("app/app_of_the_command.py").write_text("1 / 0", encoding="utf-8")
     import sys  # noqa: PLC0415

@@ -58,6 +58,14 @@ def test_the_text_of_a_device_or_an_app_is_one_harmless_line() -> None:
     assert "[red]" in out.getvalue()
 
 
+def test_a_reason_is_shown_to_its_end_where_the_file_of_the_traceback_is() -> None:
+    view, out = view_of()
+    view.sent(1, letters("a"), adopted=False)
+    reason = f"KeyError: {'x' * 470}; traceback: failures/1.txt"
+    view.collected(1, "a", Failure("failed", reason))
+    assert f"round 1: a failed: {reason}" in out.getvalue().splitlines()
+
+
 def test_why_messages_wait_is_said_once() -> None:
     view, out = view_of()
     for _ in range(3):

@@ -215,3 +215,8 @@ def test_an_exception_keeps_its_traceback(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError) as raised:
         ask(failing(tmp_path, "1 / 0"), "query")
     assert raised.traceback[-1].path == tmp_path / "small" / "client_app.py"
+
+
+def test_only_an_app_with_a_client_fn_is_asked_for_its_parameters(tmp_path: Path) -> None:
+    with pytest.raises(WorkFailed, match="the ClientApp has no get_parameters, which only"):
+        ask(task_of(tmp_path, QUERY_APP), "get_parameters", CONFIG)
