@@ -205,6 +205,8 @@ class Table:
 
     def between(self, run: str, first: str, last: str) -> Iterator[Row]:
         """Return the rows of a partition whose ``item`` is from ``first`` to ``last``, in order."""
+        if first > last:  # which DynamoDB refuses as invalid
+            return
         yield from self._query(
             "#item BETWEEN :first AND :last", {":run": run, ":first": first, ":last": last}
         )

@@ -752,6 +752,8 @@ def test_rounds_are_read_in_one_range_in_order_with_all_attempts(store: RoundSto
     assert found(1, 2) == [("run-1", 1, 1), ("run-1", 1, 2), ("run-1", 2, 1)]
     assert found(2, 10) == [("run-1", 2, 1), ("run-1", 10, 1)]
     assert found(12, 20) == []
+    assert found(1, 0) == []  # of a run without a round
+    assert list(store.participants_from("run-1", 1, 0)) == []
     assert next(iter(store.rounds_from("run-1", 11, 11))) == a_round(number=11)
 
 
