@@ -95,11 +95,7 @@ def _demo(options: DemoOptions, console: Console, folder: Path) -> int:
     plain = thing_names(options.mqtt_devices, "plain") if options.mqtt_devices else []
     count = len(thing_names(len(things) + len(plain)))  # refuses too many in total
     task = _task(options, count)
-    if isinstance(task, FlowerDemoTask) and options.server_app:
-        chosen, has_rounds = _chosen(options), options.rounds != _DEFAULT_ROUNDS
-        settings = server_app_settings(task.project, task.name, chosen, has_rounds=has_rounds)
-    else:
-        settings = _settings(options, task.name, task.training if isinstance(task, FlowerDemoTask) else None)
+    settings = _settings_for(options, task)
     configurations = {
         thing: {"tasks": task.configuration(index), "heartbeat_seconds": 10}
         for index, thing in enumerate([*things, *plain])
@@ -182,6 +178,16 @@ def _misspelt(training: Iterable[str]) -> Iterator[str]:
     for name in training:
         if close := difflib.get_close_matches(name, RunSettings.__struct_fields__, n=1, cutoff=_SIMILAR):
             yield f"--setting {name} is passed on as a setting of the training: did you mean {close[0]}?"
+
+
+def _settings_for(options: DemoOptions, task: DemoTask | FlowerDemoTask) -> RunSettings:
+    """Return the settings of the run of a task, or of its ServerApp. Raises SettingsError."""
+    if not isinstance(task, FlowerDemoTask):
+        return _settings(options, task.name)
+    if options.server_app:
+        has_rounds = options.rounds != _DEFAULT_ROUNDS
+        return server_app_settings(task.project, task.name, _chosen(options), has_rounds=has_rounds)
+    return _settings(options, task.name, task.training)
 
 
 def _settings(options: DemoOptions, task: str, default: Mapping[str, Value] | None = None) -> RunSettings:
