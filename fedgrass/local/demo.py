@@ -95,7 +95,7 @@ def _demo(options: DemoOptions, console: Console, folder: Path) -> int:
     plain = thing_names(options.mqtt_devices, "plain") if options.mqtt_devices else []
     count = len(thing_names(len(things) + len(plain)))  # refuses too many in total
     task = _task(options, count)
-    settings = _settings(options, task.name, task.training if isinstance(task, FlowerDemoTask) else None)
+    settings = _settings_for(task, options)
     configurations = {
         thing: {"tasks": task.configuration(index), "heartbeat_seconds": 10}
         for index, thing in enumerate([*things, *plain])
@@ -180,6 +180,16 @@ def _misspelt(training: Iterable[str]) -> Iterator[str]:
             yield f"--setting {name} is passed on as a setting of the training: did you mean {close[0]}?"
 
 
+def _settings_for(task: DemoTask | FlowerDemoTask, options: DemoOptions) -> RunSettings:
+    """Return the settings of the run for a task. Raises SettingsError as ``_settings`` does."""
+    if not isinstance(task, FlowerDemoTask):
+        return _settings(options, task.name)
+    if options.server_app:
+        chosen = parse_key_values("--setting", options.run_settings)
+        return server_app_settings(task.project, task.name, chosen, rounds=options.rounds != _DEFAULT_ROUNDS)
+    return _settings(options, task.name, task.training)
+
+
 def _settings(options: DemoOptions, task: str, default: Mapping[str, Value] | None = None) -> RunSettings:
     """Return the settings of the run; a ``--setting`` that is not one of the run is one of its training.
 
@@ -187,8 +197,6 @@ def _settings(options: DemoOptions, task: str, default: Mapping[str, Value] | No
         SettingsError: a setting is invalid, or has a separate option.
     """
     chosen = parse_key_values("--setting", options.run_settings)
-    if isinstance(task, FlowerDemoTask) and options.server_app:
-        return server_app_settings(task.project, task.name, chosen, rounds=options.rounds != _DEFAULT_ROUNDS)
     for name, option in {"task": "--task", "rounds": "--rounds"}.items():
         if name in chosen:
             message = f"--setting {name} is not allowed: use {option} instead"

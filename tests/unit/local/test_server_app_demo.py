@@ -7,9 +7,11 @@ import pytest
 from fedgrass.console.flower.flower_project import read_project
 from fedgrass.console.options import Value
 from fedgrass.federation.errors import SettingsError
+from fedgrass.local.demo import DemoOptions, _settings_for, _task
 from fedgrass.local.flower.server_app_demo import server_app_settings
 
-PROJECT = read_project(Path(__file__).parents[2] / "apps" / "numpy_mean")
+APP = Path(__file__).parents[2] / "apps" / "numpy_mean"
+PROJECT = read_project(APP)
 TASK = "flower:numpy_mean"
 
 
@@ -39,3 +41,15 @@ def test_a_setting_that_is_neither_is_refused_by_name(name: str, words: str) -> 
 def test_the_number_of_rounds_is_up_to_the_server_app() -> None:
     with pytest.raises(SettingsError, match="--setting num-server-rounds=3"):
         server_app_settings(PROJECT, TASK, {}, rounds=True)
+
+
+def test_the_demo_of_an_app_takes_its_way_by_server_app() -> None:
+    pytest.importorskip("flwr")
+    settings = {}
+    for server_app in (True, False):
+        pairs = ["num-server-rounds=2"]
+        options = DemoOptions(task="flower:", task_path=APP, server_app=server_app, run_settings=pairs)
+        settings[server_app] = _settings_for(_task(options, devices=3), options)
+    assert (settings[True].mode, settings[True].training) == ("server_app", {"num-server-rounds": 2})
+    assert settings[False].mode != "server_app"
+    assert settings[False].training["num-server-rounds"] == 2
