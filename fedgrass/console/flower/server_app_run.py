@@ -342,9 +342,14 @@ def _settings(
     for name in given:
         if name not in SETTINGS:
             message = (
-                f"{name!r} is not a setting of a run with a ServerApp: {nearest(name, SETTINGS)} All else is"
-                " up to the app, whose own values are given by --run-config"
+                f"{name!r} is not a setting of a run with a ServerApp: {nearest(name, SETTINGS)}; values of"
+                " the app's configuration are given by --run-config"
             )
+            if name in project.config:
+                message = (
+                    f"{name!r} is a value of the app's configuration: give it by --run-config, such as"
+                    f" --run-config '{name}={given[name]}'"
+                )
             raise SettingsError(message)
     settings = {
         "task": task_name(project, arguments.app_name),
