@@ -177,7 +177,8 @@ def drive(  # noqa: PLR0913 - what is run, where and how
             exchange.close()
             if exchange.failure:
                 raise exchange.failure from error
-            _explain(operator, run, project, folder, error, view)
+            again = _what_next(run, can_resume=store.has_state or not exchange.last_number)
+            _explain(operator, run, project, folder, error, view, again)
             raise
         if exchange.failure:  # the app has caught it
             raise exchange.failure
@@ -243,6 +244,16 @@ def _adopt(
     exchange.adopt(number for number in range(1, exchange.last_number + 1) if number not in gone)
 
 
+def _what_next(run: Run, *, can_resume: bool) -> str:
+    """Return what the user can do with a run whose ServerApp has ended early."""
+    if can_resume:
+        return f"`fedgrass flower resume {run.name}` continues it, `fedgrass run cancel {run.name}` ends it"
+    return (
+        "it cannot be resumed, since its ServerApp runs its own loop or server_fn:"
+        f" `fedgrass run cancel {run.name}` ends it"
+    )
+
+
 def _explain(  # noqa: PLR0913, PLR0917 - what failed, and where to tell it
     operator: DrivenRun,
     run: Run,
@@ -250,13 +261,13 @@ def _explain(  # noqa: PLR0913, PLR0917 - what failed, and where to tell it
     folder: Path,
     error: BaseException,
     view: ExchangeView,
+    again: str,
 ) -> None:
     """Log an exception that ended the ServerApp; end the run if the app has raised it.
 
     Raises:
         ServerAppFailed: the app has raised it.
     """
-    again = f"`fedgrass flower resume {run.name}` continues it, `fedgrass run cancel {run.name}` ends it"
     if isinstance(error, KeyboardInterrupt):
         view.say(f"interrupted; run {run.name} waits for its ServerApp: {again}", "yellow")
         return

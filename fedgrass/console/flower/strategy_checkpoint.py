@@ -74,6 +74,11 @@ class CheckpointStore:
         self._key = object_keys.server_app(run)
         self._version: str | None = None
 
+    @property
+    def has_state(self) -> bool:
+        """Whether a checkpoint was read or written."""
+        return self._version is not None
+
     def read(self) -> tuple[Checkpoint, list[bytes]] | None:
         """Return the checkpoint and the data that its values refer to; None if there is none.
 

@@ -203,7 +203,10 @@ def _check_task(operator: Operator, task: str) -> None:
     """
     found = sorted({name for device in operator.devices() for name in device.tasks})
     if task not in found:
-        message = f"no device has the task {task!r}: {nearest(task, found)}"
+        message = (
+            f"no device has the task {task!r}: {nearest(task, found)}; to deploy it:"
+            f" `fedgrass deploy devices --group GROUP --task {task}`"
+        )
         raise SettingsError(message)
 
 
