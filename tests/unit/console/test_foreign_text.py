@@ -240,6 +240,7 @@ TYPES_ONLY = {
     "fedgrass/console/runs/live_view.py",
     "fedgrass/console/task_messages/exchange_view.py",
     "fedgrass/local/demo.py",
+    "fedgrass/local/flower/server_app_demo.py",
 }
 
 
