@@ -247,9 +247,12 @@ def _adopt(
 def _what_next(run: Run, *, can_resume: bool) -> str:
     """Return what the user can do with a run whose ServerApp has ended early."""
     if can_resume:
-        return f"`fedgrass flower resume {run.name}` continues it, `fedgrass run cancel {run.name}` ends it"
+        return (
+            f"waits for its ServerApp: `fedgrass flower resume {run.name}` continues it,"
+            f" `fedgrass run cancel {run.name}` ends it"
+        )
     return (
-        "it cannot be resumed, since its ServerApp runs its own loop or server_fn:"
+        "cannot be resumed, since its ServerApp runs its own loop or server_fn:"
         f" `fedgrass run cancel {run.name}` ends it"
     )
 
@@ -269,11 +272,11 @@ def _explain(  # noqa: PLR0913, PLR0917 - what failed, and where to tell it
         ServerAppFailed: the app has raised it.
     """
     if isinstance(error, KeyboardInterrupt):
-        view.say(f"interrupted; run {run.name} waits for its ServerApp: {again}", "yellow")
+        view.say(f"interrupted; run {run.name} {again}", "yellow")
         return
     log.error("the ServerApp ended", exc_info=error)
     if isinstance(error, SettingsError) or stack.is_aws_error(error):
-        view.say(f"run {run.name} waits for its ServerApp: {again}", "yellow")
+        view.say(f"run {run.name} {again}", "yellow")
         return
     short = _short(error, project.folder)
     operator.finish(run.name, short)

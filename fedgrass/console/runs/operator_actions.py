@@ -204,8 +204,8 @@ def _check_task(operator: Operator, task: str) -> None:
     found = sorted({name for device in operator.devices() for name in device.tasks})
     if task not in found:
         message = (
-            f"no device has the task {task!r}: {nearest(task, found)}; to deploy it:"
-            f" `fedgrass deploy devices --group GROUP --task {task}`"
+            f"no device has the task {task!r}: deploy it by `fedgrass deploy devices --group GROUP"
+            f" --task {task}`, or name one that they have: {nearest(task, found)}"
         )
         raise SettingsError(message)
 

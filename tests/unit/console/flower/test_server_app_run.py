@@ -130,7 +130,7 @@ def test_an_interrupted_run_with_its_own_loop_cannot_be_resumed_which_is_printed
         grid.send_and_receive([Message(content, node, "train") for node in grid.get_node_ids()])
         raise KeyboardInterrupt
         """)
-    assert "it cannot be resumed, since its ServerApp runs its own loop" in app.printed
+    assert "cannot be resumed, since its ServerApp runs its own loop" in app.printed
     assert f"`fedgrass run cancel {RUN}` ends it" in app.printed
     assert "flower resume" not in app.printed
 
