@@ -138,8 +138,9 @@ def why_none(services: Services, settings: RunSettings, work: Work = Work.TRAIN)
         return f"no device meets the run's requirements: {explanation}"
     return (
         f"no device with the task {settings.task!r} was seen in the last {settings.seen_within_seconds} s; "
-        f"{seen} devices were, with the tasks: {', '.join(sorted(tasks)) or 'none'}. Name one of those, or "
-        "configure the task in the trainer component's `tasks`"
+        f"{seen} devices were, with the tasks: {', '.join(sorted(tasks)) or 'none'}. Name one of those, "
+        "configure the task in the trainer component's `tasks`, or, if it is a component, deploy it: "
+        f"`fedgrass deploy devices --group GROUP --task {settings.task}`"
     )
 
 

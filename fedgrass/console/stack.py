@@ -113,7 +113,10 @@ def client(service: str) -> Any:
         return session.client(service, config=_CONFIG)
     except (BotoCoreError, ValueError) as error:  # ValueError: an endpoint that is not a URL
         reason = str(error).rstrip(".")
-        advice = _hint(error) or " Set AWS_PROFILE, or AWS_REGION and credentials"
+        advice = _hint(error) or (
+            " Set AWS_PROFILE, or AWS_REGION and credentials; for the cloud of a demo, paste the export line"
+            " that `fedgrass demo --keep` printed"
+        )
         message = f"AWS cannot be used: {reason}.{advice}"
         raise StackError(message) from error
 

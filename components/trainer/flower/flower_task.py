@@ -223,7 +223,9 @@ class FlowerTask:
         if not isinstance(name, str) or name in known:
             return ""
         frames = [f for f in traceback.extract_tb(error.__traceback__) if self._is_own_file(f.filename)]
-        where = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
+        where = ""
+        if frames:
+            where = f" ({Path(frames[-1].filename).relative_to(self.folder)}:{frames[-1].lineno})"
         training = (
             "if its ServerApp sends it as a setting, give it in the run's `training`; " if is_own else ""
         )

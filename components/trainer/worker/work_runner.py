@@ -5,6 +5,7 @@ For each: download and check the model, evaluate it, train, write the update.
 
 import logging
 import os
+import re
 import time
 import traceback
 from collections.abc import Callable
@@ -47,6 +48,7 @@ Unsent = dict[str, str]  # dropped metrics by name, each with the reason
 Fetch = Callable[[str, str, int], bytes]  # takes bucket, key and size; returns the object's content
 _MODEL_TRIES = 2
 _PROJECT = str(Path(__file__).parents[3] / "components") + "/"
+_RELEASE = re.compile(r"^/.*/releases/[^/]+-[0-9a-f]{8,}/")  # see trainer/task_installer.py
 log = logging.getLogger(__name__)
 
 
@@ -270,7 +272,8 @@ def describe(error: BaseException) -> str:
     own = [frame for frame in frames if "site-packages" not in frame.filename]
     users = [frame for frame in own if not frame.filename.startswith((_PROJECT, "<"))]
     place = (users or own or frames)[-1:]
-    where = f" ({place[0].filename}:{place[0].lineno})" if place else ""
+    # The folder of a task's release is the device's: the operator knows the files below it.
+    where = f" ({_RELEASE.sub('', place[0].filename)}:{place[0].lineno})" if place else ""
     try:
         text = " ".join(str(error).split())
     except Exception as second:  # noqa: BLE001 - the text comes from the user's __str__

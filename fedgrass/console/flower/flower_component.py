@@ -114,7 +114,9 @@ def app_requirements(project: FlowerProject, flwr: str, unpinned: Collection[str
             found.specifier = SpecifierSet()
         if package != _FLWR:
             check_against_trainer(
-                found, place, f"allow that version, take the trainer's by --unpin {package}"
+                found,
+                place,
+                f"allow that version, take the trainer's by `fedgrass flower add --unpin {package}`",
             )
             wanted.append(found)
         elif found.specifier.contains(flwr, prereleases=True):
@@ -122,7 +124,7 @@ def app_requirements(project: FlowerProject, flwr: str, unpinned: Collection[str
         else:
             message = (
                 f"{place}: {line!r} does not admit flwr {flwr}, which is installed here: allow that version,"
-                " or take it by --unpin flwr"
+                " or take it by `fedgrass flower add --unpin flwr`"
             )
             raise SettingsError(message)
     names = {canonicalize_name(parse_requirement(line, place).name) for line in project.dependencies}

@@ -20,6 +20,7 @@
 Nested tables of the configuration become dotted keys, as in Flower.
 """
 
+import json
 import re
 import shlex
 import tomllib
@@ -69,6 +70,8 @@ def read_project(folder: Path) -> FlowerProject:
     file = folder / PROJECT_FILE
     if not folder.is_dir():
         message = f"{folder} is not a folder: give the folder of a Flower app, which has its {PROJECT_FILE}"
+        if Path(PROJECT_FILE).is_file():
+            message += "; for the app in the current folder, give `.`"
         raise SettingsError(message)
     if not file.is_file():
         message = f"{folder} has no {PROJECT_FILE}: give the folder of a Flower app, as `flwr new` makes it"
@@ -132,8 +135,8 @@ def run_config_overrides(
         flag: the option that they come from, for errors.
 
     Raises:
-        SettingsError: a text is spelled otherwise, or the app's configuration has no such key, as Flower
-            requires it.
+        SettingsError: a text is spelled otherwise, the app's configuration has no such key, as Flower
+            requires it, or a text without quotation marks would replace a number or a boolean.
     """
     found: dict[str, Value] = {}
     for text in given:
@@ -152,6 +155,11 @@ def run_config_overrides(
                 message = f"{flag} names {key!r}, which is not in [tool.flwr.app.config]: {known}"
                 raise SettingsError(message)
             found[key] = value_of(value)
+            is_quoted = any(f"{key}={quote}{value}{quote}" in text for quote in "'\"")
+            if isinstance(found[key], str) and not isinstance(project.config[key], str) and not is_quoted:
+                own = json.dumps(project.config[key])
+                message = f"{flag} {pair!r} is a text, but the app's configuration has {key} = {own}"
+                raise SettingsError(message)
     return found
 
 

@@ -268,11 +268,11 @@ def _explain(  # noqa: PLR0913, PLR0917 - what failed, and where to tell it
         ServerAppFailed: the app has raised it.
     """
     if isinstance(error, KeyboardInterrupt):
-        view.say(f"interrupted; run {run.name} waits for its ServerApp: {again}", "yellow")
+        view.say(f"interrupted; run {run.name} {again}", "yellow")
         return
     log.error("the ServerApp ended", exc_info=error)
     if isinstance(error, SettingsError) or stack.is_aws_error(error):
-        view.say(f"run {run.name} waits for its ServerApp: {again}", "yellow")
+        view.say(f"run {run.name} {again}", "yellow")
         return
     short = _short(error, project.folder)
     operator.finish(run.name, short)
@@ -360,9 +360,14 @@ def _settings(
     for name in given:
         if name not in SETTINGS:
             message = (
-                f"{name!r} is not a setting of a run with a ServerApp: {nearest(name, SETTINGS)} (all else is"
-                " up to the app, whose own values are given by --run-config)"
+                f"{name!r} is not a setting of a run with a ServerApp: {nearest(name, SETTINGS)}; values of"
+                " the app's configuration are given by --run-config"
             )
+            if name in project.config:
+                message = (
+                    f"{name!r} is a value of the app's configuration: give it by --run-config, such as"
+                    f" --run-config '{name}={given[name]}'"
+                )
             raise SettingsError(message)
     settings = {
         "task": task_name(project, arguments.app_name),

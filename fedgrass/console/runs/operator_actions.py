@@ -20,7 +20,7 @@ from fedgrass.console.runs.fleet_operator import LARGEST_MODEL, Operator
 from fedgrass.console.tables import show, table
 from fedgrass.console.terminal import LONGEST_TEXT, printable, say
 from fedgrass.federation import object_keys
-from fedgrass.federation.conversion import shown
+from fedgrass.federation.conversion import nearest, shown
 from fedgrass.federation.encodings.array_types import read_arrays
 from fedgrass.federation.errors import SettingsError, UpdateRefused
 from fedgrass.federation.messages.message_fields import checked_name
@@ -179,6 +179,7 @@ def _start_flower(operator: Operator, arguments: argparse.Namespace, settings: R
             message = "a run with mode=server_app has no initial model: use `fedgrass flower run APP_DIR`"
         raise SettingsError(message)
     if arguments.app:
+        _check_task(operator, settings.task)
         found = _SERVERS_MODEL(arguments.app)
         if found is not None:
             training = {**found.settings, **settings.training}
@@ -186,11 +187,27 @@ def _start_flower(operator: Operator, arguments: argparse.Namespace, settings: R
             settings = parse_settings({**msgspec.to_builtins(settings), "training": training})
             return operator.start(arguments.name, settings, found.model)
         say("the ServerApp passes no initial model")
-    elif operator.bucket.exists(object_keys.model(arguments.name, 0)):
+    elif operator.bucket.exists(key := object_keys.model(arguments.name, 0)):
+        say(f"the run starts from the model that is in the bucket already, {key}")
         return operator.act("start", arguments.name, settings=msgspec.to_builtins(settings))
     model = _ASK_FOR_PARAMETERS(operator, arguments.name, settings, say)
     check_finite(model)
     return operator.start(arguments.name, settings, encode(model, in_order=True))
+
+
+def _check_task(operator: Operator, task: str) -> None:
+    """Refuse a task that no device has ever had, before a model is uploaded under the run's name.
+
+    Raises:
+        SettingsError: no device has the task; the text has the tasks that they have.
+    """
+    found = sorted({name for device in operator.devices() for name in device.tasks})
+    if task not in found:
+        message = (
+            f"no device has the task {task!r}: deploy it by `fedgrass deploy devices --group GROUP"
+            f" --task {task}`, or name one that they have: {nearest(task, found)}"
+        )
+        raise SettingsError(message)
 
 
 def _settings(arguments: argparse.Namespace) -> dict[str, Any]:

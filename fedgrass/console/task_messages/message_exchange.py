@@ -361,6 +361,6 @@ def _listing(letters: Sequence[Letter], now: float) -> RoundMessages:
 
 def _taken(run: str, number: int) -> str:
     return (
-        f"number {number} of run {run!r} is taken: another ServerApp drives this run at the same time; stop"
+        f"round {number} of run {run!r} is taken: another ServerApp drives this run at the same time; stop"
         " one of them, or give yours its own run (--name)"
     )

@@ -81,8 +81,8 @@ def test_flwr_is_pinned_to_the_version_here_without_its_simulation() -> None:
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ("flwr<1.30", r"'flwr<1.30' does not admit flwr 1.41.0, .* or take it by --unpin flwr"),
-        ("numpy<2", r"conflicts with the trainer, which has numpy .*take the trainer's by --unpin numpy"),
+        ("flwr<1.30", r"'flwr<1.30' does not admit flwr 1.41.0, .*flower add --unpin flwr`"),
+        ("numpy<2", r"conflicts with the trainer, which has numpy .*take the trainer's by .*--unpin numpy`"),
         ("x @ https://example.com/x.whl", "is installed from an address, which cannot be pinned"),
         ("-r other.txt", "is not a requirement such as"),
     ],

@@ -139,6 +139,9 @@ def test_only_values_that_the_app_has_can_be_overridden() -> None:
         run_config_overrides(has, ["name='a"])
     with pytest.raises(SettingsError, match="it takes KEY=VALUE"):
         run_config_overrides(has, ["lr"])
+    with pytest.raises(SettingsError, match=r"--run-config 'lr=fast' is a text, but .* has lr = 0.1"):
+        run_config_overrides(has, ["rounds=5 lr=fast"])
+    assert run_config_overrides(has, ["lr='fast'"]) == {"lr": "fast"}
 
 
 def test_an_environment_without_flwr_or_with_an_older_one_is_told_what_to_install(

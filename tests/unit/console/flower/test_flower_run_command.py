@@ -116,7 +116,8 @@ def test_a_run_without_a_name_is_called_by_its_app_and_waits_an_hour_for_a_round
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
-        (["app", "rounds=3"], "'rounds' is not a setting of a run with a ServerApp"),
+        (["app", "epochs=3"], "'epochs' is not a setting of a run with a ServerApp"),
+        (["app", "rounds=3"], "by --run-config, such as --run-config 'rounds=3'"),
         (["app", "--run-config", "other=1"], "names 'other', which is not in .tool.flwr.app.config."),
         (["app", "--run-config", "lr='0.1"], "cannot be read: No closing quotation"),
         (["app", "--name", "two words"], "'two words' cannot name a run"),

@@ -123,6 +123,18 @@ def test_an_interrupted_run_waits_and_names_the_way_to_resume_it(app: App) -> No
     assert f"fedgrass flower resume {RUN}" in app.printed
 
 
+def test_an_interrupted_run_with_its_own_loop_cannot_be_resumed_which_is_printed(app: App) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        app.run("""
+        content = RecordDict({"arrays": ArrayRecord([np.zeros(2)]), "config": ConfigRecord({"lr": 1.0})})
+        grid.send_and_receive([Message(content, node, "train") for node in grid.get_node_ids()])
+        raise KeyboardInterrupt
+        """)
+    assert "cannot be resumed, since its ServerApp runs its own loop" in app.printed
+    assert f"`fedgrass run cancel {RUN}` ends it" in app.printed
+    assert "flower resume" not in app.printed
+
+
 def test_a_run_that_is_resumed_continues_with_the_next_round(app: App) -> None:
     with pytest.raises(KeyboardInterrupt):
         app.run(

@@ -11,6 +11,7 @@ import pytest
 from fedgrass.console.runs import operator_actions
 from fedgrass.federation import weights
 from fedgrass.federation.errors import SettingsError
+from fedgrass.federation.selection.selection_strategy import Candidate
 from fedgrass.federation.settings import RunSettings
 from fedgrass.local.flower.flower_initial_model import ServersModel
 
@@ -31,6 +32,9 @@ class Recorder:
 
     def runs(self) -> set[str]:
         return self.names
+
+    def devices(self) -> list[Candidate]:
+        return [Candidate("d-1", 0, tasks=frozenset({"flower:mean"}))]
 
     def exists(self, key: str) -> bool:
         return key in self.keys
@@ -96,9 +100,18 @@ def test_a_device_is_asked_if_the_server_app_passes_no_model(recorder: Recorder)
     assert [call[0] for call in recorder.calls] == ["server", "ask", "start"]
 
 
-def test_a_model_in_the_bucket_and_a_run_that_exists_are_used(recorder: Recorder) -> None:
+def test_a_task_that_no_device_has_is_refused_before_its_model_is_uploaded(recorder: Recorder) -> None:
+    with pytest.raises(SettingsError, match=r"has the task 'flower:maen': .*did you mean 'flower:mean'"):
+        start(task="flower:maen", app=Path("app"))
+    assert not recorder.calls
+
+
+def test_a_model_in_the_bucket_and_a_run_that_exists_are_used(
+    recorder: Recorder, capsys: pytest.CaptureFixture[str]
+) -> None:
     recorder.keys.add("models/r/0.safetensors")
     start()
+    assert "from the model that is in the bucket already, models/r/0.safetensors" in capsys.readouterr().out
     recorder.keys.clear()
     recorder.names.add("r")
     start()

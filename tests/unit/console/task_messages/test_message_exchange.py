@@ -234,7 +234,7 @@ def test_a_second_exchange_of_a_run_is_told_that_the_number_is_taken() -> None:
     fleet = FlowerFleet(2, echoing)
     first, second = fleet.exchange(), fleet.exchange()
     push(first, ["thing-0"], first.store([number(1)]))
-    with pytest.raises(ExchangeFailed, match=r"number 1 of run 'run-1' is taken: another ServerApp"):
+    with pytest.raises(ExchangeFailed, match=r"round 1 of run 'run-1' is taken: another ServerApp"):
         push(second, ["thing-1"], second.store([number(2)]))
     assert set(fleet.states(1)) == {"thing-0"}
 

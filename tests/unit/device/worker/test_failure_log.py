@@ -10,7 +10,7 @@ import pytest
 
 from components.trainer.worker import __main__ as worker_main
 from components.trainer.worker.failure_log import LARGEST, MOST_FILES, keep_traceback
-from components.trainer.worker.work_runner import WorkRunner
+from components.trainer.worker.work_runner import WorkRunner, describe
 from components.trainer.worker.worker_protocol import Failure, WorkOrder
 from tests.fakes.message_tasks import Raising, announced, file_of
 
@@ -119,6 +119,13 @@ class _NoText(Exception):
     def __str__(self) -> str:
         message = "again"
         raise ValueError(message)
+
+
+def test_the_place_in_a_task_that_came_as_a_component_is_relative_to_its_release(tmp_path: Path) -> None:
+    file = tmp_path / "releases" / "1.0.0-8f7b1ddce2fd" / "my_app" / "client_app.py"
+    with pytest.raises(ZeroDivisionError) as info:
+        exec(compile("1 / 0", str(file), "exec"))  # noqa: S102 - a module of a release
+    assert describe(info.value).endswith(" (my_app/client_app.py:1)")
 
 
 def test_an_exception_that_cannot_be_described_has_its_places(tmp_path: Path) -> None:
