@@ -7,6 +7,7 @@ The run in the cloud outlives this process: after Ctrl-C, a failed connection or
 import argparse
 import json
 import logging
+import os
 import signal
 import threading
 import time
@@ -284,8 +285,8 @@ def _how_to_go_on(run: Run, *, can_resume: bool) -> str:
     """Return how to continue or end a run whose ServerApp has ended early."""
     end = f"`fedgrass run cancel {run.name}` ends it"
     if can_resume:
-        return f"`fedgrass flower resume {run.name}` continues it, {end}"
-    return f"{end}; its app does not start from arrays and cannot be resumed"
+        return f"waits for its ServerApp: `fedgrass flower resume {run.name}` continues it, {end}"
+    return f"cannot be resumed, since its ServerApp runs its own loop or server_fn: {end}"
 
 
 def _import(project: FlowerProject, folder: Path) -> None:
@@ -332,10 +333,13 @@ def _logged(flower: logging.Logger, view: ExchangeView, file: Path) -> Iterator[
     file.parent.mkdir(parents=True, exist_ok=True)
     shown, kept = LogToView(view), logging.FileHandler(file, encoding="utf-8", delay=True)
     kept.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    before, propagated = list(flower.handlers), flower.propagate
+    before, propagated, level = list(flower.handlers), flower.propagate, flower.level
     for handler in before:
         flower.removeHandler(handler)
     flower.propagate = False
+    # Flower's own level, whatever has quietened it in this process.
+    levels = logging.getLevelNamesMapping()
+    flower.setLevel(levels.get(os.environ.get("FLWR_LOG_LEVEL", "").upper(), logging.INFO))
     for handler in (shown, kept):
         flower.addHandler(handler)
     log.addHandler(kept)
@@ -350,6 +354,7 @@ def _logged(flower: logging.Logger, view: ExchangeView, file: Path) -> Iterator[
         for handler in before:
             flower.addHandler(handler)
         flower.propagate = propagated
+        flower.setLevel(level)
 
 
 def _settings(

@@ -26,7 +26,7 @@ from fedgrass.console.interruption import is_interruption
 from fedgrass.console.options import Value, parse_key_values
 from fedgrass.console.terminal import say
 from fedgrass.federation.errors import FedgrassError, SettingsError
-from fedgrass.federation.weights import check_finite, encode
+from fedgrass.federation.weights import check_finite, encode, read_layout
 from fedgrass.local.task_loading import explain, load
 from fedgrass.local.task_process import run_in_child, time_limit
 from fedgrass.local.task_publishing import staged
@@ -132,7 +132,7 @@ def initial_model_of(
             )
             code = run_in_child("fedgrass.local.flower.flower_initial_model:ask_in_child", client, say)
         if not code:
-            return ServersModel(model=target.read_bytes(), settings=recorded_settings(target))
+            return ServersModel(model=_with_values(target.read_bytes()), settings=recorded_settings(target))
         reason = target.with_name(target.name + _REASON)
         if not reason.is_file():
             sys.exit(code)
@@ -140,6 +140,17 @@ def initial_model_of(
             message = f"there is no initial model, because {reason.read_text(encoding='utf-8')}; {WAYS_OUT}"
             raise NoInitialModel(message)
         raise SettingsError(reason.read_text(encoding="utf-8"))
+
+
+def _with_values(model: bytes) -> bytes:
+    """Return a model. Raises SettingsError if it has no values, as that of an XGBoost app before round 1."""
+    if not read_layout(model, len(model)).data_bytes:
+        message = (
+            "the app's initial model has no values, as its replies bring the first ones: such an app needs its"
+            " own strategy, `fedgrass flower run`, or in the demo --server-app"
+        )
+        raise SettingsError(message)
+    return model
 
 
 def with_node_options(options: Mapping[str, Value]) -> dict[str, Value]:
