@@ -146,8 +146,8 @@ def _with_values(model: bytes) -> bytes:
     """Return a model. Raises SettingsError if it has no values, as that of an XGBoost app before round 1."""
     if not read_layout(model, len(model)).data_bytes:
         message = (
-            "the app's initial model has no values, as its replies bring the first ones: such an app needs its"
-            " own strategy, `fedgrass flower run`, or in the demo --server-app"
+            "the app's initial model has no values, as its replies bring the first ones: such an app needs"
+            " its own strategy, `fedgrass flower run`, or in the demo --server-app"
         )
         raise SettingsError(message)
     return model

@@ -16,5 +16,5 @@ def test_a_model_without_values_is_refused_with_the_way_out(tmp_path: Path) -> N
     assert initial_model_of(write_app(tmp_path / "whole")).model
     empty = SERVER.replace("np.ones(3,", "np.ones(0,").replace("np.zeros(()", "np.zeros(0")
     assert empty.count("(0") == 2
-    with pytest.raises(SettingsError, match="has no values.*fedgrass flower run"):
+    with pytest.raises(SettingsError, match=r"has no values.*fedgrass flower run"):
         initial_model_of(write_app(tmp_path / "empty", server=empty))
