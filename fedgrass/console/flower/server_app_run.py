@@ -104,7 +104,6 @@ def resume_command(arguments: argparse.Namespace) -> None:
     operator = Operator(stack.client, stack.outputs(arguments.stack))
     run = _resumable(operator, operator.run(name))
     _note_place(folder, project)
-    say(f"run {name}: {run.settings.task} of {project.folder} is resumed")
     drive(operator, run, project, {**project.config, **run.settings.training}, folder, resume=True)
 
 
@@ -137,6 +136,7 @@ def drive(  # noqa: PLR0913 - what is run, where and how
     resume: bool = False,
     out: Console | None = None,
     exchange_of: Callable[[ExchangeView], MessageExchange] | None = None,
+    outlives: bool = True,
 ) -> None:
     """Run a ServerApp to its end, and end its run.
 
@@ -149,6 +149,7 @@ def drive(  # noqa: PLR0913 - what is run, where and how
         resume: whether to continue from the state that an earlier process has kept.
         out: the console to print to.
         exchange_of: returns the exchange of the run's messages, for its observer; None: a new one.
+        outlives: whether the run's cloud outlives this process, so that another one may go on.
 
     Raises:
         ServerAppFailed: the ServerApp raised an exception; its run is FAILED.
@@ -168,6 +169,7 @@ def drive(  # noqa: PLR0913 - what is run, where and how
         found = store.read() if resume else None
         if resume:
             _adopt(exchange, run, found[0].counted() if found else None, project)
+            view.say(f"run {run.name}: {run.settings.task} of {project.folder} is resumed")
         checkpoints = strategy_checkpoint.Checkpoints(exchange, store, view.say, found)
         flower_api.identify(run.name)
         grid = fleet_grid.FleetGrid(exchange, run.name)
@@ -178,7 +180,8 @@ def drive(  # noqa: PLR0913 - what is run, where and how
             exchange.close()
             if exchange.failure:
                 raise exchange.failure from error
-            again = _how_to_go_on(run, can_resume=store.is_kept or not exchange.last_number)
+            can_resume = store.is_kept or not exchange.last_number
+            again = _how_to_go_on(run, can_resume=can_resume) if outlives else "ends with its cloud"
             _explain(operator, run, project, folder, error, view, again)
             raise
         if exchange.failure:  # the app has caught it

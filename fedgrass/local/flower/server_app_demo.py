@@ -78,7 +78,7 @@ def run_server_app(
     run = testbed.operator.start_server_app(folder.name, settings)
     config = {**project.config, **settings.training}
     try:
-        server_app_run.drive(testbed.operator, run, project, config, folder, out=console)
+        server_app_run.drive(testbed.operator, run, project, config, folder, out=console, outlives=False)
     except server_app_run.ServerAppFailed as error:
         console.print(styled((str(error), "red")), soft_wrap=True)
     return testbed.operator.run(run.name)

@@ -42,6 +42,7 @@ class App:
     def __init__(self, folder: Path, fleet: FlowerFleet) -> None:
         self.folder, self.fleet = folder, fleet
         self.printed = ""
+        self.outlives = True
 
     def run(self, main: str, *, module: str = "", resume: bool = False, **config: float) -> None:
         sys.modules.pop("server_of_test", None)
@@ -61,6 +62,7 @@ class App:
                 resume=resume,
                 out=Console(file=out, width=300),
                 exchange_of=self.fleet.exchange,
+                outlives=self.outlives,
             )
         finally:
             self.printed = out.getvalue()
@@ -123,6 +125,14 @@ def test_an_interrupted_run_waits_and_names_the_way_to_resume_it(app: App) -> No
     assert f"fedgrass flower resume {RUN}" in app.printed
 
 
+def test_an_interrupted_run_whose_cloud_ends_as_well_is_not_to_be_resumed(app: App) -> None:
+    app.outlives = False
+    with pytest.raises(KeyboardInterrupt):
+        app.run("raise KeyboardInterrupt")
+    assert f"interrupted; run {RUN} ends with its cloud" in app.printed
+    assert "resume" not in app.printed
+
+
 def test_an_interrupted_run_with_its_own_loop_cannot_be_resumed_which_is_printed(app: App) -> None:
     with pytest.raises(KeyboardInterrupt):
         app.run("""
@@ -156,6 +166,7 @@ def test_a_run_that_is_resumed_continues_with_the_next_round(app: App) -> None:
         rounds=3,
     )
     assert app.state[0] is RunState.SUCCEEDED
+    assert f"run {RUN}: digits of {app.folder} is resumed" in app.printed
     assert "Rounds 1 to 1 of 3 were finished before" in app.printed
     assert [number for _, number, _ in app.fleet.answered] == [
         1,
