@@ -152,8 +152,8 @@ def _quieten() -> None:
     logger = logging.getLogger("flwr")
     for handler in list(logger.handlers):
         logger.removeHandler(handler)  # it would write all lines a second time, in colours
-    levels = logging.getLevelNamesMapping()
-    logger.setLevel(levels.get(os.environ.get("FLWR_LOG_LEVEL", "").upper(), logging.WARNING))
+    level = logging.getLevelName(os.environ.get("FLWR_LOG_LEVEL", "").upper())  # a text if it is none
+    logger.setLevel(level if isinstance(level, int) else logging.WARNING)
 
 
 def _load(folder: TaskFolder, reference: str) -> Any:
