@@ -129,4 +129,6 @@ def test_every_step_of_the_campaign_is_one_that_its_function_takes(
     assert in_shards.run().state is RunState.SUCCEEDED
 
     taken = {function: sorted(steps) for function, steps in witness.seen.items()}
-    assert taken == {function: sorted(set(steps)) for function, steps in STEPS.items()}
+    # Those of a ServerApp's process are taken in the campaign itself.
+    functions = {function: sorted(set(steps)) for function, steps in STEPS.items() if function != "server_app"}
+    assert taken == functions
