@@ -130,5 +130,7 @@ def test_every_step_of_the_campaign_is_one_that_its_function_takes(
 
     taken = {function: sorted(steps) for function, steps in witness.seen.items()}
     # Those of a ServerApp's process are taken in the campaign itself.
-    functions = {function: sorted(set(steps)) for function, steps in STEPS.items() if function != "server_app"}
+    functions = {
+        function: sorted(set(steps)) for function, steps in STEPS.items() if function != "server_app"
+    }
     assert taken == functions
