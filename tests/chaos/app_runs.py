@@ -73,6 +73,7 @@ class AppRuns:
         finally:
             process.kill()
         self.findings.starts += process.starts
+        self._wait_for_rounds(run)
         audit_app(self._world, run, self._folder / name, self.findings, cancelled=cancelled)
         self._say(
             f"{name}: {run.round} rounds of messages, {process.starts} processes, {run.state} {run.reason}"
@@ -87,14 +88,21 @@ class AppRuns:
         return True
 
     def _cancel(self, name: str, process: "ServerAppProcess") -> Run:
-        """Cancel a run for which no time is left, and wait until its rounds have ended."""
+        """Cancel a run for which no time is left."""
         process.kill()
-        run = self._world.operator.act("cancel", name)
-        for _ in range(_POLLS):
+        return self._world.operator.act("cancel", name)
+
+    def _wait_for_rounds(self, run: Run) -> None:
+        """Wait until the rounds of an ended run have ended too: an averager may have died with a lease.
+
+        The ServerApp ends its run once it has the replies. The round of the last ones is closed by the
+        message that is delivered again when the lease has expired.
+        """
+        until = time.monotonic() + STUCK_SECONDS * self._world.pace.stretch
+        while time.monotonic() < until:
             if all(record.round.state in ENDED for record in self._world.operator.rounds(run)):
                 break
             time.sleep(_POLL_SECONDS)
-        return run
 
 
 class ServerAppProcess:
