@@ -19,7 +19,7 @@ from tests.chaos.world import World
 APP = Path(__file__).parent / "server_app"
 ENDED = frozenset({State.CLOSED, State.ABANDONED})
 KILL_EVERY = (6.0, 14.0)  # seconds between kills of the ServerApp
-_POLL_SECONDS, _POLLS = 0.5, 20
+_POLL_SECONDS = 0.5
 _LONGEST_LOG = 2000  # characters of a process's output in a finding
 
 
