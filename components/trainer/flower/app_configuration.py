@@ -9,7 +9,6 @@ learning-rate = 0.1
 optimizer.name = "sgd"
 """
 
-import importlib
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -66,8 +65,7 @@ def parse_app_configuration(text: str, file: str = FILE) -> AppConfiguration:
         ConfigurationError: it does not describe a Flower app.
     """
     try:
-        # By name: Python 3.10, which runs all other tasks, has no such module.
-        tomllib = importlib.import_module("tomllib")
+        import tomllib  # noqa: PLC0415 - Python 3.10, which runs all other tasks, has no such module
     except ModuleNotFoundError as error:
         message = "Flower apps need Python 3.11 or later: configure `python` for the components"
         raise ConfigurationError(message) from error
