@@ -73,7 +73,7 @@ def found(seeds: Iterable[int]) -> set[str]:
 
 def test_a_model_overwritten_after_a_restore_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(MemoryBucket, "copy_once", overwriting_copy)
-    monkeypatch.setattr(manifests, "why_behind", lambda *_: "")
+    monkeypatch.setattr(manifests, "why_behind", lambda *_, **__: "")
     monkeypatch.setattr(manifests, "is_same", lambda *_: True)
     assert "wrong" in found(range(30))
 
