@@ -15,10 +15,8 @@ from cloud_functions.rounds.open_round import deadline_of
 from cloud_functions.services import Services
 from fedgrass.federation.errors import NotYet, SettingsError
 from fedgrass.federation.messages.alarms import Alarm
-from fedgrass.federation.rounds import Event, Round, State, next_event
+from fedgrass.federation.rounds import ENDED, Event, Round, State, next_event
 from fedgrass.federation.runs import LIVING, Run
-
-ENDED = frozenset({State.CLOSED, State.ABANDONED})
 
 
 def step(services: Services, run: Run, number: int = 0, alarm: Alarm | None = None) -> bool:

@@ -12,12 +12,11 @@ from cloud_functions.recovery import manifests
 from cloud_functions.rounds import announce, driver
 from cloud_functions.rounds.open_round import deadline_of
 from cloud_functions.server_apps.message_list import new_round, read_messages
-from cloud_functions.server_apps.message_rounds import ENDED
 from cloud_functions.services import Services
 from fedgrass.federation.conversion import shown
 from fedgrass.federation.errors import LostRace, RunBehind, SettingsError
 from fedgrass.federation.messages.message_fields import LARGEST_NUMBER, Sha256
-from fedgrass.federation.rounds import State
+from fedgrass.federation.rounds import ENDED, State
 from fedgrass.federation.runs import Run, RunState
 from fedgrass.federation.task_messages.round_messages import (
     LONGEST_BACKLOG,

@@ -32,6 +32,9 @@ class State(TextEnum):
     ABANDONED = "ABANDONED"
 
 
+ENDED = frozenset({State.CLOSED, State.ABANDONED})
+
+
 class Event(TextEnum):
     """An event that moves a round to another state."""
 

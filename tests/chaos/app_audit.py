@@ -14,7 +14,7 @@ import numpy as np
 import safetensors.numpy
 
 from fedgrass.federation import object_keys
-from fedgrass.federation.rounds import Participation, State
+from fedgrass.federation.rounds import ENDED, Participation, State
 from fedgrass.federation.runs import Run, RunState
 from tests.chaos.audit import _miscounted
 from tests.chaos.evidence import settled
@@ -70,7 +70,7 @@ def audit_app(
         one = record.round
         findings.rounds += one.state is State.CLOSED
         findings.double_counted += [f"{run.name}/{one.number}: {found}" for found in _miscounted(record)]
-        if one.state not in {State.CLOSED, State.ABANDONED}:
+        if one.state not in ENDED:
             findings.stuck.append(f"{run.name}/{one.number} is left {one.state}")
         for part in record.participants:
             if part.state is Participation.REPLIED:

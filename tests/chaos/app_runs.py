@@ -10,14 +10,13 @@ from pathlib import Path
 import package
 from fedgrass.console.runs.fleet_operator import Operator
 from fedgrass.federation.errors import FedgrassError
-from fedgrass.federation.rounds import State
+from fedgrass.federation.rounds import ENDED
 from fedgrass.federation.runs import Run, RunState
 from tests.chaos.app_audit import AppFindings, audit_app
 from tests.chaos.campaign import CALM_SECONDS, STUCK_SECONDS
 from tests.chaos.world import World
 
 APP = Path(__file__).parent / "server_app"
-ENDED = frozenset({State.CLOSED, State.ABANDONED})
 KILL_EVERY = (6.0, 14.0)  # seconds between kills of the ServerApp
 _POLL_SECONDS = 0.5
 _LONGEST_LOG = 2000  # characters of a process's output in a finding

@@ -12,12 +12,10 @@ from msgspec import Struct
 from fedgrass.console.runs.streamed_bucket import StreamedObjects
 from fedgrass.federation import object_keys, weights
 from fedgrass.federation.errors import UpdateRefused
-from fedgrass.federation.rounds import Participant, Participation, Round, State
+from fedgrass.federation.rounds import ENDED, Participant, Participation, Round
 from fedgrass.federation.task_messages.content_reader import read_content
 from fedgrass.federation.task_messages.message_content import Record, carried
 from fedgrass.federation.weights.weights_checksums import ChunkCheck
-
-ENDED = frozenset({State.CLOSED, State.ABANDONED})
 
 FailureKind = Literal["declined", "failed", "silent", "late", "refused", "damaged", "expired", "unknown"]
 

@@ -4,9 +4,9 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from fedgrass.console.task_messages.exchange_ports import FleetRun, Observer
-from fedgrass.console.task_messages.message_outcomes import ENDED, Failure, Outcome, failure_of, read_reply
+from fedgrass.console.task_messages.message_outcomes import Failure, Outcome, failure_of, read_reply
 from fedgrass.console.task_messages.message_queue import Letter
-from fedgrass.federation.rounds import Participant, Participation, Round
+from fedgrass.federation.rounds import ENDED, Participant, Participation, Round
 
 _PARTICIPANTS_SHARE = 5.0  # participants are read again after this many times the seconds that it takes
 _READERS = 6  # replies that are read at the same time

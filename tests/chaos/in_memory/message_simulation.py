@@ -19,7 +19,7 @@ from fedgrass.federation import messages, object_keys
 from fedgrass.federation.aggregation.sharding_plan import Scale
 from fedgrass.federation.errors import LostRace
 from fedgrass.federation.messages import Announcement, Completion, Verdict
-from fedgrass.federation.rounds import Participant, Participation, Round, State
+from fedgrass.federation.rounds import ENDED, Participant, Participation, Round
 from fedgrass.federation.runs import LIVING, RunState
 from fedgrass.federation.statistics.statistics_answer import LARGEST_INLINE, to_text
 from fedgrass.federation.task_messages.message_content import Record
@@ -42,7 +42,6 @@ from tests.fakes.flower_fleet import file_of
 from tests.fakes.memory_cloud import Crash
 
 RUNS = ("run-1", "run-2")
-_ENDED = frozenset({State.CLOSED, State.ABANDONED})
 
 
 class CountingRounds(WatchedRounds):
@@ -120,7 +119,7 @@ class MessageSimulation(Simulation):
         return (
             all(app.over for app in self.apps)
             and all(run is not None and run.state not in LIVING for run in runs)
-            and all(round_.state in _ENDED for round_ in rounds)
+            and all(round_.state in ENDED for round_ in rounds)
             and not self.rounds.unsettled()
         )
 
@@ -292,7 +291,7 @@ class MessageSimulation(Simulation):
             where = f"{round_.run}/{round_.number}"
             parts = list(self.rounds.participants(round_))
             states = Counter(part.state for part in parts)
-            if round_.state not in _ENDED:
+            if round_.state not in ENDED:
                 self.problems.append(f"stuck: round {where} is left {round_.state}")
             if round_.replied != (replied := states[Participation.REPLIED]):
                 self.problems.append(
