@@ -5,6 +5,8 @@ components/trainer/tasks/task_modules.py.
 """
 
 import importlib.metadata
+import logging
+import os
 from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
@@ -19,6 +21,12 @@ def flower_version() -> str:
         return importlib.metadata.version("flwr")
     except importlib.metadata.PackageNotFoundError:
         return ""
+
+
+def flower_log_level(default: int) -> int:
+    """Return the level of Flower's log that FLWR_LOG_LEVEL names; ``default`` if it names none."""
+    level = logging.getLevelName(os.environ.get("FLWR_LOG_LEVEL", "").upper())  # a text if it is none
+    return level if isinstance(level, int) else default
 
 
 def import_object(folder: TaskFolder, reference: str) -> Any:

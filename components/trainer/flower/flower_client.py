@@ -12,7 +12,12 @@ from typing import Any
 
 from components.runtime.component_errors import ConfigurationError, WorkFailed
 from components.trainer.flower.app_content import GET_PARAMETERS, Content, LegacyReply, Surroundings
-from components.trainer.flower.app_import import flower_version, import_object, missing_module
+from components.trainer.flower.app_import import (
+    flower_log_level,
+    flower_version,
+    import_object,
+    missing_module,
+)
 from components.trainer.flower.serialised_arrays import NUMPY
 from components.trainer.tasks.task_modules import TaskFolder
 from fedgrass.federation.messages.message_types import MessageHeader
@@ -152,8 +157,7 @@ def _quieten() -> None:
     logger = logging.getLogger("flwr")
     for handler in list(logger.handlers):
         logger.removeHandler(handler)  # it would write all lines a second time, in colours
-    level = logging.getLevelName(os.environ.get("FLWR_LOG_LEVEL", "").upper())  # a text if it is none
-    logger.setLevel(level if isinstance(level, int) else logging.WARNING)
+    logger.setLevel(flower_log_level(logging.WARNING))
 
 
 def _load(folder: TaskFolder, reference: str) -> Any:

@@ -25,12 +25,12 @@ import re
 import shlex
 import tomllib
 from collections.abc import Iterable, Mapping
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from msgspec import Struct
 
+from components.trainer.flower.app_import import flower_version
 from fedgrass.console.options import Value, read_text, value_of
 from fedgrass.federation.conversion import nearest, shown
 from fedgrass.federation.errors import SettingsError
@@ -109,11 +109,10 @@ def check_flwr() -> str:
     Raises:
         SettingsError: it has none, or an older one than fedgrass works with.
     """
-    try:
-        version = metadata.version("flwr")
-    except metadata.PackageNotFoundError as error:
+    version = flower_version()
+    if not version:
         message = "there is no flwr in this environment: pip install 'fedgrass[flower]'"
-        raise SettingsError(message) from error
+        raise SettingsError(message)
     found = re.match(r"(\d+)\.(\d+)", version)
     if found and (int(found[1]), int(found[2])) < OLDEST_FLWR:
         message = (

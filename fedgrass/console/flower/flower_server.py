@@ -5,7 +5,6 @@ Importing an app runs its code, so all of this runs in a child process that the 
 
 import importlib
 import logging
-import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -16,7 +15,9 @@ from numpy.typing import NDArray
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
+from components.trainer.flower.app_import import flower_log_level
 from fedgrass.console.flower.flower_api import (
+    FLOWER_LOGGER,
     ArrayRecord,
     ClientApp,
     ConfigRecord,
@@ -53,7 +54,7 @@ class Recorded(NamedTuple):
 
 def quiet() -> None:
     """Let Flower report warnings only, unless FLWR_LOG_LEVEL asks for more."""
-    logging.getLogger("flwr").setLevel(os.environ.get("FLWR_LOG_LEVEL", "WARNING").upper())
+    FLOWER_LOGGER.setLevel(flower_log_level(logging.WARNING))
 
 
 def load_server_app(project: FlowerProject) -> Any:

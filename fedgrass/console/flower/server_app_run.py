@@ -7,7 +7,6 @@ The run in the cloud outlives this process: after Ctrl-C, a failed connection or
 import argparse
 import json
 import logging
-import os
 import signal
 import threading
 import time
@@ -22,6 +21,7 @@ from typing import Any, Protocol
 import msgspec
 from rich.console import Console
 
+from components.trainer.flower.app_import import flower_log_level
 from fedgrass.console import stack
 from fedgrass.console.flower import detached_run
 from fedgrass.console.flower.flower_project import (
@@ -341,8 +341,7 @@ def _logged(flower: logging.Logger, view: ExchangeView, file: Path) -> Iterator[
         flower.removeHandler(handler)
     flower.propagate = False
     # Flower's own level, whatever has quietened it in this process.
-    levels = logging.getLevelNamesMapping()
-    flower.setLevel(levels.get(os.environ.get("FLWR_LOG_LEVEL", "").upper(), logging.INFO))
+    flower.setLevel(flower_log_level(logging.INFO))
     for handler in (shown, kept):
         flower.addHandler(handler)
     log.addHandler(kept)

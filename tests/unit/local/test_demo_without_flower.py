@@ -11,18 +11,18 @@ from packaging.requirements import Requirement
 ROOT = Path(__file__).parents[3]
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
 # What `make demo` leaves out, by the names under which it is imported.
-ABSENT = {Requirement(one).name for one in EXTRAS["flower"]} - {
+absent_packages = {Requirement(one).name for one in EXTRAS["flower"]} - {
     Requirement(one).name for extra in ("device", "cloud", "local") for one in EXTRAS[extra]
 }
 
 
 def test_only_flower_itself_is_left_to_its_extra() -> None:
-    assert ABSENT == {"flwr"}
+    assert absent_packages == {"flwr"}
 
 
 @pytest.mark.parametrize("module", ["fedgrass.local.demo", "fedgrass.console.flower.server_app_run"])
 def test_a_command_starts_without_the_extra(module: str) -> None:
-    blocked = "; ".join(f"sys.modules[{name!r}] = None" for name in sorted(ABSENT))
+    blocked = "; ".join(f"sys.modules[{name!r}] = None" for name in sorted(absent_packages))
     done = subprocess.run(
         [sys.executable, "-c", f"import sys; {blocked}; import {module}"],
         cwd=ROOT,

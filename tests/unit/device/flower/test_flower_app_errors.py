@@ -1,6 +1,7 @@
 """An app that cannot be loaded is refused with what to do about it; apps do not see each other's modules."""
 
 import importlib.metadata
+import logging
 import os
 import subprocess
 import sys
@@ -14,6 +15,7 @@ pytest.importorskip("flwr")
 import flwr
 
 from components.runtime.component_errors import ConfigurationError
+from components.trainer.flower.app_import import flower_log_level
 from components.trainer.tasks.registry import is_current, load_task
 from tests.unit.device.flower.small_apps import (
     MEAN_APP,
@@ -246,3 +248,13 @@ def test_a_private_name_that_another_version_lacks_is_named(tmp_path: Path) -> N
         ConfigurationError, match=r"flwr .* is installed, and fedgrass needs 1\.40 or a later one"
     ):
         task_of(tmp_path, app)
+
+
+@pytest.mark.parametrize(
+    ("named", "level"), [("debug", logging.DEBUG), ("ERROR", logging.ERROR), ("", 30), ("loud", 30)]
+)
+def test_the_level_of_flowers_log_is_the_users_if_there_is_such_a_level(
+    named: str, level: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FLWR_LOG_LEVEL", named)
+    assert flower_log_level(logging.WARNING) == level
