@@ -3,13 +3,16 @@
 main.py               parse the command line, run the action, print errors
 options.py            options and input files that commands share
 deferred.py           import what carries out a command when it runs
-terminal.py           all output: lines and errors; tables.py: tables and styled text
+terminal.py           all output: lines and errors; tables.py: tables and styled text;
+                      redrawn_view.py: live views
 interruption.py       Ctrl-C, SIGTERM and a closed terminal
 stack.py              the deployed stack: its outputs and AWS clients (typed in aws_clients.py)
 greengrass_cloud.py   Greengrass in an AWS account: groups, component versions, deployments
 commands/             the command groups and their options
 deploy/               the fleet's stack, its components and their deployments
 tasks/                the components of tasks: files, requirements, recipe
+flower/               Flower apps: their components, and ServerApps that drive a fleet
+task_messages/        the exchange of messages between a ServerApp and the devices
 device_options/       options of tasks for single things
 strategies/           custom aggregation strategies in the functions' zip
 provisioning/         things, certificates and the files of a core device

@@ -16,11 +16,11 @@ import paho.mqtt.client as mqtt
 from msgspec import UNSET
 from paho.mqtt.enums import CallbackAPIVersion
 from rich.console import Console, Group, RenderableType
-from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
+from fedgrass.console.redrawn_view import RedrawnView
 from fedgrass.console.tables import styled
 from fedgrass.console.terminal import LONGEST_TEXT, printable
 from fedgrass.federation import messages, topics
@@ -35,7 +35,6 @@ from fedgrass.federation.messages import (
 )
 from fedgrass.federation.topics import Kind
 
-_REFRESH_PER_SECOND = 8
 _OTHER_LINES = 8  # lines of the terminal that are not devices
 _STYLES = {"done": "green", "training": "cyan", "failed": "red", "declined": "yellow"}
 
@@ -121,7 +120,7 @@ class DeviceLine:
         self.note = ""
 
 
-class LiveView:
+class LiveView(RedrawnView):
     """Show one run from the messages on the topics of its fleet.
 
     Args:
@@ -131,7 +130,7 @@ class LiveView:
     """
 
     def __init__(self, console: Console, run: str, rounds: int | None) -> None:
-        self._console = console
+        super().__init__(console)
         self._run = run
         self._lock = threading.Lock()
         self._devices: dict[str, DeviceLine] = {}
@@ -145,22 +144,6 @@ class LiveView:
             console=console,
         )
         self._bar_task = self._bar.add_task(run, total=rounds, note="")
-        self._live = Live(
-            get_renderable=self._render,
-            console=console,
-            refresh_per_second=_REFRESH_PER_SECOND,
-            transient=True,
-        )
-
-    def __enter__(self) -> Self:
-        """Start the view."""
-        if self._console.is_terminal:
-            self._live.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Stop the view; lines printed above it remain."""
-        self._live.stop()
 
     def say(self, text: str, *, aside: str = "", style: str = "") -> None:
         """Print one line above the view, literally: text of devices cannot style it."""

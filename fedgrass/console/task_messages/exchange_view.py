@@ -8,12 +8,11 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import Self
 
 from rich.console import Console, Group, RenderableType
-from rich.live import Live
 from rich.table import Table
 
+from fedgrass.console.redrawn_view import RedrawnView
 from fedgrass.console.tables import styled
 from fedgrass.console.task_messages.message_outcomes import Failure, Outcome
 from fedgrass.console.task_messages.message_queue import Letter
@@ -22,7 +21,6 @@ from fedgrass.federation.messages.message_fields import LONGEST_REASON
 from fedgrass.federation.rounds import Round
 
 _LONGEST_LINE = LONGEST_REASON + 2 * LONGEST_TEXT  # characters: a reason of a device, its name, and the rest
-_REFRESH_PER_SECOND = 8
 _MOST_ROWS = 12  # rounds that are shown; older ones that have ended leave first
 _MEGA = 1e6
 _STYLES = {logging.WARNING: "yellow", logging.ERROR: "red", logging.CRITICAL: "red"}
@@ -60,7 +58,7 @@ class _Line:
         return ", ".join(f"{count} {kind}" for kind, count in self.failures.items())
 
 
-class ExchangeView:
+class ExchangeView(RedrawnView):
     """The ``Observer`` at the operator's terminal.
 
     Args:
@@ -70,27 +68,12 @@ class ExchangeView:
     """
 
     def __init__(self, console: Console, run: str, clock: Callable[[], float] = time.monotonic) -> None:
-        self._console, self._run, self._clock = console, run, clock
+        super().__init__(console)
+        self._run, self._clock = run, clock
         self._lock = threading.RLock()
         self._lines: dict[int, _Line] = {}
         self._uploaded = 0
         self._held_up = ""
-        self._live = Live(
-            get_renderable=self._render,
-            console=console,
-            refresh_per_second=_REFRESH_PER_SECOND,
-            transient=True,
-        )
-
-    def __enter__(self) -> Self:
-        """Start the view."""
-        if self._console.is_terminal:
-            self._live.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Stop the view; lines printed above it remain."""
-        self._live.stop()
 
     def say(self, text: str, style: str = "") -> None:
         """Print one line above the rounds, literally."""

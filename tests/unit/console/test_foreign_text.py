@@ -237,6 +237,7 @@ PRINTING = {
 # They import Console as the type of a parameter, and construct none.
 TYPES_ONLY = {
     "fedgrass/console/flower/server_app_run.py",
+    "fedgrass/console/redrawn_view.py",
     "fedgrass/console/runs/live_view.py",
     "fedgrass/console/task_messages/exchange_view.py",
     "fedgrass/local/demo.py",
