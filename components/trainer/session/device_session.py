@@ -131,7 +131,13 @@ class Session:
         self._context.sweep(keep=path if usable else None)
         self._replies.resume()
         if work and work.result and usable:
-            log.info("%s: done before the restart: sending the result", id_of(work.announcement))
+            log.info(
+                "%s: %s",
+                id_of(work.announcement),
+                "the update was written before the restart: uploading it"
+                if work.result.bytes
+                else "done before the restart: sending the result",
+            )
             self._assignment = self._assign(work.announcement)
             self._assignment.resume(work.result)
         elif work:

@@ -113,6 +113,7 @@ def read_request(connection: socket.socket) -> bytes:
     return head + body
 
 
+APP = Path(__file__).parents[2] / "apps/numpy_mean"
 COMMANDS = [
     "runs",
     "devices",
@@ -141,6 +142,11 @@ COMMANDS = [
     "deploy devices --thing press-1 --option digits.share=3",
     "deploy component trainer",
     "deploy component trainer --remove",
+    "flower run {app}",
+    "flower run {app} --detach",
+    "flower resume r {app}",
+    "flower resume r --detach",
+    "flower serve r",
 ]
 
 
@@ -148,7 +154,7 @@ COMMANDS = [
 def words(tmp_path: Path, model: bytes) -> Callable[[str], list[str]]:
     """Fill in the files that a command names."""
     (tmp_path / "model.safetensors").write_bytes(model)
-    places = {"model": tmp_path / "model.safetensors", "folder": tmp_path / "out"}
+    places = {"model": tmp_path / "model.safetensors", "folder": tmp_path / "out", "app": APP}
     return lambda command: command.format(**places).split()
 
 
@@ -347,6 +353,11 @@ FOLDER_ARGUMENTS = [
     "task weights noise --out {file}/model.safetensors",
     "task publish own:Own --version 1.0.0 --path {file}",
     "fleet provision --things a --group g --out {file}",
+    "flower add {file}",
+    "flower check {file}",
+    "flower initial-model {file} --out x.safetensors",
+    "flower run {file}",
+    "flower resume r {file}",
     "core run --recipe {recipe} --root {file}",
     "core publish a/b @{file}",
     "demo --task own=own:Own --task-path {file} --output {file}",
@@ -467,6 +478,7 @@ NUMBER_ARGUMENTS = [
     "deploy devices --group g --cpus",
     "deploy devices --group g --memory-megabytes",
     "deploy devices --group g --watch",
+    *(f"flower {command} --seconds" for command in ("add a", "check a", "initial-model a --out x")),
     *(f"costs --{name}" for name in ("devices", "devices-per-round", "model-megabytes", "up-megabytes")),
     *(f"costs --{name}" for name in ("down-megabytes", "rounds-per-month", "heartbeat-seconds")),
 ]
