@@ -15,6 +15,9 @@ from fedgrass.local.aws.embedded_cloud import EmbeddedCloud
 
 PROJECT = Path(__file__).parents[1]
 
+# Whichever test imports flwr first: it would report its use, and write an id to the home folder.
+os.environ["FLWR_TELEMETRY_ENABLED"] = "0"
+
 # No deadline: a slow machine is not a defect. Timings belong in benchmarks/.
 hypothesis.settings.register_profile("fedgrass", deadline=None, max_examples=100)
 # make test-fast asks for it: the same properties with fewer examples.
