@@ -15,7 +15,7 @@ from fedgrass.local.aws.embedded_cloud import EmbeddedCloud
 
 PROJECT = Path(__file__).parents[1]
 
-# Whichever test imports flwr first: it would report its use, and write an id to the home folder.
+# Whichever test imports flwr first: it would report its use.
 os.environ["FLWR_TELEMETRY_ENABLED"] = "0"
 
 # No deadline: a slow machine is not a defect. Timings belong in benchmarks/.
@@ -73,6 +73,12 @@ def _place(path: Path) -> tuple[int, int]:
     folder = path.relative_to(PROJECT / "tests").parts[0] if path.is_relative_to(PROJECT / "tests") else ""
     long = LONG_FILES.index(path.stem) if path.stem in LONG_FILES else len(LONG_FILES)
     return FOLDERS.index(folder) if folder in FOLDERS else len(FOLDERS), long
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _flower_home(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Flower writes an id for its telemetry there, even if that is off; later than the run that caused it."""
+    os.environ["FLWR_HOME"] = str(tmp_path_factory.mktemp("flwr-home"))
 
 
 @pytest.fixture(scope="session")

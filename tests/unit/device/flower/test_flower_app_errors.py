@@ -161,7 +161,8 @@ def test_the_class_of_a_release_is_loaded_with_its_options(tmp_path: Path) -> No
 
 def run(code: str, tmp_path: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     whole = {**os.environ, "HOME": str(tmp_path), **environment}
-    whole.pop("FLWR_TELEMETRY_ENABLED", None)
+    for name in ("FLWR_TELEMETRY_ENABLED", "FLWR_HOME"):
+        whole.pop(name, None)
     return subprocess.run(
         [sys.executable, "-c", code], env=whole, capture_output=True, text=True, timeout=100, check=False
     )
