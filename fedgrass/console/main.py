@@ -7,10 +7,14 @@ import re
 import sys
 import traceback
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn
 
+from cyclopts import App, CycloptsError
+
 from fedgrass import __version__
+from fedgrass.console.command_line import command_group
 from fedgrass.console.commands import (
     device_commands,
     flower_commands,
@@ -20,12 +24,14 @@ from fedgrass.console.commands import (
     statistics_commands,
 )
 from fedgrass.console.interruption import ended_by_signals
-from fedgrass.console.terminal import accept_all_characters, close_after_reader, fail, printable
+from fedgrass.console.terminal import accept_all_characters, close_after_reader, complain, fail, printable
 from fedgrass.federation.errors import FedgrassError
 
 _TRACEBACK = "FEDGRASS_TRACEBACK"  # environment variable: show internal errors with a traceback
 _SETTING = re.compile(r"[a-z_]+=")
 _OPTION = re.compile(r"--[a-z][a-z-]*")
+# Commands and groups of commands, with the function or app in ``commands`` that is imported when they are used.
+_COMMANDS: dict[str, tuple[str, str]] = {}
 
 
 class Parser(argparse.ArgumentParser):
@@ -56,8 +62,7 @@ def command() -> None:
     accept_all_characters()
     try:
         with ended_by_signals():
-            arguments = parse(sys.argv[1:])
-            arguments.run(arguments)
+            run(sys.argv[1:])
     except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError:
@@ -73,6 +78,28 @@ def command() -> None:
         place = traceback.extract_tb(error.__traceback__)[-1]
         what = f"{type(error).__name__}: {error} ({Path(place.filename).name}, line {place.lineno})"
         fail(f"internal error, please report it: {what}; set {_TRACEBACK}=1 for a traceback")
+
+
+def run(words: Sequence[str]) -> None:
+    """Run a command line. Mistakes in it are printed in one line, with exit code 2."""
+    if words and words[0] not in app():
+        arguments = parse(words)
+        arguments.run(arguments)
+        return
+    try:
+        app()(words, print_error=False, exit_on_error=False, result_action="return_value")
+    except CycloptsError as error:
+        complain(f"fedgrass: {error}; see `fedgrass --help`")
+        sys.exit(2)
+
+
+@cache
+def app() -> App:
+    """Return the app of the command line, whose groups are imported when they are used."""
+    made = command_group("fedgrass", "Federated learning over Greengrass devices.")
+    for name, (target, explanation) in _COMMANDS.items():
+        made.command(f"fedgrass.console.commands.{target}", name=name, help=explanation)
+    return made
 
 
 def parse(words: Sequence[str]) -> argparse.Namespace:

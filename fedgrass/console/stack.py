@@ -3,8 +3,8 @@
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from functools import cache
-from typing import Any, TypeGuard
+from functools import cache, partial
+from typing import Any, TypeGuard, cast
 
 import boto3
 from botocore.config import Config
@@ -104,11 +104,19 @@ def _is_unknown_here(error: BotoCoreError | ClientError) -> TypeGuard[ClientErro
 
 
 @cache
-def client(service: str) -> Any:
-    """Return the boto3 client of an AWS service, with credentials and region from the environment."""
+def client(service: str, profile: str = "", region: str = "") -> Any:
+    """Return the boto3 client of an AWS service.
+
+    Args:
+        service: such as ``s3``.
+        profile: profile of the AWS CLI with the credentials; empty: those of the environment.
+        region: AWS region; empty: that of the environment or of the profile.
+    """
     try:
         # boto3 reads AWS_DEFAULT_REGION only; all other AWS tools read AWS_REGION too, and prefer it.
-        session: Any = boto3.Session(region_name=os.environ.get("AWS_REGION") or None)
+        session: Any = boto3.Session(
+            profile_name=profile or None, region_name=region or os.environ.get("AWS_REGION") or None
+        )
         session.events.register("creating-client-class", _add_checks)
         return session.client(service, config=_CONFIG)
     except (BotoCoreError, ValueError) as error:  # ValueError: an endpoint that is not a URL
@@ -119,6 +127,11 @@ def client(service: str) -> Any:
         )
         message = f"AWS cannot be used: {reason}.{advice}"
         raise StackError(message) from error
+
+
+def clients_of(profile: str, region: str) -> Clients:
+    """Return the clients for a profile and a region, where one process uses several stacks."""
+    return cast("Clients", partial(client, profile=profile, region=region))
 
 
 def _reason(error: BotoCoreError | ClientError) -> str:
@@ -172,13 +185,17 @@ class _Outputs(dict[str, str]):
         raise StackError(message)
 
 
-def outputs(stack: str) -> Mapping[str, str]:
+def outputs(stack: str, clients: Clients | None = None) -> Mapping[str, str]:
     """Return the outputs of a deployed stack.
+
+    Args:
+        stack: its name.
+        clients: returns the boto3 client of a service (those of the environment).
 
     Raises:
         StackError: the stack does not exist, was not deployed by fedgrass, or AWS refused the request.
     """
-    formation = client("cloudformation")
+    formation = (clients or client)("cloudformation")
     try:
         described = formation.describe_stacks(StackName=stack)["Stacks"][0]
     except (BotoCoreError, ClientError) as error:
