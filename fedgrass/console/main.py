@@ -30,7 +30,7 @@ from fedgrass.federation.errors import FedgrassError
 _TRACEBACK = "FEDGRASS_TRACEBACK"  # environment variable: show internal errors with a traceback
 _SETTING = re.compile(r"[a-z_]+=")
 _OPTION = re.compile(r"--[a-z][a-z-]*")
-# Commands and groups of commands, with the function or app in ``commands`` that is imported when they are used.
+# Commands and groups of commands, each with the function or app in ``commands`` that is imported when used.
 _COMMANDS: dict[str, tuple[str, str]] = {}
 
 
