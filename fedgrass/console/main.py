@@ -15,7 +15,6 @@ from cyclopts import App
 
 from fedgrass import __version__
 from fedgrass.console.command_line import bind, command_group
-from fedgrass.console.commands import run_commands
 from fedgrass.console.interruption import ended_by_signals
 from fedgrass.console.terminal import accept_all_characters, close_after_reader, complain, fail, printable
 from fedgrass.federation.errors import FedgrassError
@@ -93,8 +92,7 @@ def run(words: Sequence[str]) -> None:
 def parse(words: Sequence[str]) -> Callable[[], Any]:
     """Return what carries out a command line. Mistakes in it are printed in one line, with exit code 2."""
     if words and words[0] not in app():
-        arguments = _old_parse(words)
-        return lambda: arguments.run(arguments)
+        return _old_parse(words)
     try:
         if words and words[0] in _COMMANDS:
             load(words[0])
@@ -114,6 +112,11 @@ def app() -> App:
     return made
 
 
+class _Old(argparse.Namespace):
+    def __call__(self) -> Any:
+        return self.run(self)
+
+
 def load(name: str) -> App:
     """Return the app of a command or of a group of commands, with its own explanation."""
     loaded = app()[name]
@@ -122,10 +125,10 @@ def load(name: str) -> App:
     return loaded
 
 
-def _old_parse(words: Sequence[str]) -> argparse.Namespace:
+def _old_parse(words: Sequence[str]) -> "_Old":
     """Return the parsed words of a command line. Settings of a run may also follow its options."""
     commands = parser()
-    arguments, others = commands.parse_known_args(words)
+    arguments, others = commands.parse_known_args(words, _Old())
     settings = [word for word in others if hasattr(arguments, "settings") and _SETTING.match(word)]
     if len(settings) < len(others):
         arguments.parser.refuse([word for word in others if word not in settings])
@@ -141,6 +144,8 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("--version", action="version", version=f"fedgrass {__version__}")
     commands = made.add_subparsers(required=True, metavar="command")
+    from fedgrass.console.commands import run_commands  # noqa: PLC0415 - until run and devices have moved
+
     run_commands.add(commands)
     return made
 

@@ -232,11 +232,11 @@ def _output_folder(parent: Path, task: str) -> Iterator[Path]:
             (parent / name).mkdir(parents=True)
         except FileExistsError:
             if not parent.is_dir():
-                message = f"--output {parent} is a file: choose a folder"
+                message = f"--out {parent} is a file: choose a folder"
                 raise SettingsError(message) from None
             continue
         except OSError as error:
-            message = f"--output {parent} cannot be written to: {error.strerror}"
+            message = f"--out {parent} cannot be written to: {error.strerror}"
             raise SettingsError(message) from error
         break
     try:

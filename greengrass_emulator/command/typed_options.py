@@ -5,10 +5,11 @@ exists. Another program that offers the emulator's commands builds its command l
 """
 
 import difflib
+import inspect
 import math
 import re
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from cyclopts import (
     App,
@@ -54,7 +55,7 @@ def command_group(name: str, explanation: str) -> App:
         version_flags=[],
         group_arguments=_ARGUMENTS,
         group_parameters=_OPTIONS,
-        default_parameter=Parameter(negative=(), show_default=_shown_default),
+        default_parameter=Parameter(negative=(), allow_repeating=True, show_default=_shown_default),
         suppress_keyboard_interrupt=False,  # the program decides what Ctrl-C does
     )
 
@@ -64,7 +65,18 @@ def _shown_default(value: Any) -> str | None:
     return None if value in _EMPTY else str(value)
 
 
-def bind(app: App, words: Sequence[str]) -> Callable[[], Any]:
+class BoundCommand(NamedTuple):
+    """A command with its arguments, which a call carries out."""
+
+    function: Callable[..., Any]
+    bound: inspect.BoundArguments
+
+    def __call__(self) -> Any:
+        """Carry out the command."""
+        return self.function(*self.bound.args, **self.bound.kwargs)
+
+
+def bind(app: App, words: Sequence[str]) -> BoundCommand:
     """Return the command that a command line calls, with its arguments.
 
     Raises:
@@ -79,7 +91,7 @@ def bind(app: App, words: Sequence[str]) -> Callable[[], Any]:
         group = " ".join([app.name[0], *words])
         message = f"{group}: it needs a command: {', '.join(_commands(app, words))}; see `{group} --help`"
         raise CommandMistakeError(message)
-    return lambda: command(*bound.args, **bound.kwargs)
+    return BoundCommand(command, bound)
 
 
 def call(app: App, words: Sequence[str]) -> None:

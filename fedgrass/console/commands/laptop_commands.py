@@ -44,7 +44,8 @@ def demo(  # noqa: PLR0913 - the options of the command
         str,
         Parameter(
             help="digits, noise (no PyTorch, trains instantly), mnist, cifar10, air_quality (with"
-            " --task-option folder=...), NAME=package.module:ClassName for your own task, or flower:NAME for a Flower app",
+            " --task-option folder=...), NAME=package.module:ClassName for your own task, or flower:NAME"
+            " for a Flower app",
             metavar="TASK",
         ),
     ] = "digits",

@@ -1,14 +1,20 @@
 """The options of ``fedgrass deploy devices``. Imported to parse the command line: see command_line.py."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from cyclopts import Parameter
+from cyclopts import Parameter, Token
 
-from fedgrass.console.command_line import number_between, whole_number
+from fedgrass.console.command_line import number_between, parse_number, whole_number
 
 _RESOURCES, _ROLL_OUT = "Resources of the components on a device", "Roll-out to the devices"
+_WATCH_MINUTES = 30.0
+
+
+def _minutes(_: type, tokens: Sequence[Token]) -> tuple[float, ...]:
+    return tuple(parse_number(token.value, 0.1, 10_080) for token in tokens)
 
 
 @Parameter(name="*")
@@ -135,10 +141,9 @@ class DeviceOptions:
     dry_run: Annotated[bool, Parameter(help="only print what would change")] = False
     watch: Annotated[
         tuple[float, ...] | None,
-        number_between(
-            0.1,
-            10_080,
-            "follow the progress, for 30 minutes if none are given",
+        Parameter(
+            converter=_minutes,
+            help="follow the progress, for 30 minutes if none are given",
             consume_multiple=(0, 1),
             metavar="[MINUTES]",
         ),
@@ -150,6 +155,3 @@ class DeviceOptions:
         if self.watch is None:
             return None
         return self.watch[0] if self.watch else _WATCH_MINUTES
-
-
-_WATCH_MINUTES = 30.0
