@@ -25,11 +25,18 @@ _TRACEBACK = "FEDGRASS_TRACEBACK"  # environment variable: show internal errors 
 _SETTING = re.compile(r"[a-z_]+=")
 _OPTION = re.compile(r"--[a-z][a-z-]*")
 # Commands and groups of commands, each with the function or app in ``commands`` that is imported when used.
+_OLD = {"run", "runs", "repair", "devices"}  # still on argparse
 _COMMANDS: dict[str, tuple[str, str]] = {
     "core": ("laptop_commands:core", "Run Greengrass components on this machine, without a cloud."),
     "costs": ("stack_commands:costs", "Estimate what a fleet costs on AWS from published prices."),
-    "demo": ("laptop_commands:demo", "Train a model over Greengrass devices on this machine."),
-    "deploy": ("deployment_commands:deploy", "Deploy the cloud and the devices of a fleet to AWS."),
+    "demo": (
+        "laptop_commands:demo",
+        "Train a model over Greengrass devices on this machine, without an AWS account.",
+    ),
+    "deploy": (
+        "deployment_commands:deploy",
+        "Deploy the cloud and the devices of a fleet to an AWS account.",
+    ),
     "fleet": ("stack_commands:fleet", "Provision devices in AWS IoT, or remove them."),
     "flower": ("flower_commands:flower", "Bring a Flower app to the fleet as it is, or try it here."),
     "queue": ("stack_commands:queue", "List the stack's dead letters, or send them back."),
@@ -91,7 +98,7 @@ def run(words: Sequence[str]) -> None:
 
 def parse(words: Sequence[str]) -> Callable[[], Any]:
     """Return what carries out a command line. Mistakes in it are printed in one line, with exit code 2."""
-    if words and words[0] not in app():
+    if words and words[0] in _OLD.difference(app()):
         return _old_parse(words)
     try:
         if words and words[0] in _COMMANDS:
@@ -107,6 +114,11 @@ def app() -> App:
     """Return the app of the command line, whose groups are imported when they are used."""
     made = command_group("fedgrass", "Federated learning over Greengrass devices.")
     made.version, made.version_flags = f"fedgrass {__version__}", ["--version"]
+    made.command(
+        "fedgrass.console.shell_completion:install_completion",
+        name="--install-completion",
+        help="Install the completion of commands and options for a shell.",
+    )
     for name, (target, explanation) in _COMMANDS.items():
         made.command(f"fedgrass.console.commands.{target}", name=name, help=explanation)
     return made
