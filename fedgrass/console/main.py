@@ -31,7 +31,10 @@ _TRACEBACK = "FEDGRASS_TRACEBACK"  # environment variable: show internal errors 
 _SETTING = re.compile(r"[a-z_]+=")
 _OPTION = re.compile(r"--[a-z][a-z-]*")
 # Commands and groups of commands, each with the function or app in ``commands`` that is imported when used.
-_COMMANDS: dict[str, tuple[str, str]] = {}
+_COMMANDS: dict[str, tuple[str, str]] = {
+    "run": ("run_commands:app", "start, follow, control, compare and report runs"),
+    "report": ("run_commands:report", "write a report on a run; the same as `run report`"),
+}
 
 
 class Parser(argparse.ArgumentParser):
