@@ -128,7 +128,7 @@ def run_line(operator: Operator, run: Run) -> RunLine:
         state=run.state,
         task=run.settings.task,
         round=run.round,
-        trained=run.round - run.progress.evaluations,
+        trained=_trained(run),
         rounds=None if run.settings.has_server_app else run.settings.rounds,
         metric=metric,
         value=value,
@@ -136,6 +136,12 @@ def run_line(operator: Operator, run: Run) -> RunLine:
         ended_at=run.ended_at or None,
         started_by=_started_by(run),
     )
+
+
+def _trained(run: Run) -> int:
+    """Return how many rounds of training a run has had; its last evaluation is not in its progress."""
+    count = run.round - run.progress.evaluations
+    return count if run.settings.has_server_app else min(count, run.settings.rounds)
 
 
 def _last_metric(rounds: Iterable[Round]) -> tuple[str, float | None]:
