@@ -56,7 +56,9 @@ class Picture(Struct, frozen=True):
     draw: Callable[[Axes, Theme], None]
 
 
-def pictures(run: Run, figures: ReportFigures, dollars: Sequence[float], metrics: Sequence[str]) -> list[Picture]:
+def pictures(
+    run: Run, figures: ReportFigures, dollars: Sequence[float], metrics: Sequence[str]
+) -> list[Picture]:
     """Return the pictures of a report; those without anything to draw are left out.
 
     Args:
@@ -157,9 +159,7 @@ def _metric(run: Run, rounds: Sequence[RoundFigures], metric: str) -> Picture:
             if LOCAL_PREFIX + metric in found.metrics
         ]
         if local:
-            axes.plot(
-                *zip(*local, strict=True), ":", color=_ORANGE, label="local models, before averaging"
-            )
+            axes.plot(*zip(*local, strict=True), ":", color=_ORANGE, label="local models, before averaging")
         axes.set(xlabel="global model, by round", ylabel=_plain(metric))
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         if is_share(metric):
@@ -283,9 +283,7 @@ def _draw_bytes(axes: Axes, rounds: Sequence[RoundFigures], theme: Theme) -> Non
     _by_attempt(axes, rounds, "megabytes")
 
 
-def _draw_cost(
-    axes: Axes, rounds: Sequence[RoundFigures], dollars: Sequence[float], theme: Theme
-) -> None:
+def _draw_cost(axes: Axes, rounds: Sequence[RoundFigures], dollars: Sequence[float], theme: Theme) -> None:
     totals = list(accumulate(dollars))
     axes.step(range(1, len(totals) + 1), totals, where="mid", color=theme.line)
     axes.fill_between(range(1, len(totals) + 1), totals, step="mid", alpha=0.25, color=theme.line)
@@ -323,7 +321,11 @@ def comparison(
             label = _plain(name)
             style = "o-" if len(points) <= _MARKED else "-"
             axes.plot(
-                *zip(*points, strict=True), style, color=colours[place % len(colours)], markersize=3, label=label
+                *zip(*points, strict=True),
+                style,
+                color=colours[place % len(colours)],
+                markersize=3,
+                label=label,
             )
     axes.set(xlabel=measure, ylabel=_plain(metric))
     axes.grid(alpha=0.3)

@@ -66,7 +66,7 @@ class Comparison(Struct, frozen=True, kw_only=True):
 
 
 @stack.refusals()
-def compare(
+def compare(  # noqa: PLR0913 - the options of the command
     stack_name: str, names: Sequence[str], output: str, *, metric: str, by: By, picture: Path | None
 ) -> None:
     """Print a comparison of runs, and draw it.
@@ -236,7 +236,7 @@ def value_at(points: Sequence[Point], by: By, place: float) -> float | None:
     if by == "round":
         return next((value for model, value in reversed(found) if model == place), None)
     number = bisect.bisect_right(found, place, key=lambda pair: pair[0])
-    return found[number - 1][1] if 0 < number and place <= found[-1][0] else None
+    return found[number - 1][1] if number and place <= found[-1][0] else None
 
 
 def draw(found: Comparison) -> bytes:

@@ -42,6 +42,7 @@ from fedgrass.federation.runs import Run
 
 _DRAWN = 2  # metrics: accuracy and loss, or the first ones
 _LONGEST_CELL = 2_000  # characters
+_GIGABYTE = 10**9
 
 
 class Reported(Struct, frozen=True, kw_only=True):
@@ -81,7 +82,9 @@ def collect(operator: Operator, run: Run) -> tuple[ReportFigures, list[Round]]:
     return collector.figures(), rounds
 
 
-def write_report(run: Run, figures: ReportFigures, rounds: Sequence[Round], folder: Path, now: int) -> Reported:
+def write_report(
+    run: Run, figures: ReportFigures, rounds: Sequence[Round], folder: Path, now: int
+) -> Reported:
     """Write ``report.html`` and ``report/<picture>.png`` to a folder.
 
     Args:
@@ -103,8 +106,8 @@ def write_report(run: Run, figures: ReportFigures, rounds: Sequence[Round], fold
             {
                 "title": picture.title,
                 "explanation": picture.explanation,
-                "light": base64.b64encode(light).decode(),
-                "dark": base64.b64encode(dark).decode(),
+                "light": _base64(light),
+                "dark": _base64(dark),
             }
         )
     page = render(run, figures, cost, drawn, now).encode()
@@ -118,6 +121,10 @@ def write_report(run: Run, figures: ReportFigures, rounds: Sequence[Round], fold
     )
 
 
+def _base64(content: bytes) -> Markup:
+    return Markup(base64.b64encode(content).decode())  # noqa: S704 - letters, digits, +, / and = alone
+
+
 def _write(path: Path, content: bytes) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -127,9 +134,7 @@ def _write(path: Path, content: bytes) -> None:
         raise SettingsError(message) from error
 
 
-def render(
-    run: Run, figures: ReportFigures, cost: RunCost, drawn: Sequence[dict[str, str]], now: int
-) -> str:
+def render(run: Run, figures: ReportFigures, cost: RunCost, drawn: Sequence[dict[str, str]], now: int) -> str:
     """Return the page.
 
     Args:
@@ -148,7 +153,7 @@ def render(
     return template.render(
         run=run,
         figures=figures,
-        pictures=[{**each, "light": Markup(each["light"]), "dark": Markup(each["dark"])} for each in drawn],  # noqa: S704 - Base64
+        pictures=drawn,
         actions=actions_of(run),
         style=Markup(style),  # noqa: S704 - report.css
         style_hash=base64.b64encode(hashlib.sha256(style.encode()).digest()).decode(),
@@ -168,7 +173,8 @@ def render(
 
 def _finalize(value: Any) -> Any:
     """Return a value as the template writes it: foreign text without control characters, and not endless."""
-    return printable(value, _LONGEST_CELL) if isinstance(value, str) and not isinstance(value, Markup) else value
+    is_foreign = isinstance(value, str) and not isinstance(value, Markup)
+    return printable(value, _LONGEST_CELL) if is_foreign else value
 
 
 def _shown(value: object) -> str:
@@ -181,7 +187,9 @@ def _number(value: float | None, digits: int = 2) -> str:
 
 def _tiles(run: Run, figures: ReportFigures, cost: RunCost) -> list[tuple[str, str]]:
     """Return the figures that answer at a glance whether the run learns, with whom, and for how much."""
-    closed = [each for each in figures.rounds if each.state is State.CLOSED and each.work is not Work.EVALUATE]
+    closed = [
+        each for each in figures.rounds if each.state is State.CLOSED and each.work is not Work.EVALUATE
+    ]
     planned = "" if run.settings.has_server_app else f" of {run.settings.rounds:,}"
     tiles = [("Rounds closed", f"{len(closed):,}{planned}")]
     for metric in metrics_of(figures.rounds)[:_DRAWN]:
@@ -196,8 +204,8 @@ def _tiles(run: Run, figures: ReportFigures, cost: RunCost) -> list[tuple[str, s
     if figures.mean:
         tiles.append(("Mean turnaround", f"{figures.mean.seconds:.2f} s"))
     sent = sum(each.bytes_up + each.bytes_down for each in figures.rounds)
-    tiles += [("Transferred", f"{sent / 1e9:,.1f} GB" if sent > 1e9 else f"{sent / 1e6:,.1f} MB"), ("Cost", f"${dollars(cost.dollars)}")]
-    return tiles
+    transferred = f"{sent / _GIGABYTE:,.1f} GB" if sent > _GIGABYTE else f"{sent / 1e6:,.1f} MB"
+    return [*tiles, ("Transferred", transferred), ("Cost", f"${dollars(cost.dollars)}")]
 
 
 def _cost_tiles(cost: RunCost) -> list[tuple[str, str]]:

@@ -8,11 +8,12 @@ import msgspec
 from rich.table import Table
 
 from fedgrass.console import stack
-from fedgrass.console.runs import fleet_operator, run_display
 from fedgrass.console.results import show_result
+from fedgrass.console.runs import fleet_operator, run_display
 from fedgrass.console.tables import show, table
 from fedgrass.console.terminal import LONGEST_TEXT, printable, say
 from fedgrass.federation.selection import Candidate
+
 
 class Repaired(msgspec.Struct, frozen=True, kw_only=True):
     """What a repair wrote, or would write."""
@@ -117,11 +118,11 @@ def list_devices(arguments: argparse.Namespace) -> None:
     """Print the devices of a stack, with the problems that they reported."""
     now, within = round(time.time() * 1000), arguments.within_seconds
     missing_since = now - within * 1000 if arguments.missing else None
-    devices = chosen_devices(fleet_operator.open_operator(arguments.stack).devices(), arguments.task, missing_since)
+    devices = chosen_devices(
+        fleet_operator.open_operator(arguments.stack).devices(), arguments.task, missing_since
+    )
     if devices:
         show(device_table(devices, now))
         for line in device_problems(devices):
             say(line)
     say(device_summary(devices, now, within))
-
-

@@ -14,9 +14,10 @@ from fedgrass.console.runs import fleet_operator, history
 from fedgrass.console.runs.fleet_operator import Operator, RoundRecord
 from fedgrass.console.runs.run_costs import run_cost
 from fedgrass.console.tables import show, table
-from fedgrass.console.terminal import LONGEST_TEXT, printable, say
+from fedgrass.console.terminal import printable, say
 from fedgrass.federation.conversion import nearest
 from fedgrass.federation.errors import SettingsError
+from fedgrass.federation.messages.message_fields import LONGEST_REASON
 from fedgrass.federation.round_metrics import is_share
 from fedgrass.federation.rounds import Participation, Round, State
 from fedgrass.federation.runs import LIVING, Run, RunState
@@ -278,13 +279,15 @@ def trouble_lines(found: Iterable[Trouble]) -> list[str]:
     """Return a line per attempt, state and reason, with the devices by name."""
     devices: dict[tuple[int, int, str, str], list[str]] = {}
     for each in found:
-        reason = each.reason.removeprefix(f"{each.state.lower()}: ")  # late updates are refused as "late: ..."
+        # Late updates are refused as "late: ...".
+        reason = each.reason.removeprefix(f"{each.state.lower()}: ")
         devices.setdefault((each.round, each.attempt, each.state, reason), []).append(each.device)
     lines = []
-    for (number, attempt, state, reason), names in devices.items():
+    ordered = sorted(devices.items(), key=lambda item: (item[0][:2], -len(item[1])))
+    for (number, attempt, state, reason), names in ordered:
         left = len(names) - _NAMED
         some = ", ".join(names[:_NAMED]) + (f" and {left} more" if left > 0 else "")
-        why = f": {printable(reason, LONGEST_TEXT)}" if reason else ""
+        why = f": {printable(reason, LONGEST_REASON)}" if reason else ""
         lines.append(f"round {number}.{attempt} {some} {state.lower()}{why}")
     return lines
 
@@ -302,6 +305,9 @@ def show_run(operator: Operator, run: Run, *, last: int = _ROUNDS_SHOWN) -> None
         count = sum(line["state"] in {State.OPEN, State.AGGREGATING} for line in summaries)
         say(f"{count} open rounds of its ServerApp's messages" if count else "waiting for its ServerApp")
     if summaries:
+        everything = (history.summarize(RoundRecord(round_, []), {}) for round_ in operator.rounds_alone(run))
+        cost = dollars(run_cost(everything, run).dollars)
+        say(f"cost so far: {cost} US dollars, estimated (docs/costs.md)")
         show(history.table(summaries))
         if (first := summaries[0]["round"]) > 1:
             say(f"{first - 1} earlier rounds are not shown: --last 0 shows all")
@@ -311,6 +317,3 @@ def show_run(operator: Operator, run: Run, *, last: int = _ROUNDS_SHOWN) -> None
         *history.collapse(summaries),
     ]:
         say(line)
-    if summaries:
-        everything = (history.summarize(RoundRecord(round_, []), {}) for round_ in operator.rounds_alone(run))
-        say(f"cost so far: {dollars(run_cost(everything, run).dollars)} US dollars, estimated (docs/costs.md)")

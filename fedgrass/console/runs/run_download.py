@@ -87,8 +87,8 @@ def _model(operator: Operator, run: Run, number: int) -> bytes:
         return operator.model(run.name, number)
     except KeyError as error:
         message = (
-            f"run {run.name!r} has no model {number}: there is no object {object_keys.model(run.name, number)};"
-            f" `fedgrass run show {run.name}` shows its rounds"
+            f"run {run.name!r} has no model {number}: there is no object"
+            f" {object_keys.model(run.name, number)}; `fedgrass run show {run.name}` shows its rounds"
         )
         raise SettingsError(message) from error
 

@@ -29,7 +29,7 @@ _LOOK_SECONDS = 2.0
 _WAIT_SECONDS = 5.0
 _LONGEST_TIMEOUT = 366 * 24 * 3600
 _COUNTS = ("asked", "replied", "refused", "declined", "failed", "silent", "late", "overdue", "stale")
-_STATES = {
+_STATES: dict[str, str] = {
     Participation.ASKED: "asked",
     Participation.ACCEPTED: "accepted",
     Participation.REPLIED: "done",
@@ -175,7 +175,8 @@ def show_event(view: LiveView, event: RunEvent) -> None:
     """Show one event in the live view: devices in their rows, changes of rounds and of the run as lines."""
     about = f"  round {event.round}.{event.attempt} "
     if event.kind == "device":
-        view.show_device(event.device, event.round, _STATES.get(event.state, event.state.lower()), event.reason)
+        state = _STATES.get(event.state, event.state.lower())
+        view.show_device(event.device, event.round, state, event.reason)
     elif event.kind == "round":
         view.say(f"{event.state.lower()}{_figures(event)} {event.reason}".rstrip(), aside=about)
         if event.state == State.CLOSED:

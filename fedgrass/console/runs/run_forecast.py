@@ -218,7 +218,7 @@ def _devices_basis(settings: RunSettings) -> str:
         return "the devices table now; a buffered run draws devices again whenever places are vacant"
     if settings.selection == "all":
         return "the devices table now: every device that meets the run's requirements"
-    return "the devices table now; the round chooses by the same rule when it opens, among the devices of then"
+    return "the devices table now; the round chooses again when it opens, by the same rule"
 
 
 def _past(operator: Operator, task: str) -> _Past:
@@ -343,9 +343,7 @@ def _draw(found: Forecast) -> None:
     say(f"run {found.run} would ask {found.devices_count} devices in its first round: {names}")
     say(f"  founded on: {found.founded_on.devices}")
     evaluations = f" and {found.evaluations} of evaluation" if found.evaluations else ""
-    say(
-        f"rounds: {found.rounds} of training{evaluations}; {found.replies_needed} good replies close one"
-    )
+    say(f"rounds: {found.rounds} of training{evaluations}; {found.replies_needed} good replies close one")
     down, up = _megabytes(found.download_bytes), _megabytes(found.upload_bytes)
     say(
         f"bytes: {down} down and {up} up in all; each device {_megabytes(found.device_download_bytes)} down"
@@ -354,7 +352,8 @@ def _draw(found: Forecast) -> None:
     say(f"  founded on: {found.founded_on.bytes}")
     say(f"time: {_duration(found.seconds)} in all, {_duration(found.round_seconds)} a round")
     say(f"  founded on: {found.founded_on.seconds}")
-    say(f"cost: {'unknown' if found.dollars is None else f'{costs.dollars(found.dollars)} US dollars'} in all")
+    cost = "unknown" if found.dollars is None else f"{costs.dollars(found.dollars)} US dollars"
+    say(f"cost: {cost} in all")
     say(f"  founded on: {found.founded_on.dollars}")
     for warning in found.warnings:
         say(f"warning: {warning}")

@@ -63,7 +63,9 @@ def start(stack_name: str, output: str, *, dry_run: bool = False, **given: Any) 
     known = request.name in operator.runs()
     run = _start(operator, request, settings, chosen, known=known)
     if known:  # starting is idempotent: an operator who means a second run must know
-        complain(f"run {run.name} already exists, with the same settings; choose another name for another run")
+        complain(
+            f"run {run.name} already exists, with the same settings; choose another name for another run"
+        )
     run_display.present_run(operator, run, output)
 
 
