@@ -35,6 +35,8 @@ _COMMANDS: dict[str, tuple[str, str]] = {
     "queue": ("stack_commands:queue", "List the stack's dead letters, or send them back."),
     "stats": ("statistics_commands:stats", "Statistics of the devices' data, without moving the data."),
     "task": ("laptop_commands:task", "Create a task of your own, check or publish one."),
+    "run": ("run_commands:app", "start, follow, control, compare and report runs"),
+    "report": ("run_commands:report", "write a report on a run; the same as `run report`"),
 }
 
 

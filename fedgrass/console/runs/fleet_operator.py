@@ -1,5 +1,6 @@
 """The operator's access to a deployed fleet: start and control runs, read their rounds, fetch a model."""
 
+import difflib
 import json
 import time
 from collections.abc import Iterator, Mapping
@@ -8,9 +9,11 @@ from uuid import uuid4
 
 import msgspec
 
-from cloud_functions.aws.device_directory import DynamoDevices
+from cloud_functions.aws.device_directory import DynamoDevices, IotThingGroups
 from cloud_functions.aws.dynamodb_rounds import DynamoRounds
+from fedgrass.console import stack as deployed
 from fedgrass.console.aws_clients import Clients
+from fedgrass.console.reports.turnaround_rows import Turnaround, read_turnarounds
 from fedgrass.console.runs.streamed_bucket import StreamedBucket
 from fedgrass.federation import object_keys
 from fedgrass.federation.errors import FedgrassError, SettingsError
@@ -40,6 +43,7 @@ class Operator:
     """
 
     def __init__(self, clients: Clients, stack: Mapping[str, str]) -> None:
+        self._clients, self._stack = clients, stack
         self._lambda = clients("lambda")
         self._initiator = stack["InitiatorName"]
         self._rounds = DynamoRounds(clients("dynamodb"), stack["RoundsTableName"], time.sleep)
@@ -134,7 +138,9 @@ class Operator:
         """Return a run. Raises SettingsError if it does not exist."""
         run = self._rounds.run(name)
         if run is None:
-            message = f"there is no run {name!r}: list the runs with `fedgrass runs`"
+            close = difflib.get_close_matches(name, list(self.runs()), n=1)
+            hint = f"did you mean {close[0]!r}?" if close else "list the runs with `fedgrass run list`"
+            message = f"there is no run {name!r}: {hint}"
             raise SettingsError(message)
         return run
 
@@ -151,10 +157,23 @@ class Operator:
         """Return the participants of a round."""
         return list(self._rounds.participants(round_))
 
-    def rounds(self, run: Run) -> Iterator[RoundRecord]:
-        """Yield every attempt at every round of a run so far, in order."""
-        for found in self._rounds.rounds_from(run.name, 1, run.round):
+    def rounds(self, run: Run, first: int = 1) -> Iterator[RoundRecord]:
+        """Yield every attempt at every round of a run so far, from round ``first`` on, in order."""
+        for found in self.rounds_alone(run, first):
             yield RoundRecord(found, list(self._rounds.participants(found)))
+
+    def rounds_alone(self, run: Run, first: int = 1) -> Iterator[Round]:
+        """Yield the attempts that ``rounds`` yields, without reading their participants."""
+        return self._rounds.rounds_from(run.name, first, run.round)
+
+    def turnarounds(self, round_: Round) -> dict[str, Turnaround]:
+        """Return the turnarounds of a round's devices that have not expired, by device."""
+        table = self._stack["TurnaroundsTableName"]
+        return read_turnarounds(self._clients("dynamodb"), table, round_)
+
+    def candidate_ports(self) -> tuple[DynamoRounds, DynamoDevices, IotThingGroups, StreamedBucket]:
+        """Return what a selection of devices reads: rounds, devices, thing groups and the bucket."""
+        return self._rounds, self._devices, IotThingGroups(lambda: self._clients("iot")), self._bucket
 
     def read(self, key: str, largest: int) -> bytes:
         """Return an object of at most ``largest`` bytes. Raises KeyError if it does not exist."""
@@ -163,6 +182,15 @@ class Operator:
     def model(self, name: str, number: int) -> bytes:
         """Return global model ``number``, which the round of that number made, as a safetensors file."""
         return self._bucket.read(object_keys.model(name, number), LARGEST_MODEL)
+
+
+def open_operator(stack_name: str) -> Operator:
+    """Return the operator of a deployed stack, with the credentials of the environment.
+
+    Raises:
+        StackError: the stack does not exist in this region, or AWS cannot be reached or refuses.
+    """
+    return Operator(deployed.client, deployed.outputs(stack_name))
 
 
 def _object(payload: bytes) -> dict[str, Any]:
