@@ -3,10 +3,12 @@
 import json
 import time
 from collections.abc import Iterator, Mapping
+from functools import cached_property
 from typing import Any
 from uuid import uuid4
 
 import msgspec
+from botocore.exceptions import BotoCoreError, ClientError
 
 from cloud_functions.aws.device_directory import DynamoDevices
 from cloud_functions.aws.dynamodb_rounds import DynamoRounds
@@ -15,13 +17,14 @@ from fedgrass.console.runs.streamed_bucket import StreamedBucket
 from fedgrass.federation import object_keys
 from fedgrass.federation.errors import FedgrassError, SettingsError
 from fedgrass.federation.rounds import Participant, Round
-from fedgrass.federation.runs import Run, RunState
+from fedgrass.federation.runs import LONGEST_CALLER, Run, RunState
 from fedgrass.federation.selection import Candidate
 from fedgrass.federation.settings import RunSettings
 from fedgrass.federation.weights import Arrays, encode
 
 LARGEST_MODEL = 4 * 1024**3  # bytes
 _LONGEST_SHOWN = 100  # bytes of an unusable response
+_READING = frozenset({"devices", "status"})  # actions that change nothing
 
 
 class RoundRecord(msgspec.Struct, frozen=True):
@@ -40,6 +43,7 @@ class Operator:
     """
 
     def __init__(self, clients: Clients, stack: Mapping[str, str]) -> None:
+        self._clients = clients
         self._lambda = clients("lambda")
         self._initiator = stack["InitiatorName"]
         self._rounds = DynamoRounds(clients("dynamodb"), stack["RoundsTableName"], time.sleep)
@@ -114,10 +118,33 @@ class Operator:
         """End a run with a ServerApp; ``failed`` is why it FAILED. Raises as ``act`` does."""
         self._ask("finish", name, **({"failed": failed} if failed else {}))
 
+    def forget(self, device: str, last_seen: int) -> bool:
+        """Remove a device from the devices table, if it was last seen at ``last_seen`` (milliseconds).
+
+        Returns:
+            Whether it was there.
+
+        Raises:
+            SettingsError: it takes part in an open round, or has sent a heartbeat since.
+            FedgrassError: the initiator failed.
+        """
+        return bool(self._ask("forget", "", device=device, last_seen=last_seen)["forgotten"])
+
+    @cached_property
+    def _caller(self) -> str:
+        """The ARN of the operator's credentials, for the histories of runs; empty without access to STS."""
+        try:
+            arn: str = self._clients("sts").get_caller_identity()["Arn"]
+        except (BotoCoreError, ClientError):  # in a network that only reaches the services that it needs
+            return ""
+        return arn[:LONGEST_CALLER]
+
     def _ask(self, action: str, name: str, **details: object) -> dict[str, Any]:
         # botocore repeats a request whose response was lost: the id lets the initiator recognise the action.
-        event = json.dumps({"action": action, "run": name, "id": uuid4().hex, **details}).encode()
-        response = self._lambda.invoke(FunctionName=self._initiator, Payload=event)
+        event: dict[str, object] = {"action": action, "run": name, "id": uuid4().hex, **details}
+        if action not in _READING:
+            event["by"] = self._caller
+        response = self._lambda.invoke(FunctionName=self._initiator, Payload=json.dumps(event).encode())
         result = _object(response["Payload"].read())
         if "FunctionError" in response:
             message = f"the initiator failed: {result.get('errorMessage', result)}"
