@@ -31,7 +31,12 @@ _TRACEBACK = "FEDGRASS_TRACEBACK"  # environment variable: show internal errors 
 _SETTING = re.compile(r"[a-z_]+=")
 _OPTION = re.compile(r"--[a-z][a-z-]*")
 # Commands and groups of commands, each with the function or app in ``commands`` that is imported when used.
-_COMMANDS: dict[str, tuple[str, str]] = {}
+_COMMANDS: dict[str, tuple[str, str]] = {
+    "devices": (
+        "registered_device_commands:app",
+        "list the devices of a stack, show what one of them did, or forget it",
+    ),
+}
 
 
 class Parser(argparse.ArgumentParser):

@@ -1,10 +1,10 @@
-"""``fedgrass run``, ``runs``, ``devices``, ``repair``: their options. See runs/operator_actions.py."""
+"""``fedgrass run``, ``runs``, ``repair``: their options. See runs/operator_actions.py."""
 
 import argparse
 from pathlib import Path
 
 from fedgrass.console.deferred import deferred
-from fedgrass.console.options import add_stack, whole_number
+from fedgrass.console.options import add_stack
 
 _SIMPLE_ACTIONS = {
     "pause": "open no more rounds; the open round continues",
@@ -17,21 +17,10 @@ _SIMPLE_ACTIONS = {
 
 
 def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Add ``run``, ``runs``, ``devices`` and ``repair``."""
+    """Add ``run``, ``runs`` and ``repair``."""
     runs = commands.add_parser("runs", help="list the runs of a deployed stack")
     add_stack(runs)
     runs.set_defaults(run=deferred("fedgrass.console.runs.operator_actions:list_runs"))
-    devices = commands.add_parser("devices", help="list the devices of a stack and which of them are missing")
-    devices.add_argument("--task", default="", help="only devices that have this task")
-    devices.add_argument("--missing", action="store_true", help="only devices that were not seen recently")
-    devices.add_argument(
-        "--within-seconds",
-        type=whole_number(1, 10**9),
-        default=300,
-        help="age of a heartbeat that counts as recent, like a run's seen_within_seconds (300)",
-    )
-    add_stack(devices)
-    devices.set_defaults(run=deferred("fedgrass.console.runs.operator_actions:list_devices"))
     actions = commands.add_parser(
         "run", help="start, pause, resume, cancel, retry ... a run of a deployed stack"
     )

@@ -24,6 +24,7 @@ from fedgrass.federation.weights import Arrays, encode
 
 LARGEST_MODEL = 4 * 1024**3  # bytes
 _LONGEST_SHOWN = 100  # bytes of an unusable response
+_LATEST_ROUNDS = 3  # of a run
 _READING = frozenset({"devices", "status"})  # actions that change nothing
 
 
@@ -53,6 +54,10 @@ class Operator:
     def devices(self) -> list[Candidate]:
         """Return every device that has ever sent a heartbeat."""
         return list(self._devices.seen_since(0))
+
+    def device(self, name: str) -> Candidate | None:
+        """Return a device as its last heartbeat describes it, or None."""
+        return self._devices.find(name)
 
     def start(self, name: str, settings: RunSettings, initial: Arrays | bytes) -> Run:
         """Upload the initial model and start a run.
@@ -173,6 +178,16 @@ class Operator:
     def round(self, name: str, number: int, attempt: int = 1) -> Round | None:
         """Return one attempt at a round of a run, or None."""
         return self._rounds.round(name, number, attempt)
+
+    def participant(self, round_: Round, device: str) -> Participant | None:
+        """Return one device's part in a round, or None."""
+        return self._rounds.participant(round_, device)
+
+    def latest_rounds(self) -> Iterator[Round]:
+        """Yield the last attempts at rounds of all runs that have not ended."""
+        for name in self._rounds.living():
+            if run := self._rounds.run(name):
+                yield from self._rounds.rounds_from(name, max(1, run.round - _LATEST_ROUNDS + 1), run.round)
 
     def participants(self, round_: Round) -> list[Participant]:
         """Return the participants of a round."""

@@ -99,7 +99,9 @@ def test_of_a_run_whose_start_is_unknown_the_last_actions_are_kept() -> None:
 @pytest.mark.parametrize("by", ["x" * 257, 7, None, ["x"], "two\nlines", "\x1b[31mred"])
 def test_a_caller_that_is_not_a_short_printable_text_is_refused(by: object) -> None:
     fleet = started()
-    with pytest.raises(SettingsError, match="the event's by is .*; it takes a printable text of at most 256"):
+    with pytest.raises(
+        SettingsError, match=r"the event's by is .*; it takes a printable text of at most 256"
+    ):
         fleet.act("pause", by=by)
     assert fleet.run().state is RunState.RUNNING
 

@@ -77,7 +77,7 @@ def test_what_names_no_device_is_refused(device: object) -> None:
 
 @pytest.mark.parametrize("seen", ["1", 1.5, True])
 def test_a_time_that_is_no_number_is_refused(seen: object) -> None:
-    with pytest.raises(SettingsError, match="last_seen is .*; it takes milliseconds"):
+    with pytest.raises(SettingsError, match=r"last_seen is .*; it takes milliseconds"):
         forget(SmallFleet(devices=2), last_seen=seen)
 
 
