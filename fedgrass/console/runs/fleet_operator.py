@@ -4,10 +4,12 @@ import difflib
 import json
 import time
 from collections.abc import Iterator, Mapping
+from functools import cached_property
 from typing import Any
 from uuid import uuid4
 
 import msgspec
+from botocore.exceptions import BotoCoreError, ClientError
 
 from cloud_functions.aws.device_directory import DynamoDevices, IotThingGroups
 from cloud_functions.aws.dynamodb_rounds import DynamoRounds
@@ -18,13 +20,15 @@ from fedgrass.console.runs.streamed_bucket import StreamedBucket
 from fedgrass.federation import object_keys
 from fedgrass.federation.errors import FedgrassError, SettingsError
 from fedgrass.federation.rounds import Participant, Round
-from fedgrass.federation.runs import Run, RunState
+from fedgrass.federation.runs import LONGEST_CALLER, Run, RunState
 from fedgrass.federation.selection import Candidate
 from fedgrass.federation.settings import RunSettings
 from fedgrass.federation.weights import Arrays, encode
 
 LARGEST_MODEL = 4 * 1024**3  # bytes
 _LONGEST_SHOWN = 100  # bytes of an unusable response
+_LATEST_ROUNDS = 3  # of a run
+_READING = frozenset({"devices", "status"})  # actions that change nothing
 
 
 class RoundRecord(msgspec.Struct, frozen=True):
@@ -53,6 +57,10 @@ class Operator:
     def devices(self) -> list[Candidate]:
         """Return every device that has ever sent a heartbeat."""
         return list(self._devices.seen_since(0))
+
+    def device(self, name: str) -> Candidate | None:
+        """Return a device as its last heartbeat describes it, or None."""
+        return self._devices.find(name)
 
     def start(self, name: str, settings: RunSettings, initial: Arrays | bytes) -> Run:
         """Upload the initial model and start a run.
@@ -118,10 +126,33 @@ class Operator:
         """End a run with a ServerApp; ``failed`` is why it FAILED. Raises as ``act`` does."""
         self._ask("finish", name, **({"failed": failed} if failed else {}))
 
+    def forget(self, device: str, last_seen: int) -> bool:
+        """Remove a device from the devices table, if it was last seen at ``last_seen`` (milliseconds).
+
+        Returns:
+            Whether it was there.
+
+        Raises:
+            SettingsError: it takes part in an open round, or has sent a heartbeat since.
+            FedgrassError: the initiator failed.
+        """
+        return bool(self._ask("forget", "", device=device, last_seen=last_seen)["forgotten"])
+
+    @cached_property
+    def _caller(self) -> str:
+        """The ARN of the operator's credentials, for the histories of runs; empty without access to STS."""
+        try:
+            arn: str = self._clients("sts").get_caller_identity()["Arn"]
+        except (BotoCoreError, ClientError):  # in a network that only reaches the services that it needs
+            return ""
+        return arn[:LONGEST_CALLER]
+
     def _ask(self, action: str, name: str, **details: object) -> dict[str, Any]:
         # botocore repeats a request whose response was lost: the id lets the initiator recognise the action.
-        event = json.dumps({"action": action, "run": name, "id": uuid4().hex, **details}).encode()
-        response = self._lambda.invoke(FunctionName=self._initiator, Payload=event)
+        event: dict[str, object] = {"action": action, "run": name, "id": uuid4().hex, **details}
+        if action not in _READING:
+            event["by"] = self._caller
+        response = self._lambda.invoke(FunctionName=self._initiator, Payload=json.dumps(event).encode())
         result = _object(response["Payload"].read())
         if "FunctionError" in response:
             message = f"the initiator failed: {result.get('errorMessage', result)}"
@@ -152,6 +183,16 @@ class Operator:
     def round(self, name: str, number: int, attempt: int = 1) -> Round | None:
         """Return one attempt at a round of a run, or None."""
         return self._rounds.round(name, number, attempt)
+
+    def participant(self, round_: Round, device: str) -> Participant | None:
+        """Return one device's part in a round, or None."""
+        return self._rounds.participant(round_, device)
+
+    def latest_rounds(self) -> Iterator[Round]:
+        """Yield the last attempts at rounds of all runs that have not ended."""
+        for name in self._rounds.living():
+            if run := self._rounds.run(name):
+                yield from self._rounds.rounds_from(name, max(1, run.round - _LATEST_ROUNDS + 1), run.round)
 
     def participants(self, round_: Round) -> list[Participant]:
         """Return the participants of a round."""

@@ -208,6 +208,8 @@ class Status(WorkMessage, frozen=True, kw_only=True):
     state: Literal["accepted", "declined", "progress", "failed"]
     reason: Reason = ""
     progress: Annotated[float, Meta(ge=0, le=1)] = 0.0
+    # Of declined and failed: repeats run, round and attempt as the key of the decline rule's row.
+    round_id: str | UnsetType = UNSET
 
 
 class Hello(Message, frozen=True, kw_only=True):
