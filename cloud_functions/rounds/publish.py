@@ -5,11 +5,10 @@ closed under that lease, its drafts are copied to their permanent keys. Every fu
 nothing that was published is overwritten, and the pointer to a task's latest model never moves backwards.
 """
 
-from msgspec import UNSET
-
 from cloud_functions.aggregation import guarded_strategy
 from cloud_functions.aggregation.model_files import fingerprint
 from cloud_functions.aggregation.new_model import draft
+from cloud_functions.models.model_messages import model_of
 from cloud_functions.recovery import manifests
 from cloud_functions.rounds.open_round import deadline_of
 from cloud_functions.services import Services
@@ -43,20 +42,7 @@ def publish_round(services: Services, run: Run, closed_round: Round) -> str:
         return ""
     if closed_round.work in {Work.EVALUATE, Work.MESSAGE}:
         return ""
-    model = NewModel(
-        task=run.settings.task,
-        run=run.name,
-        round=closed_round.number,
-        bucket=services.bucket.name,
-        key=object_keys.model(run.name, closed_round.number),
-        sha256=closed_round.model_sha256,
-        bytes=closed_round.model_bytes,
-        closed_at=closed_round.closed_at,
-        shared=run.settings.shared or UNSET,
-        frozen_sha256=run.settings.frozen_sha256 or UNSET,
-        frozen=run.frozen or UNSET,
-        continues=object_keys.run_of_model(run.continued_from) or UNSET,
-    )
+    model = model_of(services, run, closed_round)
     if make_latest(services, model):
         topic = topics.of_models(services.fleet, run.settings.task)
         services.publisher.publish([(topic, messages.encode(model))])

@@ -10,6 +10,7 @@ from typing import NoReturn
 
 import msgspec
 
+from cloud_functions.models.model_messages import imported_model
 from cloud_functions.recovery import manifests
 from cloud_functions.rounds import driver, reminders
 from cloud_functions.rounds.start import copy_to_initial, start_run
@@ -76,7 +77,15 @@ def _former_run(services: Services, old: str, name: str, task: str) -> Run | Non
     """
     source = services.rounds.run(old) or manifests.run_of(services, old)
     if source is None:
-        services.log(f"continues from run {old!r}, whose task is not known")
+        imported = imported_model(services, old)
+        if imported is None:
+            services.log(f"continues from run {old!r}, whose task is not known")
+        elif imported.task != task:
+            message = (
+                f"{old}/0 was imported as a model of the task {imported.task!r}, but {name!r} trains {task!r}:"
+                " set the task to that one, or import the model for this task"
+            )
+            raise SettingsError(message)
     elif source.settings.statistics:
         message = f"run {old!r} is one of statistics, which makes no model to continue from"
         raise SettingsError(message)
@@ -232,7 +241,8 @@ def act(services: Services, event: Mapping[str, object]) -> Run:
     """
     action = event.get("action", "start")
     if not isinstance(action, str) or action not in ACTIONS:
-        message = f"the event's action is {action!r}; it may be one of: {', '.join(ACTIONS)}, devices, repair"
+        message = f"the event's action is {action!r}; it may be one of: {', '.join(ACTIONS)}, devices, promote,"
+            " repair, rollback"
         raise SettingsError(message)
     return ACTIONS[action](services, named_run(event), event)
 

@@ -12,6 +12,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from fedgrass.federation.errors import SettingsError
 from fedgrass.federation.messages.message_fields import (
     MOST_CARRIED,
+    AliasName,
     Answer,
     ArrayPatterns,
     Attributes,
@@ -298,6 +299,14 @@ class NewModel(Message, frozen=True, kw_only=True):
     frozen_sha256: Sha256 | UnsetType = UNSET
     frozen: CarriedFile | UnsetType = UNSET
     continues: RunName | UnsetType = UNSET
+
+
+class ModelAlias(Message, frozen=True, kw_only=True):
+    """Cloud to all subscribers: an alias of a task, such as ``production``, names another model."""
+
+    alias: AliasName
+    serial: Positive  # how often the alias was moved; of two messages the one with more is the later one
+    model: NewModel
 
 
 class PredictorReport(Message, frozen=True, kw_only=True):
