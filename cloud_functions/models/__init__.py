@@ -2,4 +2,6 @@
 
 model_messages.py   the message that describes the model of a round, from rows or manifests
 alias_actions.py    the actions `promote` and `rollback`
+
+Rounds publish their models themselves (rounds/publish.py).
 """

@@ -3,6 +3,7 @@
 from msgspec import UNSET
 
 from cloud_functions.recovery import manifests
+from cloud_functions.rounds.publish import describe_model, model_of
 from cloud_functions.services import Services
 from fedgrass.federation import object_keys
 from fedgrass.federation.errors import SettingsError
@@ -10,18 +11,6 @@ from fedgrass.federation.messages import NewModel
 from fedgrass.federation.models.imported_model import LARGEST_IMPORT_RECORD, ImportedModel, decode_import
 from fedgrass.federation.rounds import Round, State, Work
 from fedgrass.federation.runs import Run
-
-
-def model_of(services: Services, run: Run, closed_round: Round) -> NewModel:
-    """Return the message about the model that a closed round of training has made."""
-    return _message(
-        services,
-        run,
-        closed_round.number,
-        closed_round.model_sha256,
-        closed_round.model_bytes,
-        closed_round.closed_at,
-    )
 
 
 def known_model(services: Services, name: str, number: int) -> NewModel:
@@ -77,7 +66,7 @@ def _trained(services: Services, run: Run, number: int) -> NewModel:
         message = f"run {run.name!r} {what}, so it has no models"
         raise SettingsError(message)
     if number == 0:
-        return _message(services, run, 0, run.initial_sha256, run.initial_bytes, run.started_at)
+        return describe_model(services, run, 0, run.initial_sha256, run.initial_bytes, run.started_at)
     closed_round = _closed_round(services, run.name, number)
     if closed_round.work is not Work.TRAIN:
         message = (
@@ -98,22 +87,3 @@ def _closed_round(services: Services, name: str, number: int) -> Round:
         message = f"round {number} of run {name!r} has not closed, so it has made no model"
         raise SettingsError(message)
     return kept.round
-
-
-def _message(  # noqa: PLR0913, PLR0917 - the parts of the message
-    services: Services, run: Run, number: int, sha256: str, size: int, closed_at: int
-) -> NewModel:
-    return NewModel(
-        task=run.settings.task,
-        run=run.name,
-        round=number,
-        bucket=services.bucket.name,
-        key=object_keys.model(run.name, number),
-        sha256=sha256,
-        bytes=size,
-        closed_at=closed_at,
-        shared=run.settings.shared or UNSET,
-        frozen_sha256=run.settings.frozen_sha256 or UNSET,
-        frozen=run.frozen or UNSET,
-        continues=object_keys.run_of_model(run.continued_from) or UNSET,
-    )

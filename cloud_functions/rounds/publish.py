@@ -5,10 +5,11 @@ closed under that lease, its drafts are copied to their permanent keys. Every fu
 nothing that was published is overwritten, and the pointer to a task's latest model never moves backwards.
 """
 
+from msgspec import UNSET
+
 from cloud_functions.aggregation import guarded_strategy
 from cloud_functions.aggregation.model_files import fingerprint
 from cloud_functions.aggregation.new_model import draft
-from cloud_functions.models.model_messages import model_of
 from cloud_functions.recovery import manifests
 from cloud_functions.rounds.open_round import deadline_of
 from cloud_functions.services import Services
@@ -47,6 +48,32 @@ def publish_round(services: Services, run: Run, closed_round: Round) -> str:
         topic = topics.of_models(services.fleet, run.settings.task)
         services.publisher.publish([(topic, messages.encode(model))])
     return ""
+
+
+def model_of(services: Services, run: Run, closed_round: Round) -> NewModel:
+    """Return the message about the model that a closed round of training has made."""
+    number, sha256, size = closed_round.number, closed_round.model_sha256, closed_round.model_bytes
+    return describe_model(services, run, number, sha256, size, closed_round.closed_at)
+
+
+def describe_model(  # noqa: PLR0913, PLR0917 - the parts of the message
+    services: Services, run: Run, number: int, sha256: str, size: int, made_at: int
+) -> NewModel:
+    """Return the message about model ``number`` of a run, a file of ``size`` bytes."""
+    return NewModel(
+        task=run.settings.task,
+        run=run.name,
+        round=number,
+        bucket=services.bucket.name,
+        key=object_keys.model(run.name, number),
+        sha256=sha256,
+        bytes=size,
+        closed_at=made_at,
+        shared=run.settings.shared or UNSET,
+        frozen_sha256=run.settings.frozen_sha256 or UNSET,
+        frozen=run.frozen or UNSET,
+        continues=object_keys.run_of_model(run.continued_from) or UNSET,
+    )
 
 
 def keep_model(services: Services, run: Run, closed_round: Round) -> str:

@@ -82,8 +82,8 @@ def _former_run(services: Services, old: str, name: str, task: str) -> Run | Non
             services.log(f"continues from run {old!r}, whose task is not known")
         elif imported.task != task:
             message = (
-                f"{old}/0 was imported as a model of the task {imported.task!r}, but {name!r} trains {task!r}:"
-                " set the task to that one, or import the model for this task"
+                f"{old}/0 was imported as a model of the task {imported.task!r}, but {name!r} trains"
+                f" {task!r}: set the task to that one, or import the model for this task"
             )
             raise SettingsError(message)
     elif source.settings.statistics:
@@ -241,8 +241,10 @@ def act(services: Services, event: Mapping[str, object]) -> Run:
     """
     action = event.get("action", "start")
     if not isinstance(action, str) or action not in ACTIONS:
-        message = f"the event's action is {action!r}; it may be one of: {', '.join(ACTIONS)}, devices, promote,"
+        message = (
+            f"the event's action is {action!r}; it may be one of: {', '.join(ACTIONS)}, devices, promote,"
             " repair, rollback"
+        )
         raise SettingsError(message)
     return ACTIONS[action](services, named_run(event), event)
 

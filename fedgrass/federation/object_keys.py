@@ -7,7 +7,7 @@
     models/<run>/<round>.json                           a query of statistics, for the round after that one
     models/<task>/latest.json                           the pointer to a task's latest model
     models/<task>/aliases/<alias>.json                  the model that an alias names, and its former ones
-    models/<name>/imported.json                         where the imported model <name>/0 is from, written once
+    models/<name>/imported.json                         the origin of the imported model <name>/0
     updates/<thing>/<run>/<round>-<attempt>.safetensors a device's update; a lifecycle rule expires it
     models/<run>/content/<sha256>.safetensors           the content of a ServerApp's messages, written once
     rounds/<run>/<round>.messages.json                  which device gets which of them, written once

@@ -77,7 +77,7 @@ def checked_alias(name: str) -> str:
 
 
 def decode_record(data: bytes, key: str) -> AliasRecord:
-    """Return the record of an alias. Raises MessageError, which names the object ``key``, if it is damaged."""
+    """Return the record in the object ``key``. Raises MessageError if it is damaged."""
     try:
         return _RECORD.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
