@@ -37,7 +37,8 @@ def checked_name(kind: str, name: str) -> str:
     """
     pattern, rule = RULES[kind]
     if not re.match(pattern, name):
-        message = f"{name!r} cannot name a {kind}: it takes {rule}"
+        article = "an" if kind == "alias" else "a"
+        message = f"{name!r} cannot name {article} {kind}: it takes {rule}"
         raise SettingsError(message)
     return name
 
