@@ -114,6 +114,10 @@ class Operator:
         """End a run with a ServerApp; ``failed`` is why it FAILED. Raises as ``act`` does."""
         self._ask("finish", name, **({"failed": failed} if failed else {}))
 
+    def move_alias(self, action: str, **details: object) -> dict[str, Any]:
+        """Ask the initiator to ``promote`` or ``rollback`` an alias; return its answer. Raises as ``act``."""
+        return self._ask(action, str(details.pop("run", "")), **details)
+
     def _ask(self, action: str, name: str, **details: object) -> dict[str, Any]:
         # botocore repeats a request whose response was lost: the id lets the initiator recognise the action.
         event = json.dumps({"action": action, "run": name, "id": uuid4().hex, **details}).encode()
@@ -151,10 +155,14 @@ class Operator:
         """Return the participants of a round."""
         return list(self._rounds.participants(round_))
 
-    def rounds(self, run: Run) -> Iterator[RoundRecord]:
-        """Yield every attempt at every round of a run so far, in order."""
-        for found in self._rounds.rounds_from(run.name, 1, run.round):
+    def rounds(self, run: Run, first: int = 1) -> Iterator[RoundRecord]:
+        """Yield every attempt at every round of a run so far, from round ``first`` on, in order."""
+        for found in self.rounds_alone(run, first):
             yield RoundRecord(found, list(self._rounds.participants(found)))
+
+    def rounds_alone(self, run: Run, first: int = 1) -> Iterator[Round]:
+        """Yield the attempts that ``rounds`` yields, without reading their participants."""
+        return self._rounds.rounds_from(run.name, first, run.round)
 
     def read(self, key: str, largest: int) -> bytes:
         """Return an object of at most ``largest`` bytes. Raises KeyError if it does not exist."""

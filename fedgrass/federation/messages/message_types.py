@@ -16,6 +16,7 @@ from fedgrass.federation.messages.message_fields import (
     Answer,
     ArrayPatterns,
     Attributes,
+    CodeVersions,
     Count,
     Metrics,
     Milliseconds,
@@ -200,6 +201,7 @@ class Completion(WorkMessage, frozen=True, kw_only=True):
     upload_seconds: Seconds = 0.0
     partial: bool = False  # the deadline cut the training short; ``examples`` are those really seen
     answer: Answer = ""  # to a query of statistics, instead of metrics; empty: it was uploaded
+    code: CodeVersions = ""  # that did the work; empty: unknown, or there was no room for it
     note: Reason | UnsetType = UNSET  # what the operator should know of this reply
 
 
