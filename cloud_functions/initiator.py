@@ -21,6 +21,7 @@ from typing import Any
 from cloud_functions import wiring
 from cloud_functions.aws.sqs_batch import each_record
 from cloud_functions.device_limits import Reaction
+from cloud_functions.models.alias_actions import ALIAS_ACTIONS
 from cloud_functions.monitoring import Metric
 from cloud_functions.recovery import repair
 from cloud_functions.rounds import hellos, run_actions
@@ -59,6 +60,8 @@ def _perform(services: Services, event: dict[str, Any]) -> dict[str, Any]:
             return device_list.list_devices(services, event)
         if event.get("action") == "forget":
             return forget_device.forget(services, event)
+        if (move := ALIAS_ACTIONS.get(str(event.get("action")))) is not None:
+            return move(services, event)
         run = run_actions.act(services, event)
     except FedgrassError as error:
         services.log(f"refused: {error}", "WARNING")

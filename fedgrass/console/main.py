@@ -36,6 +36,7 @@ _COMMANDS: dict[str, tuple[str, str]] = {
         "registered_device_commands:app",
         "list the devices of a stack, show what one of them did, or forget it",
     ),
+    "model": ("model_commands:app", "list, fetch, compare, promote, export and import models"),
 }
 
 

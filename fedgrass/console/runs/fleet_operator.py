@@ -146,6 +146,9 @@ class Operator:
         except (BotoCoreError, ClientError):  # in a network that only reaches the services that it needs
             return ""
         return arn[:LONGEST_CALLER]
+    def move_alias(self, action: str, **details: object) -> dict[str, Any]:
+        """Ask the initiator to ``promote`` or ``rollback`` an alias; return its answer. Raises as ``act``."""
+        return self._ask(action, str(details.pop("run", "")), **details)
 
     def _ask(self, action: str, name: str, **details: object) -> dict[str, Any]:
         # botocore repeats a request whose response was lost: the id lets the initiator recognise the action.

@@ -18,6 +18,7 @@ from fedgrass.federation.messages.message_types import (
     Heartbeat,
     Hello,
     Message,
+    ModelAlias,
     NewModel,
     PredictorReport,
     RoundChange,
@@ -54,6 +55,7 @@ _DECODERS: Mapping[type[Message], msgspec.json.Decoder[Any]] = {
         Heartbeat,
         RoundChange,
         NewModel,
+        ModelAlias,
         PredictorReport,
     )
 }

@@ -12,9 +12,11 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from fedgrass.federation.errors import SettingsError
 from fedgrass.federation.messages.message_fields import (
     MOST_CARRIED,
+    AliasName,
     Answer,
     ArrayPatterns,
     Attributes,
+    CodeVersions,
     Count,
     Metrics,
     Milliseconds,
@@ -199,6 +201,7 @@ class Completion(WorkMessage, frozen=True, kw_only=True):
     upload_seconds: Seconds = 0.0
     partial: bool = False  # the deadline cut the training short; ``examples`` are those really seen
     answer: Answer = ""  # to a query of statistics, instead of metrics; empty: it was uploaded
+    code: CodeVersions = ""  # that did the work; empty: unknown, or there was no room for it
     note: Reason | UnsetType = UNSET  # what the operator should know of this reply
 
 
@@ -300,6 +303,14 @@ class NewModel(Message, frozen=True, kw_only=True):
     frozen_sha256: Sha256 | UnsetType = UNSET
     frozen: CarriedFile | UnsetType = UNSET
     continues: RunName | UnsetType = UNSET
+
+
+class ModelAlias(Message, frozen=True, kw_only=True):
+    """Cloud to all subscribers: an alias of a task, such as ``production``, names another model."""
+
+    alias: AliasName
+    serial: Positive  # how often the alias was moved; of two messages the one with more is the later one
+    model: NewModel
 
 
 class PredictorReport(Message, frozen=True, kw_only=True):
