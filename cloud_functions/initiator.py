@@ -15,7 +15,7 @@ import base64
 import json
 from typing import Any
 
-from cloud_functions import wiring
+from cloud_functions import log_requests, wiring
 from cloud_functions.aws.sqs_batch import each_record
 from cloud_functions.device_limits import Reaction
 from cloud_functions.monitoring import Metric
@@ -53,6 +53,8 @@ def _perform(services: Services, event: dict[str, Any]) -> dict[str, Any]:
             return repair.act(services, event)
         if event.get("action") == "devices":
             return device_list.list_devices(services, event)
+        if event.get("action") == "logs":
+            return log_requests.request_logs(services, event)
         run = run_actions.act(services, event)
     except FedgrassError as error:
         services.log(f"refused: {error}", "WARNING")

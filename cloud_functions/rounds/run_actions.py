@@ -232,7 +232,9 @@ def act(services: Services, event: Mapping[str, object]) -> Run:
     """
     action = event.get("action", "start")
     if not isinstance(action, str) or action not in ACTIONS:
-        message = f"the event's action is {action!r}; it may be one of: {', '.join(ACTIONS)}, devices, repair"
+        message = (
+            f"the event's action is {action!r}; it may be one of: {', '.join(ACTIONS)}, devices, logs, repair"
+        )
         raise SettingsError(message)
     return ACTIONS[action](services, named_run(event), event)
 
