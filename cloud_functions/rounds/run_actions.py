@@ -25,6 +25,7 @@ from fedgrass.federation.runs import LONGEST_CALLER, Run, RunAction, RunState
 from fedgrass.federation.settings import RunSettings
 from fedgrass.federation.settings_parser import parse_settings
 
+# Actions that are not on a run alone: initiator.py passes them to other modules.
 _OTHER_ACTIONS = ("devices", "forget", "logs", "promote", "repair", "rollback")
 _LONGEST_ID = 1024  # characters: an id may be the ARN of a schedule with its time
 

@@ -20,7 +20,7 @@ app = command_group("devices", "list the devices of a stack, show what one of th
 
 @app.default
 @app.command(name="list")
-def list_devices(  # noqa: PLR0913 - one per option
+def list_devices(
     *,
     where: Annotated[tuple[str, ...], Parameter(negative_iterable=())] = (),
     task: str = "",

@@ -41,7 +41,7 @@ _Things = Annotated[
 
 
 @fleet.command
-def provision(  # noqa: PLR0913 - the options of the command
+def provision(
     *,
     things: _Things,
     group: Annotated[str, Parameter(metavar="NAME")],
@@ -81,7 +81,7 @@ def provision(  # noqa: PLR0913 - the options of the command
 
 
 @fleet.command
-def remove(  # noqa: PLR0913 - the options of the command
+def remove(
     *,
     things: _Things,
     out: Annotated[Path | None, Parameter(metavar="FOLDER")] = None,
@@ -128,7 +128,7 @@ def redrive(*, drop_rule_failures: bool = False, access: StackOptions = ON_STACK
     )
 
 
-def costs(  # noqa: PLR0913 - the options of the command
+def costs(
     *,
     devices: Annotated[int, whole_number(1, 10**8, "devices of the fleet")] = 100,
     devices_per_round: Annotated[

@@ -38,6 +38,17 @@ class RoundRecord(msgspec.Struct, frozen=True):
     participants: list[Participant]
 
 
+class LogTicket(msgspec.Struct, frozen=True):
+    """A request for the log lines of a device. Times are in milliseconds, by the cloud's clock."""
+
+    device: str
+    id: str
+    key: str  # to which the device uploads them
+    requested_at: int
+    expires_at: int  # after which the device drops the request
+    last_seen: int  # when its last heartbeat came
+
+
 class Operator:
     """The operator's view of one deployed stack.
 
@@ -109,6 +120,15 @@ class Operator:
         lines: list[str] = self._ask("repair", name, dry_run=dry_run)["lines"]
         return lines
 
+    def request_logs(self, device: str) -> LogTicket:
+        """Ask a device to upload its last log lines. Raises as ``act`` does."""
+        found = self._ask("logs", "", device=device)
+        try:
+            return msgspec.convert(found, LogTicket)
+        except msgspec.ValidationError as error:
+            message = f"the initiator's answer is not understood: {error}; `fedgrass deploy cloud` updates it"
+            raise FedgrassError(message) from error
+
     def start_server_app(self, name: str, settings: RunSettings) -> Run:
         """Start a run that waits for the messages of a ServerApp. Raises as ``act`` does."""
         return self.act("start", name, settings=msgspec.to_builtins(settings))
@@ -146,6 +166,7 @@ class Operator:
         except (BotoCoreError, ClientError):  # in a network that only reaches the services that it needs
             return ""
         return arn[:LONGEST_CALLER]
+
     def move_alias(self, action: str, **details: object) -> dict[str, Any]:
         """Ask the initiator to ``promote`` or ``rollback`` an alias; return its answer. Raises as ``act``."""
         return self._ask(action, str(details.pop("run", "")), **details)

@@ -23,6 +23,7 @@ from fedgrass.federation.messages.message_fields import (
     Options,
     Positive,
     Reason,
+    RequestId,
     RunName,
     Seconds,
     Sha256,
@@ -54,9 +55,12 @@ def newest_common(theirs: Collection[int]) -> int | None:
 WorkKind = Literal["train", "evaluate", "statistics", "message"]
 
 
+LOGS = "logs"  # among the kinds of work in a heartbeat: the device answers a LogRequest
+
+
 def known_work() -> str:
-    """Return the kinds of work that this device knows, as in a heartbeat: separated by commas."""
-    return ",".join(get_args(WorkKind))
+    """Return what this device knows to do, as in a heartbeat: separated by commas."""
+    return ",".join((*get_args(WorkKind), LOGS))
 
 
 Kind = Literal["float32", "float16", "bfloat16", "int8", "top_k"]
@@ -183,6 +187,18 @@ class Verdict(WorkMessage, frozen=True, kw_only=True, tag_field="type", tag="ver
     reason: Reason = ""
 
 
+class LogRequest(Message, frozen=True, kw_only=True, tag_field="type", tag="logs"):
+    """Cloud to device: upload the last log lines, to the object key that ``id`` and the thing name give.
+
+    It is no work: a device that trains answers it too. Older devices drop it.
+    """
+
+    id: RequestId  # an id that was answered is not answered again
+    bucket: str
+    # A clock may be compared here: S3 refuses the upload of a device whose clock is 15 minutes off.
+    expires_at: Milliseconds
+
+
 class Completion(WorkMessage, frozen=True, kw_only=True):
     """Device to cloud: the work is done, and the update (of a training) is in S3."""
 
@@ -234,7 +250,8 @@ class Heartbeat(Message, frozen=True, kw_only=True):
     uptime_seconds: Seconds
     attributes: Attributes = {}  # for a run's `where`
     speaks: Annotated[str, Meta(pattern=r"^([0-9,]{1,39})?\Z")] = ""  # message versions
-    # The kinds of work that it knows, separated by commas; empty: those before messages of ServerApps.
+    # The kinds of work that it knows, and `logs`, separated by commas; empty: those before messages of
+    # ServerApps.
     works: Annotated[str, Meta(pattern=r"^([a-z,]{1,64})?\Z")] = ""
     metrics: Annotated[str, Meta(max_length=512)] = (
         ""  # reported by its tasks, separated by commas; empty: unknown
