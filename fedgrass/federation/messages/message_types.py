@@ -66,6 +66,13 @@ def known_work() -> str:
 Kind = Literal["float32", "float16", "bfloat16", "int8", "top_k"]
 ModelKind = Literal["float32", "float16", "bfloat16", "int8"]  # of downloaded models
 Fraction = Annotated[float, Meta(gt=0, le=0.5)]
+# Of W3C Trace Context: version, id of the trace, id of the parent span, flags.
+TraceParent = Annotated[str, Meta(pattern=r"^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}\Z")]
+LONGEST_TIMELINE = 256  # characters
+# When each part of the work began and ended: see trace_context.py.
+TimelineText = Annotated[
+    str, Meta(max_length=LONGEST_TIMELINE, pattern=r"^([a-z_]{1,16}:[0-9]{1,12}-[0-9]{1,12}(,|\Z)){1,8}\Z")
+]
 
 _LARGEST_FRACTION = 0.5
 
@@ -178,6 +185,7 @@ class Announcement(WorkMessage, frozen=True, kw_only=True, tag_field="type", tag
     # Of a ServerApp's message:
     message: MessageHeader | UnsetType = UNSET
     message_bytes: Positive | UnsetType = UNSET  # of the content with its separate files
+    trace: TraceParent | UnsetType = UNSET  # of a run with `trace`: the device returns its timeline
 
 
 class Verdict(WorkMessage, frozen=True, kw_only=True, tag_field="type", tag="verdict"):
@@ -219,6 +227,7 @@ class Completion(WorkMessage, frozen=True, kw_only=True):
     answer: Answer = ""  # to a query of statistics, instead of metrics; empty: it was uploaded
     code: CodeVersions = ""  # that did the work; empty: unknown, or there was no room for it
     note: Reason | UnsetType = UNSET  # what the operator should know of this reply
+    timeline: TimelineText | UnsetType = UNSET  # if the announcement carried a trace
 
 
 class Status(WorkMessage, frozen=True, kw_only=True):
