@@ -1,4 +1,1 @@
-"""The data of the dashboard's page, and the page.
-
-The data, without any user interface: ``stack_view`` (the types that the page reads), ``fleet_state``.
-"""
+"""The dashboard: the data of a stack (``fleet_...``), kept up to date from its topics and few reads."""
