@@ -31,7 +31,9 @@ _TRACEBACK = "FEDGRASS_TRACEBACK"  # environment variable: show internal errors 
 _SETTING = re.compile(r"[a-z_]+=")
 _OPTION = re.compile(r"--[a-z][a-z-]*")
 # Commands and groups of commands, each with the function or app in ``commands`` that is imported when used.
-_COMMANDS: dict[str, tuple[str, str]] = {}
+_COMMANDS: dict[str, tuple[str, str]] = {
+    "watch": ("watch_commands:watch", "print the messages on the fleet's topics as they pass"),
+}
 
 
 class Parser(argparse.ArgumentParser):
