@@ -12,7 +12,7 @@ Kind = Literal["announce", "status", "complete", "heartbeat", "hello", "predicto
 _WATCH = deferred("fedgrass.console.topic_feed.topic_watch:watch")
 
 
-def watch(
+def watch(  # noqa: PLR0913 - one argument per option
     *,
     topic: Annotated[tuple[str, ...], Parameter(negative=())] = (),
     run: str = "",
@@ -36,6 +36,8 @@ def watch(
         kind: only this kind of message (several).
         count: end after this number of messages; 0: never.
         seconds: end after this time; 0: never.
+        access: the stack.
+        output: text or json.
     """
     access.use()
     _WATCH(access.stack, topic, run, device, kind, count, seconds, output)

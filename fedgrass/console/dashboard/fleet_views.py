@@ -1,11 +1,11 @@
 """What the dashboard's page shows of one stack: plain values, replaced as a whole when anything changes."""
 
-from enum import Enum
-
 from msgspec import Struct
 
+from fedgrass.federation.messages.message_fields import TextEnum
 
-class CellState(str, Enum):
+
+class CellState(TextEnum):
     """What a device does in the open round. The value is the word that the page shows."""
 
     ASKED = "asked"

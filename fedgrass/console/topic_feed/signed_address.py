@@ -47,9 +47,10 @@ def signed_address(profile: str = "", region: str = "") -> SignedAddress:
     credentials = stack.credentials(profile, region)
     if gateway.scheme == "http":  # the embedded cloud: its API and its broker share a port
         path = sign(endpoint, credentials, iot.meta.region_name, has_tls=False)
-        return SignedAddress(gateway.hostname or "", gateway.port or 80, False, endpoint, path)
+        host, port = gateway.hostname or "", gateway.port or 80
+        return SignedAddress(host, port, has_tls=False, host_header=endpoint, path=path)
     path = sign(endpoint, credentials, iot.meta.region_name)
-    return SignedAddress(endpoint, _HTTPS_PORT, True, endpoint, path)
+    return SignedAddress(endpoint, _HTTPS_PORT, has_tls=True, host_header=endpoint, path=path)
 
 
 def sign(host: str, credentials: ReadOnlyCredentials, region: str, *, has_tls: bool = True) -> str:

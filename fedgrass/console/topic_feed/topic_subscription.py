@@ -16,7 +16,7 @@ import paho.mqtt.client as mqtt
 from msgspec import Struct
 from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
 
-from fedgrass.console.stack import is_aws_error
+from fedgrass.console.stack import refusals
 from fedgrass.console.topic_feed.signed_address import SignedAddress
 from fedgrass.federation.errors import FedgrassError
 from fedgrass.federation.messages.message_fields import TextEnum
@@ -139,20 +139,18 @@ class TopicSubscription:
         while not self._closing.is_set():
             was_connected = False
             try:
-                was_connected = self._session()
-            except Exception as error:
-                if not isinstance(error, FedgrassError | OSError | ValueError) and not is_aws_error(error):
-                    self._enter(Link.RECONNECTING, f"internal error: {type(error).__name__}: {error}")
-                else:
-                    was_connected = self._status.link is Link.CONNECTED
-                    self._enter(Link.RECONNECTING, _reason(error))
+                self._session()
+            except (FedgrassError, OSError, ValueError) as error:
+                was_connected = self._status.link is Link.CONNECTED
+                self._enter(Link.RECONNECTING, _reason(error))
             if was_connected:
                 pauses = _pauses()
             self._closing.wait(next(pauses))
 
-    def _session(self) -> bool:
-        """Serve one connection until it is lost or this is closed; return True in the second case."""
-        address = self._address()
+    def _session(self) -> None:
+        """Serve one connection until this is closed; raises an error when it is lost."""
+        with refusals():
+            address = self._address()
         client_id = f"{self._client_prefix}{secrets.token_hex(8)}"
         client = mqtt.Client(
             CallbackAPIVersion.VERSION2, client_id=client_id, protocol=mqtt.MQTTv5, transport="websockets"
@@ -177,7 +175,6 @@ class TopicSubscription:
         finally:
             client.disconnect()
             client.loop(0)
-        return True
 
     def _connected(self, client: mqtt.Client, code: Any, reasons: list[str]) -> None:
         if code.is_failure:

@@ -32,7 +32,7 @@ class WatchedMessage(Struct, frozen=True, kw_only=True):
 
 
 @stack.refusals()
-def watch(  # noqa: PLR0913 - one argument per option of the command
+def watch(  # noqa: PLR0913, PLR0917 - one argument per option of the command
     name: str,
     topics: Sequence[str],
     run: str,
