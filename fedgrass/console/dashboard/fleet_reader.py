@@ -224,7 +224,8 @@ class FleetReader:
             current.advance(page.next, self._reads.budget.units - units, now)
             if page.next is None and not known.has_open_round:
                 current.due = now + _NAMES_EVERY
-            if cells := self._book.cells_of(known.name, latest.number, latest.attempt):
+            cells = self._book.cells_of(known.name, latest.number, latest.attempt)
+            if cells is not None:
                 self._book.keep_participants(cells, page.items)
 
     def _read_devices(self) -> None:
