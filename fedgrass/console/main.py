@@ -37,6 +37,7 @@ _COMMANDS: dict[str, tuple[str, str]] = {
         "list the devices of a stack, show what one of them did, or forget it",
     ),
     "model": ("model_commands:app", "list, fetch, compare, promote, export and import models"),
+    "watch": ("watch_commands:watch", "Print the messages on the fleet's topics as they pass."),
 }
 
 
