@@ -27,8 +27,10 @@ from fedgrass.console.dashboard.fleet_views import (
 from fedgrass.federation.errors import SettingsError
 
 START = 1_790_000_000_000  # milliseconds since the epoch
-HOSTILE = "<img src=x onerror=\"window.hacked=1\"><script>window.hacked=1</script>{{constructor.constructor('window.hacked=1')()}}"
-_ORDER = list(CellState)
+HOSTILE = (
+    '<img src=x onerror="window.hacked=1"><script>window.hacked=1</script>'
+    "{{constructor.constructor('window.hacked=1')()}}"
+)
 
 
 class FakeFleet:
@@ -77,7 +79,9 @@ class FakeFleet:
             read_at=START,
             runs=(
                 self.line,
-                RunLine(name="digits-6", state="SUCCEEDED", task="digits", round=9, rounds=9, started_at=START),
+                RunLine(
+                    name="digits-6", state="SUCCEEDED", task="digits", round=9, rounds=9, started_at=START
+                ),
                 RunLine(name="digits-5", state="FAILED", task="digits", round=2, rounds=9, reason=HOSTILE),
             ),
             fleet=FleetCounts(
@@ -100,7 +104,7 @@ class FakeFleet:
     def run(self, name: str) -> RunView | None:
         if name != self.line.name:
             line = next((one for one in self.overview().runs if one.name == name), None)
-            return line and RunView(line=line)
+            return RunView(line=line) if line else None
         return RunView(
             line=self.line,
             settings={"task": "digits", "rounds": 12, "where": HOSTILE},
@@ -137,7 +141,13 @@ class FakeFleet:
             message = f"there is no device {name!r}"
             raise SettingsError(message)
         done = Turnaround(
-            run="digits-7", round=3, attempt=1, state="REPLIED", seconds=4.2, train_seconds=3.1, upload_seconds=0.4
+            run="digits-7",
+            round=3,
+            attempt=1,
+            state="REPLIED",
+            seconds=4.2,
+            train_seconds=3.1,
+            upload_seconds=0.4,
         )
         lost = Turnaround(run="digits-7", round=2, attempt=1, state="FAILED", reason=HOSTILE)
         return DeviceView(line=line, turnarounds=(done, lost))
@@ -162,8 +172,9 @@ class FakeOperator:
         self._do(action, name)
         self.settings = details
 
-    def forget(self, device: str) -> None:
+    def forget(self, device: str, last_seen: int) -> bool:  # noqa: ARG002 - as the operator takes it
         self._do("forget", device)
+        return True
 
     def promote(self, task: str, alias: str, run: str, number: int) -> None:
         self._do("promote", task, alias, run, str(number))

@@ -1,11 +1,11 @@
 """What the dashboard's page shows of one stack: plain values, replaced as a whole when anything changes."""
 
-from enum import Enum
-
 from msgspec import Struct
 
+from fedgrass.federation.messages.message_fields import TextEnum
 
-class CellState(str, Enum):
+
+class CellState(TextEnum):
     """What a device does in the open round. The value is the word that the page shows."""
 
     ASKED = "asked"
@@ -30,6 +30,17 @@ class Cell(Struct, frozen=True, kw_only=True):
     announced_at: int = 0
     received_at: int = 0  # 0: no reply yet
     turnaround_seconds: float = 0.0  # 0: no reply yet
+
+
+class CellBlock(Struct, frozen=True, kw_only=True):
+    """Neighbouring devices of a round, in the order of their names, drawn as one cell."""
+
+    first: str  # names of its first and last device
+    last: str
+    devices: int
+    counts: dict[str, int]  # devices by state, only states that occur
+    worst: CellState  # the most serious state among its devices, which colours it
+    progress: float  # mean over its devices; of one that replied, 1
 
 
 class RoundView(Struct, frozen=True, kw_only=True):
@@ -87,6 +98,8 @@ class RunView(Struct, frozen=True, kw_only=True):
     rounds: tuple[RoundView, ...] = ()  # all attempts, in order
     open_round: RoundView | None = None  # the latest one, if it is OPEN or AGGREGATING
     cells: tuple[Cell, ...] = ()  # of the open round, or of the latest one if none is open; by device
+    counts: dict[str, int] = {}  # those cells by state
+    unknown: int = 0  # devices asked in that round whose state was not read yet
     history: tuple[ActionLine, ...] = ()  # the newest last
     cost_dollars: float | None = None  # so far, estimated from docs/costs.md's prices; None: not known
     waiting_since: int = 0  # since then the next round has found no device to ask; 0: not waiting
@@ -147,6 +160,7 @@ class FleetCounts(Struct, frozen=True, kw_only=True):
     problems: int = 0
     by_version: dict[str, int] = {}
     by_task: dict[str, int] = {}
+    complete: bool = False  # whether the table of devices was read to its end
 
 
 class AlarmLine(Struct, frozen=True, kw_only=True):
@@ -167,19 +181,27 @@ class DeadLetterLine(Struct, frozen=True, kw_only=True):
 
 
 class ModelLine(Struct, frozen=True, kw_only=True):
-    """A global model."""
+    """A global model, with the round that made it."""
 
     task: str
     run: str
     number: int
-    parent: str = ""  # RUN/ROUND
-    made_at: int = 0
-    bytes: int = 0
-    sha256: str = ""
-    replies: int = 0
-    metrics: dict[str, float] = {}
-    aliases: tuple[str, ...] = ()
-    key: str = ""
+    parent: str  # <run>/<number> of the model that it was trained from
+    made_at: int
+    bytes: int
+    sha256: str
+    replies: int  # that entered it
+    key: str  # in the bucket
+    metrics: dict[str, float] = {}  # of this model, as a later round measured it; empty: not measured
+    aliases: tuple[str, ...] = ()  # latest, production, ...
+
+
+class ConnectionLine(Struct, frozen=True, kw_only=True):
+    """A connection to the stack."""
+
+    state: str = "connecting"  # connecting, connected, reconnecting, closed
+    since_at: int = 0
+    error: str = ""  # why it is not connected
 
 
 class Overview(Struct, frozen=True, kw_only=True):
@@ -193,20 +215,15 @@ class Overview(Struct, frozen=True, kw_only=True):
     runs: tuple[RunLine, ...] = ()  # living ones first, then the newest
     fleet: FleetCounts = FleetCounts()
     alarms: tuple[AlarmLine, ...] = ()
-    models: tuple[ModelLine, ...] = ()
     dead_letters: tuple[DeadLetterLine, ...] = ()
     dead_letter_count: int = 0
     cost_dollars: float | None = None  # of the runs listed, so far
     read_units: float = 0.0  # of DynamoDB, since the start
     read_units_per_second: float = 0.0  # over the last minute
-
-
-class CellBlock(Struct, frozen=True, kw_only=True):
-    """Neighbouring cells of a round, counted; a single device in small rounds."""
-
-    first: str
-    last: str
-    devices: int
-    counts: dict[str, int]
-    worst: CellState
-    progress: float = 0.0
+    alarms_note: str = ""  # why there are no alarms, or why they cannot be read
+    models: tuple[ModelLine, ...] = ()  # those of the runs that were read, the newest first
+    topics: ConnectionLine = ConnectionLine()  # the subscription to the fleet's topics
+    api: ConnectionLine = ConnectionLine()  # the reads of tables and alarms
+    messages: int = 0  # received since the start
+    dropped: int = 0  # of them, dropped because the queue was full
+    unreadable: int = 0  # of them, not valid messages

@@ -34,8 +34,9 @@ _HEADERS = (
     (b"cross-origin-resource-policy", b"same-origin"),
     (b"permissions-policy", b"camera=(), geolocation=(), microphone=(), usb=()"),
 )
-# Vue compiles the templates of NiceGUI's elements in the browser, which needs 'unsafe-eval'; Quasar and ECharts
-# set styles on elements. No script without the nonce of this response runs, and nothing reaches another host.
+# Vue compiles the templates of NiceGUI's elements in the browser, which needs 'unsafe-eval'; Quasar and
+# ECharts set styles on elements. No script without the nonce of this response runs, and nothing reaches
+# another host.
 _CONTENT_POLICY = (
     "default-src 'none'; script-src 'self' 'nonce-{nonce}' 'unsafe-eval'; style-src 'self' 'unsafe-inline';"
     " img-src 'self' data:; font-src 'self'; connect-src 'self' ws://{host} wss://{host};"
@@ -125,7 +126,9 @@ class GuardedPage:
         elif self._shows_token(scope):
             await _respond(send, 200, _ENTER, [self._set_cookie()])
         elif self._admission.token and not self._is_known(headers):
-            await _refuse(send, 401, "Token needed", "Open the URL that <code>fedgrass dashboard</code> printed.")
+            await _refuse(
+                send, 401, "Token needed", "Open the URL that <code>fedgrass dashboard</code> printed."
+            )
         else:
             host = headers["host"]
             await self._page(_cleaned(scope), receive, _Secured(send, host, self._cookies(scope)).send)
@@ -188,7 +191,9 @@ def _headers(scope: Scope) -> dict[str, str]:
 
 def _cleaned(scope: Scope) -> Scope:
     """Return the scope without the headers of proxies, from which NiceGUI would build addresses."""
-    kept = [pair for pair in scope["headers"] if not pair[0].lower().startswith((b"x-forwarded", b"forwarded"))]
+    kept = [
+        pair for pair in scope["headers"] if not pair[0].lower().startswith((b"x-forwarded", b"forwarded"))
+    ]
     return {**scope, "headers": kept}
 
 
@@ -222,7 +227,7 @@ class _Secured:
         await self._send(message)
 
     async def _send_page(self, start: Message) -> None:
-        # NiceGUI escapes every `<` of its elements' texts and properties, so all of these are its own scripts.
+        # NiceGUI escapes every `<` in texts and properties of elements: all of these are its own scripts.
         body = self._body.replace(b"<script", f'<script nonce="{self._nonce}"'.encode())
         headers = [pair for pair in start["headers"] if pair[0] != b"content-length"]
         headers.append((b"content-length", str(len(body)).encode()))

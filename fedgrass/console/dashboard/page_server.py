@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import uvicorn
 from fastapi import FastAPI
-from nicegui import ui
 from nicegui import app as page_app
+from nicegui import ui
 
 from fedgrass.console.dashboard.page_security import (
     TOKEN,
@@ -16,8 +16,8 @@ from fedgrass.console.dashboard.page_security import (
     is_loopback,
     local_names,
 )
-from fedgrass.console.dashboard.page_sources import ShownStack
 from fedgrass.console.dashboard.pages.dashboard_page import TITLE, add_page
+from fedgrass.console.dashboard.pages.page_sources import ShownStack
 from fedgrass.console.terminal import say
 from fedgrass.federation.errors import SettingsError
 
@@ -27,7 +27,12 @@ _END_SECONDS = 2  # to close open connections
 
 
 def serve(
-    stacks: Sequence[ShownStack], *, host: str, port: int, allow_host: Sequence[str] = (), read_only: bool = False
+    stacks: Sequence[ShownStack],
+    *,
+    host: str,
+    port: int,
+    allow_host: Sequence[str] = (),
+    read_only: bool = False,
 ) -> None:
     """Serve the page until the process is interrupted.
 
@@ -65,7 +70,9 @@ def serve(
 def check_names(host: str, allow_host: Sequence[str]) -> None:
     """Refuse to listen on all addresses without a name that browsers use. Raises SettingsError."""
     if host in _ANYWHERE and not allow_host:
-        message = f"--host {host} stands for all addresses: say by --allow-host NAME how browsers address the page"
+        message = (
+            f"--host {host} stands for all addresses: say by --allow-host NAME how browsers address the page"
+        )
         raise SettingsError(message)
 
 
@@ -76,9 +83,12 @@ def greeting(
     name = allow_host[0] if host in _ANYWHERE else host
     bracketed = f"[{name}]" if name.count(":") > 1 and not name.startswith("[") else name
     place = bracketed if ":" in bracketed.rpartition("]")[2] else f"{bracketed}:{port}"
-    lines = [f"dashboard{' (read-only)' if read_only else ''}: http://{place}/{f'?{TOKEN}={token}' if token else ''}"]
+    title = "dashboard (read-only)" if read_only else "dashboard"
+    lines = [f"{title}: http://{place}/" + (f"?{TOKEN}={token}" if token else "")]
     if token:
-        lines.append("The token opens the page to whoever has it, and HTTP does not encrypt it: prefer a tunnel")
+        lines.append(
+            "The token opens the page to whoever has it, and HTTP does not encrypt it: prefer a tunnel"
+        )
     lines.append("Ctrl-C ends it")
     return lines
 
@@ -94,7 +104,9 @@ def listen(host: str, port: int) -> socket.socket:
     except (OSError, OverflowError) as error:
         made.close()
         reason = getattr(error, "strerror", None) or error
-        message = f"the dashboard cannot listen on {host} port {port}: {reason}; choose others by --host and --port"
+        message = (
+            f"the dashboard cannot listen on {host} port {port}: {reason}; choose others by --host and --port"
+        )
         raise SettingsError(message) from error
     return made
 

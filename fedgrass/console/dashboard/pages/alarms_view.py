@@ -39,12 +39,17 @@ class AlarmsView:
         ]
         assign(self._alarms, rows=alarms)
         letters = [
-            {"id": str(at), "cells": [shown_time(line.at) or "-", plain(line.source, 128), plain(line.text, 500)]}
+            {
+                "id": str(at),
+                "cells": [shown_time(line.at) or "-", plain(line.source, 128), plain(line.text, 500)],
+            }
             for at, line in enumerate(overview.dead_letters)
         ]
         assign(self._letters, rows=letters)
         count = overview.dead_letter_count
-        advice = " `fedgrass queue redrive` sends them back to the queues that they came from." if count else ""
+        advice = (
+            " `fedgrass queue redrive` sends them back to the queues that they came from." if count else ""
+        )
         say(self._count, f"{count:,} in the queue.{advice}")
         say(
             self._reads,

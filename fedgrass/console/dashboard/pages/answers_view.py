@@ -1,9 +1,14 @@
 """The first screen: for each stack, whether its fleet learns, what holds it back, and what it costs."""
 
+from functools import partial
+
 from nicegui.elements.mixins.text_element import TextElement
 
 from fedgrass.console.dashboard.fleet_views import Overview, RunView
-from fedgrass.console.dashboard.page_figures import (
+from fedgrass.console.dashboard.pages.dialogs import ask_for_run, confirm
+from fedgrass.console.dashboard.pages.elements import assign, box, button, say, table, text, word
+from fedgrass.console.dashboard.pages.page_actions import RunAction, offered
+from fedgrass.console.dashboard.pages.page_figures import (
     RUN_TONES,
     Hold,
     cost_sentence,
@@ -12,11 +17,8 @@ from fedgrass.console.dashboard.page_figures import (
     shown_dollars,
     some_names,
 )
-from fedgrass.console.dashboard.pages.dialogs import ask_for_run, confirm
-from fedgrass.console.dashboard.pages.elements import assign, box, button, say, table, text, word
 from fedgrass.console.dashboard.pages.run_view import RunPanel
 from fedgrass.console.dashboard.pages.visit import Visit, plain, shown_time
-from fedgrass.console.dashboard.page_actions import offered
 
 _MOST_HOLDS = 5
 _MOST_RUNS = 12  # in the list, before the others are asked for
@@ -57,7 +59,11 @@ class AnswersView:
                 "id": line.name,
                 "cells": [
                     plain(line.name, 64),
-                    {"text": line.state, "tone": RUN_TONES.get(line.state, "quiet"), "note": plain(line.reason)},
+                    {
+                        "text": line.state,
+                        "tone": RUN_TONES.get(line.state, "quiet"),
+                        "note": plain(line.reason),
+                    },
                     line.task,
                     f"{line.round} of {line.rounds}" if line.rounds else str(line.round),
                     shown_time(line.started_at),
@@ -112,7 +118,11 @@ class StackCard:
         overview = shown.source.overview()
         run = self._visit.run(self._place)
         gone = "" if overview.connected else f"The cloud is gone: {plain(overview.trouble) or 'no answer'}."
-        say(self._trouble, f"{gone} Shown as of {shown_time(overview.read_at)}." if gone else "", "banner tone-bad")
+        say(
+            self._trouble,
+            f"{gone} Shown as of {shown_time(overview.read_at)}." if gone else "",
+            "banner tone-bad",
+        )
         if run is None:
             say(self._run, "no run yet" if not overview.runs else "reading…")
             return
@@ -127,8 +137,12 @@ class StackCard:
 
     def _show_holds(self, holds: list[Hold], run: RunView, overview: Overview) -> None:
         missing = overview.fleet.missing
-        fleet = f"{missing:,} of {overview.fleet.total:,} devices of the fleet are not seen." if missing else ""
-        say(self._nothing, "" if holds else _nothing(run), "big text-good" if not run.waiting_since else "big")
+        fleet = (
+            f"{missing:,} of {overview.fleet.total:,} devices of the fleet are not seen." if missing else ""
+        )
+        say(
+            self._nothing, "" if holds else _nothing(run), "big text-good" if not run.waiting_since else "big"
+        )
         self._nothing.set_visibility(not holds)
         more = f"and {len(holds) - _MOST_HOLDS} more reasons. " if len(holds) > _MOST_HOLDS else ""
         say(self._more, more + fleet)
@@ -152,17 +166,14 @@ class StackCard:
             return
         with self._actions:
             for action in offered(state):
-                title, question = action.label, action.question.format(run=name)
+                kind = "danger" if action.is_final else ""
+                button(f"{action.label}…", partial(self._ask, action, name), kind)
 
-                def act(wanted: str = action.name) -> str:
-                    return shown.actions.on_run(wanted, name)
-
-                def ask(
-                    title: str = title, question: str = question, act=act, final: bool = action.is_final  # type: ignore[no-untyped-def] # noqa: ANN001
-                ) -> None:
-                    confirm(self._visit, shown, title, question, act, danger=final)
-
-                button(f"{title}…", ask, "danger" if action.is_final else "")
+    def _ask(self, action: RunAction, name: str) -> None:
+        shown = self._visit.stacks[self._place]
+        act = partial(shown.actions.on_run, action.name, name)
+        question = action.question.format(run=name)
+        confirm(self._visit, shown, action.label, question, act, danger=action.is_final)
 
     def _show(self) -> None:
         self._visit.choose_stack(self._place)

@@ -7,12 +7,12 @@ from nicegui import ui
 from nicegui.events import GenericEventArguments
 
 from fedgrass import __version__
-from fedgrass.console.dashboard.page_sources import ShownStack
 from fedgrass.console.dashboard.pages.alarms_view import AlarmsView
 from fedgrass.console.dashboard.pages.answers_view import AnswersView
 from fedgrass.console.dashboard.pages.devices_view import DevicesView
 from fedgrass.console.dashboard.pages.elements import ThemeSwitch, assign, box, chosen, say, text, word
 from fedgrass.console.dashboard.pages.models_view import ModelsView
+from fedgrass.console.dashboard.pages.page_sources import ShownStack
 from fedgrass.console.dashboard.pages.visit import View, Visit, now_in_milliseconds, plain
 
 TITLE = "fedgrass"
@@ -114,6 +114,3 @@ class DashboardPage:
         alarms = sum(line.state == "alarm" for line in overview.alarms) + overview.dead_letter_count
         say(self._tabs["alarms"], f"Alarms ({alarms:,})" if alarms else "Alarms")
         self._view.update(now_in_milliseconds())
-
-
-

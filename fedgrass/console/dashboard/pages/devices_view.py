@@ -6,14 +6,14 @@ from nicegui import run as executor
 from nicegui.events import GenericEventArguments
 
 from fedgrass.console.dashboard.fleet_views import DeviceLine, DeviceView, Turnaround
-from fedgrass.console.dashboard.page_figures import TONES, shown_seconds
 from fedgrass.console.dashboard.pages.dialogs import confirm
 from fedgrass.console.dashboard.pages.elements import assign, box, button, chosen, say, table, text, word
+from fedgrass.console.dashboard.pages.page_figures import TONES, Tone, shown_seconds
 from fedgrass.console.dashboard.pages.visit import Visit, plain, shown_time
 from fedgrass.federation.errors import FedgrassError
 
 _PER_PAGE = 50
-_HEALTH = {"seen": "good", "missing": "warn", "problem": "bad"}
+_HEALTH: dict[str, Tone] = {"seen": "good", "missing": "warn", "problem": "bad"}
 _MOST_VERSIONS = 20
 _LONGEST_FILTER = 200
 
@@ -33,7 +33,9 @@ class DevicesView:
                 text("h2", "Devices")
                 self._counts = box("div", "actions")
             with box("div", "filters"):
-                self._filter = box("input", type="text", placeholder="part of a name", aria_label="Part of a name")
+                self._filter = box(
+                    "input", type="text", placeholder="part of a name", aria_label="Part of a name"
+                )
                 self._filter.on("input", self._take_text, args=["target.value"], js_handler=_VALUE)
                 self._pick_health = box("select", aria_label="Health")
                 with self._pick_health:
@@ -134,7 +136,7 @@ class DevicesView:
             word(line.health, _HEALTH.get(line.health, "quiet"))
             box("div", "grow")
             if not shown.actions.read_only:
-                button("Forget…", lambda: self._ask_to_forget(line.device), "danger")
+                button("Forget…", lambda: self._ask_to_forget(line), "danger")
             button("Close", self._close)
         if line.problem:
             text("p", plain(line.problem, 500), "banner tone-bad")
@@ -150,13 +152,17 @@ class DevicesView:
             empty="It has taken part in no round that is still known.",
         )
 
-    def _ask_to_forget(self, device: str) -> None:
-        shown = self._visit.stack
+    def _ask_to_forget(self, line: DeviceLine) -> None:
+        shown, device = self._visit.stack, line.device
         question = (
             f"Forget {device}? It leaves the list and is asked no more, until its next heartbeat. Its updates"
             " and its thing in AWS IoT stay as they are."
         )
-        confirm(self._visit, shown, "Forget the device", question, lambda: shown.actions.forget(device), danger=True)
+
+        def forget() -> str:
+            return shown.actions.forget(device, line.last_seen)
+
+        confirm(self._visit, shown, "Forget the device", question, forget, danger=True)
 
 
 _VALUE = "(event) => emit(event.target.value)"

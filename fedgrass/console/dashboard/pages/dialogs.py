@@ -6,10 +6,10 @@ from typing import Any
 from nicegui import ui
 from nicegui.events import GenericEventArguments
 
-from fedgrass.console.dashboard.page_sources import ShownStack
 from fedgrass.console.dashboard.pages.elements import ModalDialog, SettingsFields, assign, box, button, text
+from fedgrass.console.dashboard.pages.page_sources import ShownStack
+from fedgrass.console.dashboard.pages.settings_form import Field, Kind, settings_fields
 from fedgrass.console.dashboard.pages.visit import Visit
-from fedgrass.console.dashboard.settings_form import Field, Kind, settings_fields
 from fedgrass.federation.settings import RunSettings
 
 _RUN, _SOURCE = "run_name", "continue_from"  # fields of the form that are no settings
@@ -18,7 +18,13 @@ _LONGEST_VALUE = 10_000  # characters
 
 
 def confirm(  # noqa: PLR0913 - the parts of a question
-    visit: Visit, shown: ShownStack, title: str, question: str, act: Callable[[], str], *, danger: bool = False
+    visit: Visit,
+    shown: ShownStack,
+    title: str,
+    question: str,
+    act: Callable[[], str],
+    *,
+    danger: bool = False,
 ) -> None:
     """Ask before an action on a stack.
 

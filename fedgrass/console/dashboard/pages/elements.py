@@ -13,7 +13,7 @@ from nicegui.element import Element
 from nicegui.elements.mixins.text_element import TextElement
 from nicegui.events import GenericEventArguments
 
-from fedgrass.console.dashboard.page_figures import Tone
+from fedgrass.console.dashboard.pages.page_figures import Tone
 
 
 class CellGrid(Element, component="cell_grid.js"):

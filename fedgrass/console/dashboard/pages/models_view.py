@@ -6,9 +6,9 @@ from typing import Any
 from nicegui import ui
 
 from fedgrass.console.dashboard.fleet_views import ModelLine
-from fedgrass.console.dashboard.page_figures import shown_bytes
 from fedgrass.console.dashboard.pages.dialogs import confirm
 from fedgrass.console.dashboard.pages.elements import assign, box, button, table, text
+from fedgrass.console.dashboard.pages.page_figures import shown_bytes
 from fedgrass.console.dashboard.pages.visit import Visit, plain, shown_time
 
 _ALIAS = "production"  # offered for a task without aliases
@@ -126,7 +126,9 @@ def _name(line: ModelLine) -> str:
 
 
 def _row(line: ModelLine) -> dict[str, Any]:
-    metrics = [f"{plain(name, 32)} {value:.4g}" for name, value in sorted(line.metrics.items())][:_MOST_METRICS]
+    metrics = [f"{plain(name, 32)} {value:.4g}" for name, value in sorted(line.metrics.items())][
+        :_MOST_METRICS
+    ]
     aliases = ", ".join(plain(alias, 40) for alias in line.aliases)
     return {
         "id": _name(line),

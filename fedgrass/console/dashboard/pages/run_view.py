@@ -6,7 +6,18 @@ from nicegui import ui
 from nicegui.events import GenericEventArguments
 
 from fedgrass.console.dashboard.fleet_views import Cell, CellBlock, RoundView, RunView
-from fedgrass.console.dashboard.page_figures import (
+from fedgrass.console.dashboard.pages.elements import (
+    CellGrid,
+    assign,
+    box,
+    button,
+    chosen,
+    say,
+    table,
+    text,
+    word,
+)
+from fedgrass.console.dashboard.pages.page_figures import (
     TONES,
     curve_options,
     metric_of,
@@ -14,7 +25,6 @@ from fedgrass.console.dashboard.page_figures import (
     shown_metric,
     shown_seconds,
 )
-from fedgrass.console.dashboard.pages.elements import CellGrid, assign, box, button, chosen, say, table, text, word
 from fedgrass.console.dashboard.pages.visit import Visit, plain, shown_time
 
 _MOST_CELLS = 200  # of the grid; larger rounds are shown in blocks of devices
@@ -56,7 +66,9 @@ class RunPanel:
             self._curves_title = text("h2", "Curves")
             self._chart = ui.echart({}, renderer="svg").classes("chart")
             assign(self._chart, role="img")
-            self._rounds = table("Rounds", _ROUND_COLUMNS, numeric=(2, 3, 4, 5, 6, 7, 8), empty="No round yet.")
+            self._rounds = table(
+                "Rounds", _ROUND_COLUMNS, numeric=(2, 3, 4, 5, 6, 7, 8), empty="No round yet."
+            )
             self._more = button("Show all rounds", self._show_all)
         with box("section", "card", aria_label="Who did what"), box("details"):
             text("summary", "Who did what, and the settings of the run")
@@ -173,7 +185,8 @@ def _number(round_: RoundView) -> str:
 def _about_round(round_: RoundView, now: int) -> str:
     if round_.closed_at:
         took = shown_seconds((round_.closed_at - round_.opened_at) / 1000)
-        return f"It took {took}; averaging {shown_seconds(round_.averaging_seconds)}. {plain(round_.reason)}".strip()
+        averaging = shown_seconds(round_.averaging_seconds)
+        return f"It took {took}; averaging {averaging}. {plain(round_.reason)}".strip()
     left = (round_.deadline_at - now) / 1000
     deadline = f"{shown_seconds(left)} until its deadline" if left > 0 else "its deadline has passed"
     return f"{round_.replied - round_.refused} of the {round_.needed} replies that close it; {deadline}."

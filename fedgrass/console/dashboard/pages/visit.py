@@ -8,8 +8,8 @@ from nicegui import run as executor
 from nicegui.elements.mixins.text_element import TextElement
 
 from fedgrass.console.dashboard.fleet_views import RunView
-from fedgrass.console.dashboard.page_sources import FleetSource, ShownStack
 from fedgrass.console.dashboard.pages.elements import say
+from fedgrass.console.dashboard.pages.page_sources import FleetSource, ShownStack
 from fedgrass.console.terminal import printable
 from fedgrass.federation.errors import FedgrassError
 

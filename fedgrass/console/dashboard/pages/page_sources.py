@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from fedgrass.console.dashboard.fleet_views import CellBlock, DevicesPage, DeviceView, Overview, RunView
-from fedgrass.console.dashboard.page_actions import Actions
+from fedgrass.console.dashboard.pages.page_actions import Actions
 
 
 class FleetSource(Protocol):

@@ -1,4 +1,4 @@
-"""What the page concludes from a run: whether it learns, which devices hold it back and why, what it costs."""
+"""What the page concludes from a run: does it learn, what holds it back and why, what does it cost."""
 
 import statistics
 from collections.abc import Iterable, Sequence
@@ -105,7 +105,9 @@ def learning(run: RunView) -> Verdict:
     latest, name = shown_metric(metric, curve[-1].value), printable(metric, 32)
     if len(curve) < _WINDOW:
         sentence = f"{name} {latest} after {_rounds(len(curve))}: too early to tell."
-        return Verdict(word="Too early to tell", tone="quiet", sentence=sentence, metric=metric, latest=latest)
+        return Verdict(
+            word="Too early to tell", tone="quiet", sentence=sentence, metric=metric, latest=latest
+        )
     values = [point.value for point in curve]
     window = min(_WINDOW, len(values) // 2)
     change = statistics.fmean(values[-window:]) - statistics.fmean(values[-2 * window : -window])
@@ -275,7 +277,7 @@ def curve_options(run: RunView) -> dict[str, Any]:
     NiceGUI evaluates values whose key begins with a colon, so no text of a device is ever a key here.
     """
     metric = metric_of(run)
-    closed = [each for each in run.rounds if each.state == "CLOSED" or each.state == "ABANDONED"]
+    closed = [each for each in run.rounds if each.state in {"CLOSED", "ABANDONED"}]
     curve = [[point.round, point.value] for point in points(run, metric)]
     local = [[point.round, point.value] for point in points(run, f"{LOCAL_PREFIX}{metric}")]
     rounds = sorted({each.number: each for each in closed}.values(), key=lambda each: each.number)

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 from msgspec import Struct
 
 from fedgrass.console import stack
-from fedgrass.console.dashboard.settings_form import settings_fields, settings_of
+from fedgrass.console.dashboard.pages.settings_form import settings_fields, settings_of
 from fedgrass.federation.conversion import shown
 from fedgrass.federation.errors import FedgrassError, SettingsError
 from fedgrass.federation.messages.message_fields import checked_name
@@ -71,8 +71,8 @@ class FleetActions(Protocol):
     def act(self, action: str, name: str, **details: object) -> Any:
         """Ask for an action on a run."""
 
-    def forget(self, device: str) -> Any:
-        """Remove a device that sends no more heartbeats."""
+    def forget(self, device: str, last_seen: int) -> bool:
+        """Remove a device that was last seen then; return whether it was there."""
 
 
 class ModelActions(Protocol):
@@ -131,10 +131,12 @@ class Actions:
             self._operator().act("start", checked_name("run", run), settings=settings, **source)
         return f"Started {run}."
 
-    def forget(self, device: str) -> str:
-        """Remove a device from the fleet's list."""
+    def forget(self, device: str, last_seen: int) -> str:
+        """Remove a device from the fleet's list, unless it was seen since ``last_seen`` (milliseconds)."""
         with self._allowed():
-            self._operator().forget(checked_name("thing", device))
+            found = self._operator().forget(checked_name("thing", device), last_seen)
+        if not found:
+            return f"{device} was forgotten before."
         return f"{device} is forgotten. It appears again with its next heartbeat."
 
     def promote(self, task: str, alias: str, run: str, number: int) -> str:

@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Mapping, Sequence
-from enum import Enum
+from enum import Enum, StrEnum
 from typing import Any
 
 import msgspec
@@ -22,7 +22,7 @@ _ALTERNATIVES = re.compile(r"\^\(([a-z0-9_]+(?:\|[a-z0-9_]+)*)\)\\Z")
 _ONE_OF = "one of: "
 
 
-class Kind(str, Enum):
+class Kind(StrEnum):
     """What a field takes."""
 
     TEXT = "text"
@@ -156,6 +156,8 @@ def _text_field(type_: inspect.StrType) -> tuple[Kind, tuple[str, ...], str]:
 
 
 def _range(type_: inspect.IntType | inspect.FloatType) -> str:
-    low = f"from {type_.ge:,}" if type_.ge is not None else f"above {type_.gt}" if type_.gt is not None else ""
+    low = (
+        f"from {type_.ge:,}" if type_.ge is not None else f"above {type_.gt}" if type_.gt is not None else ""
+    )
     high = f"to {type_.le:,}" if type_.le is not None and type_.le < 2**53 else ""
     return " ".join(part for part in (low, high) if part)
