@@ -30,14 +30,15 @@ _COMMANDS: dict[str, tuple[str, str]] = {
     "queue": ("stack_commands:queue", "List the stack's dead letters, or send them back."),
     "stats": ("statistics_commands:stats", "Statistics of the devices' data, without moving the data."),
     "task": ("laptop_commands:task", "Create a task of your own, check or publish one."),
-    "run": ("run_commands:app", "start, follow, control, compare and report runs"),
-    "report": ("run_commands:report", "write a report on a run; the same as `run report`"),
+    "run": ("run_commands:app", "Start, follow, control, compare and report runs."),
+    "report": ("run_commands:report", "Write a report on a run; the same as `run report`."),
     "devices": (
         "registered_device_commands:app",
-        "list the devices of a stack, show what one of them did, or forget it",
+        "List devices, show what one of them did and logged, or forget it.",
     ),
-    "model": ("model_commands:app", "list, fetch, compare, promote, export and import models"),
+    "model": ("model_commands:app", "List, fetch, compare, promote, export and import models."),
     "watch": ("watch_commands:watch", "Print the messages on the fleet's topics as they pass."),
+    "dashboard": ("dashboard_commands:dashboard", "Show stacks live in the browser, and act on them."),
 }
 
 

@@ -15,7 +15,8 @@ Seconds = Annotated[int, Parameter(validator=validators.Number(gte=1, lte=10**9)
 Rows = Annotated[int, Parameter(validator=validators.Number(gte=0, lte=10**6))]
 Rounds = Annotated[int, Parameter(validator=validators.Number(gte=1, lte=100))]
 
-app = command_group("devices", "list the devices of a stack, show what one of them did, or forget it")
+app = command_group("devices", "List devices, show what one of them did and logged, or forget it.")
+app.command("fedgrass.console.commands.device_log_commands:logs", name="logs")
 
 
 @app.default
