@@ -30,7 +30,7 @@ _ArtifactBucket = Annotated[
 
 
 @deploy.command
-def cloud(  # noqa: PLR0913 - the options of the command
+def cloud(
     *,
     parameter: tuple[str, ...] = (),
     strategy: tuple[Path, ...] = (),
@@ -75,7 +75,7 @@ def cloud(  # noqa: PLR0913 - the options of the command
 
 
 @deploy.command
-def down(  # noqa: PLR0913 - the options of the command
+def down(
     *,
     dry_run: bool = False,
     yes: bool = False,
@@ -137,7 +137,7 @@ def devices(
 
 
 @deploy.command
-def component(  # noqa: PLR0913 - the options of the command
+def component(
     name: Literal["predictor", "trainer", "trainer-lite"],
     /,
     *,

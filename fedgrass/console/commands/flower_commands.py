@@ -24,7 +24,7 @@ _TRIAL, _PUBLISHED = AppTrial(), PublishingOptions()
 
 
 @flower.command
-def add(  # noqa: PLR0913 - the options of the command
+def add(
     app: _App,
     /,
     *,
@@ -92,7 +92,7 @@ def initial_model(
 
 
 @flower.command
-def run(  # noqa: PLR0913 - the options of the command
+def run(
     app: _App,
     /,
     *settings: Annotated[

@@ -35,7 +35,7 @@ core = core_commands(
 )
 
 
-def demo(  # noqa: PLR0913 - the options of the command
+def demo(
     *,
     devices: Annotated[int, whole_number(1, 64, "Greengrass cores to start, 1 to 64")] = 6,
     mqtt_devices: Annotated[int, whole_number(0, 64, "devices without Greengrass to start in addition")] = 0,
@@ -134,7 +134,7 @@ def new_task(
 
 
 @task.command
-def check(  # noqa: PLR0913 - the options of the command
+def check(
     name: _Task,
     /,
     *,
@@ -163,7 +163,7 @@ def check(  # noqa: PLR0913 - the options of the command
 
 
 @task.command
-def weights(  # noqa: PLR0913 - the options of the command
+def weights(
     name: _Task,
     /,
     *,
@@ -186,7 +186,7 @@ def weights(  # noqa: PLR0913 - the options of the command
 
 
 @task.command
-def publish(  # noqa: PLR0913 - the options of the command
+def publish(
     location: _Task,
     /,
     *,

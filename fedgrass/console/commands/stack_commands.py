@@ -41,7 +41,7 @@ _Things = Annotated[
 
 
 @fleet.command
-def provision(  # noqa: PLR0913 - the options of the command
+def provision(
     *,
     things: _Things,
     group: Annotated[str, Parameter(metavar="NAME")],
@@ -84,7 +84,7 @@ def provision(  # noqa: PLR0913 - the options of the command
 
 
 @fleet.command
-def remove(  # noqa: PLR0913 - the options of the command
+def remove(
     *,
     things: _Things,
     out: Annotated[Path | None, Parameter(metavar="FOLDER")] = None,
@@ -142,7 +142,7 @@ def redrive(
     )
 
 
-def costs(  # noqa: PLR0913 - the options of the command
+def costs(
     *,
     devices: Annotated[int, whole_number(1, 10**8, "devices of the fleet")] = 100,
     devices_per_round: Annotated[

@@ -26,7 +26,7 @@ def _action(name: str) -> Deferred:
 
 
 @stats.command
-def start(  # noqa: PLR0913 - the options of the command
+def start(
     name: str,
     /,
     *settings: str,

@@ -31,7 +31,7 @@ from fedgrass.console.flower.flower_project import (
 )
 from fedgrass.console.options import Value, read_text
 from fedgrass.console.runs.fleet_operator import Operator
-from fedgrass.console.runs.operator_actions import parse_pairs
+from fedgrass.console.runs.given_settings import parse_pairs
 from fedgrass.console.tables import console
 from fedgrass.console.task_messages.exchange_ports import FleetRun
 from fedgrass.console.task_messages.exchange_view import ExchangeView, LogToView

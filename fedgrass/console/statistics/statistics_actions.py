@@ -13,7 +13,8 @@ from fedgrass.console.deferred import deferred
 from fedgrass.console.options import read
 from fedgrass.console.results import show_result
 from fedgrass.console.runs.fleet_operator import Operator
-from fedgrass.console.runs.operator_actions import parse_pairs, show_run
+from fedgrass.console.runs.given_settings import parse_pairs
+from fedgrass.console.runs.run_display import show_run
 from fedgrass.console.statistics import statistics_tables
 from fedgrass.console.statistics.query_options import query_of
 from fedgrass.console.tables import show as show_table

@@ -37,8 +37,8 @@ def complaint(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         (
             "deploy",
             (
-                "fedgrass deploy: it needs a command: cloud, down, devices, component; see `fedgrass deploy"
-                " --help`"
+                "fedgrass deploy: it needs a command: cloud, down, devices, component;"
+                " see `fedgrass deploy --help`"
             ),
         ),
         (
@@ -48,8 +48,8 @@ def complaint(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         (
             "costs --devices 0",
             (
-                "fedgrass costs: --devices: '0' is not a whole number from 1 to 100,000,000; see `fedgrass costs"
-                " --help`"
+                "fedgrass costs: --devices: '0' is not a whole number from 1 to 100,000,000;"
+                " see `fedgrass costs --help`"
             ),
         ),
         ("costs --devices", "fedgrass costs: --devices needs a value; see `fedgrass costs --help`"),
@@ -64,8 +64,8 @@ def complaint(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         (
             "queue show --output jsn",
             (
-                'fedgrass queue show: invalid value "jsn" for --output: choose from: "text", "json": did you mean'
-                ' "json"?; see `fedgrass queue show --help`'
+                'fedgrass queue show: invalid value "jsn" for --output: choose from: "text", "json":'
+                ' did you mean "json"?; see `fedgrass queue show --help`'
             ),
         ),
     ],

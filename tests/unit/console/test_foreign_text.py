@@ -1,6 +1,5 @@
 """Text of devices, and of responses, cannot control the operator's terminal."""
 
-import argparse
 import ast
 import io
 import json
@@ -9,7 +8,7 @@ import subprocess
 import sys
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedgrass.console import main, tables, terminal
-from fedgrass.console.runs import dead_letters, history, operator_actions
+from fedgrass.console.runs import dead_letters, fleet_operator, history, operator_actions, run_display
 from fedgrass.console.runs.dead_letters import Letter
 from fedgrass.console.runs.fleet_operator import RoundRecord
 from fedgrass.console.runs.live_view import LiveView
@@ -106,10 +105,16 @@ class Fleet:
     def act(self, *_: object) -> Run:
         return self.state
 
+    def run(self, _: str) -> Run:
+        return self.state
+
     def repair(self, *_: object, **__: object) -> list[str]:
         return [self.text]
 
-    def rounds(self, _: Run) -> Iterator[RoundRecord]:
+    def rounds_alone(self, run: Run, _: int = 1) -> Iterator[Round]:
+        return (record.round for record in self.rounds(run))
+
+    def rounds(self, _: Run, _first: int = 1) -> Iterator[RoundRecord]:
         lost = Participant(device=self.text, state=Participation.FAILED, reason=self.text, announced_at=1)
         times: dict[str, Any] = {"opened_at": 1, "deadline_at": 9, "needed": 1, "minimum": 1}
         named: dict[str, Any] = {"run": "run-1", "number": 1, "attempt": 1, "asked": 1, "failed": 1}
@@ -117,7 +122,16 @@ class Fleet:
         yield RoundRecord(Round(state=State.ABANDONED, reason=self.text, **named, **base, **times), [lost])
 
 
-OPERATORS = ("list_runs", "list_devices", "act", "repair")
+STACK = "fedgrass"
+OPERATORS: dict[str, Callable[[], None]] = {
+    "list": lambda: run_display.list_runs(STACK, "text", state="", task=""),
+    "show": lambda: run_display.show_named_run(STACK, "run-1", "text", last=0),
+    "pause": lambda: operator_actions.act(STACK, "pause", "run-1", "text"),
+    "repair": lambda: operator_actions.repair(STACK, "run-1", "text", dry_run=False),
+    "devices": lambda: operator_actions.list_devices(
+        SimpleNamespace(stack=STACK, task="", missing=False, within_seconds=3)
+    ),
+}
 
 
 @each_hostile
@@ -125,11 +139,8 @@ OPERATORS = ("list_runs", "list_devices", "act", "repair")
 def test_no_command_of_a_run_hands_on_what_a_device_wrote(
     command: str, text: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(operator_actions, "_operator", lambda _: Fleet(text))
-    arguments = argparse.Namespace(
-        action="status", name="run-1", task="", missing=False, within_seconds=3, dry_run=False
-    )
-    getattr(operator_actions, command)(arguments)
+    monkeypatch.setattr(fleet_operator, "open_operator", lambda _: Fleet(text))
+    OPERATORS[command]()
     assert_harmless(capsys.readouterr().out)
 
 
