@@ -3,10 +3,9 @@
 import os
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 from cyclopts import App
 
@@ -15,7 +14,7 @@ from fedgrass.console.command_line import bind, command_group
 from fedgrass.console.interruption import ended_by_signals
 from fedgrass.console.terminal import accept_all_characters, close_after_reader, complain, fail
 from fedgrass.federation.errors import FedgrassError
-from greengrass_emulator.command.typed_options import CommandMistakeError
+from greengrass_emulator.command.typed_options import BoundCommand, CommandMistakeError
 from greengrass_emulator.emulator_errors import EmulatorError
 
 _TRACEBACK = "FEDGRASS_TRACEBACK"  # environment variable: show internal errors with a traceback
@@ -46,6 +45,7 @@ _COMMANDS: dict[str, tuple[str, str]] = {
     "watch": ("watch_commands:watch", "Print the messages on the fleet's topics as they pass."),
     "dashboard": ("dashboard_commands:dashboard", "Show stacks live in the browser, and act on them."),
 }
+_MOVED = {"runs": "run list", "repair": "run repair"}  # commands of earlier versions
 
 
 def command() -> None:
@@ -76,9 +76,12 @@ def run(words: Sequence[str]) -> None:
     parse(words)()
 
 
-def parse(words: Sequence[str]) -> Callable[[], Any]:
+def parse(words: Sequence[str]) -> BoundCommand:
     """Return what carries out a command line. Mistakes in it are printed in one line, with exit code 2."""
     try:
+        if words and words[0] in _MOVED:
+            message = f"fedgrass: `fedgrass {words[0]}` has become `fedgrass {_MOVED[words[0]]}`"
+            raise CommandMistakeError(message)  # noqa: TRY301 - printed as all mistakes
         if words and words[0] in _COMMANDS:
             load(words[0])
         return bind(app(), words)

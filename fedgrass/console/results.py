@@ -33,7 +33,7 @@ class Steps(msgspec.Struct, frozen=True, kw_only=True):
 
 @contextmanager
 def reported_steps(output: str, *, dry_run: bool = False) -> Iterator[None]:
-    """Print the lines that the block says: as they come, or as Steps when it has ended without an error.
+    """Print the lines of the block: as they come, or as Steps when it has ended without an error.
 
     Args:
         output: ``text`` or ``json``.

@@ -30,6 +30,7 @@ def complaint(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     ("line", "expected"),
     [
         ("deplyo cloud", "fedgrass: unknown command 'deplyo': did you mean deploy?; see `fedgrass --help`"),
+        ("runs --stack x", "fedgrass: `fedgrass runs` has become `fedgrass run list`"),
         (
             "deploy clod",
             "fedgrass deploy: unknown command 'clod': did you mean cloud?; see `fedgrass deploy --help`",
