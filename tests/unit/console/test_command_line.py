@@ -8,10 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from fedgrass import __version__
 from fedgrass.console import main
 from fedgrass.console.deferred import Deferred
+from fedgrass.console.terminal import printable
+from greengrass_emulator.command.typed_options import CommandMistakeError, bind
 from tests.unit.console.command_tree import commands, least_words
 
 
@@ -180,3 +184,20 @@ def test_completion_is_added_to_the_start_of_the_shell(
     assert script.is_relative_to(tmp_path)
     assert "fedgrass" in script.read_text()
     assert "fedgrass" in (tmp_path / file).read_text() or str(script.parent) in (tmp_path / file).read_text()
+
+
+WORDS = sorted(
+    {word for words, _ in commands() for word in words}
+    | {name for _, app in commands() for one in app.assemble_argument_collection() for name in one.names}
+)
+
+
+@given(st.lists(st.sampled_from(WORDS) | st.text(max_size=12), max_size=6))
+@settings(max_examples=150, deadline=None)
+def test_any_words_are_a_command_line_or_a_mistake_in_one_line(words: list[str]) -> None:
+    try:
+        bind(main.app(), words)
+    except CommandMistakeError as error:
+        line = printable(error)
+        assert line.startswith("fedgrass")
+        assert len(line.splitlines()) == 1
