@@ -1,6 +1,5 @@
 """Text of devices, and of responses, cannot control the operator's terminal."""
 
-import argparse
 import ast
 import io
 import json
@@ -33,7 +32,7 @@ from fedgrass.federation.selection import Candidate
 from fedgrass.federation.settings import RunSettings
 from fedgrass.federation.topics import Kind
 from greengrass_emulator.command.core_actions import core_commands
-from greengrass_emulator.command.terminal_output import Output, print_line, show_columns
+from greengrass_emulator.command.terminal_output import Output, print_json, print_line, show_columns
 from greengrass_emulator.command.typed_options import call
 from greengrass_emulator.control import control_client
 
@@ -130,7 +129,7 @@ OPERATORS: dict[str, Callable[[], None]] = {
     "pause": lambda: operator_actions.act(STACK, "pause", "run-1", "text"),
     "repair": lambda: operator_actions.repair(STACK, "run-1", "text", dry_run=False),
     "devices": lambda: operator_actions.list_devices(
-        argparse.Namespace(stack=STACK, task="", missing=False, within_seconds=3)
+        SimpleNamespace(stack=STACK, task="", missing=False, within_seconds=3)
     ),
 }
 
@@ -377,7 +376,10 @@ def test_a_reader_that_goes_away_ends_a_command_without_a_traceback() -> None:
         assert process.wait() == 1
 
 
-OUTPUTS = {"fedgrass": Output(terminal.say, show_columns), "own": Output(print_line, show_columns)}
+OUTPUTS = {
+    "fedgrass": Output(terminal.say, show_columns, terminal.say_json),
+    "own": Output(print_line, show_columns, print_json),
+}
 
 
 @pytest.mark.parametrize("output", OUTPUTS.values(), ids=OUTPUTS)
@@ -388,6 +390,11 @@ def test_a_core_s_list_is_harmless(
     monkeypatch.setattr(control_client, "running_cores", lambda: ([core_of(text)], [text]))
     call(core_commands("core", "", output), ["list"])
     assert_harmless(capsys.readouterr().out)
+    call(core_commands("core", "", output), ["list", "--output", "json"])
+    printed = capsys.readouterr().out
+    assert printed.replace("\n", "").isprintable()
+    assert printed.isascii()
+    assert json.loads(printed)["cores"][0]["thing"] == text
 
 
 def core_of(text: str) -> Any:

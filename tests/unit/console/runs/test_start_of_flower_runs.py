@@ -1,7 +1,7 @@
 """``fedgrass run start`` of a Flower app: whence its initial model comes, and with which settings."""
 
-import argparse
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -39,17 +39,17 @@ class Recorder:
     def exists(self, key: str) -> bool:
         return key in self.keys
 
-    def start(self, _name: str, settings: RunSettings, model: bytes) -> argparse.Namespace:
+    def start(self, _name: str, settings: RunSettings, model: bytes) -> SimpleNamespace:
         self.calls.append(("start", settings, model))
         return self.run()
 
-    def act(self, action: str, _name: str, **details: Any) -> argparse.Namespace:
+    def act(self, action: str, _name: str, **details: Any) -> SimpleNamespace:
         self.calls.append((action, details))
         return self.run()
 
-    def run(self) -> argparse.Namespace:
+    def run(self) -> SimpleNamespace:
         settings = RunSettings(task="flower:mean")
-        return argparse.Namespace(
+        return SimpleNamespace(
             name="r", state="RUNNING", reason="", waiting_since=0, round=0, settings=settings
         )
 
