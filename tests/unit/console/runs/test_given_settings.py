@@ -1,6 +1,8 @@
 """Settings of a run on the command line and in files of TOML or JSON."""
 
+import contextlib
 import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -88,18 +90,12 @@ def test_a_setting_that_is_misspelt_or_of_the_wrong_type_is_refused_by_name(
 
 
 @given(st.text(max_size=40), st.sampled_from(["", ".toml", ".json"]))
-def test_any_text_as_a_file_is_settings_or_refused_in_one_line(text: str, ending: str) -> None:
-    import tempfile  # noqa: PLC0415 - hypothesis repeats the test with one tmp_path
-
-    with tempfile.TemporaryDirectory() as folder:
+def test_any_text_as_a_file_is_settings_or_refused(text: str, ending: str) -> None:
+    with tempfile.TemporaryDirectory() as folder:  # hypothesis repeats the test with one tmp_path
         file = Path(folder) / f"run{ending}"
         file.write_text(text, encoding="utf-8")
-        try:
-            found = given_settings((), file)
-        except SettingsError as refused:
-            assert len(str(refused)) < 500
-        else:
-            assert isinstance(found, dict)
+        with contextlib.suppress(SettingsError):
+            assert isinstance(given_settings((), file), dict)
 
 
 @pytest.mark.parametrize("wrong", ["a", "a/", "/3", "a/b", "a/-1", "a b/3", "a/1e3", ""])

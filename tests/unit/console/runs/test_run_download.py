@@ -40,7 +40,7 @@ def test_an_earlier_model_can_be_chosen_and_one_that_is_not_there_is_refused(tmp
     found = write_files(operator_of(fleet), fleet.run(), tmp_path / "a", 1)
     assert found.model == 1
     assert decode((tmp_path / "a" / "model.safetensors").read_bytes())["bias"][0] == 1.0
-    with pytest.raises(SettingsError, match=r"has no model 9: there is no object models/run-1/9\.safetensors"):
+    with pytest.raises(SettingsError, match=r"has no model 9: there is no object models/run-1/9\."):
         write_files(operator_of(fleet), fleet.run(), tmp_path / "b", 9)
     assert not (tmp_path / "b").exists()
 

@@ -78,9 +78,7 @@ def test_rounds_that_pass_between_two_looks_are_all_seen() -> None:
             fleet.reply("thing-1")
 
     pause = script(two_rounds, lambda: fleet.act("cancel"))
-    closed = [
-        event.round for event in run_events(operator_of(fleet), RUN, pause) if event.state == "CLOSED"
-    ]
+    closed = [event.round for event in run_events(operator_of(fleet), RUN, pause) if event.state == "CLOSED"]
     assert closed == [1, 2]
 
 
