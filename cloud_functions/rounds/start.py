@@ -7,6 +7,8 @@ is encoded for download, or copied from another run, is held in memory as a whol
 import contextlib
 from typing import NamedTuple
 
+import msgspec
+
 from cloud_functions.aggregation import guarded_strategy, whole_updates
 from cloud_functions.aggregation.model_files import Fingerprint, fingerprint, whole
 from cloud_functions.recovery import manifests
@@ -18,7 +20,7 @@ from fedgrass.federation import encodings, object_keys
 from fedgrass.federation.aggregation import WholeStrategy
 from fedgrass.federation.aggregation.buffered_settings import fleet_contradiction
 from fedgrass.federation.errors import LostRace, NotYet, SettingsError
-from fedgrass.federation.runs import Run, RunState
+from fedgrass.federation.runs import Run, RunAction, RunState
 from fedgrass.federation.settings import RunSettings
 from fedgrass.federation.settings_parser import check_training
 from fedgrass.federation.statistics.statistics_query import StatisticsQuery
@@ -27,18 +29,21 @@ from fedgrass.federation.weights.array_roles import update_layout
 from fedgrass.federation.weights.tree_ensemble import TREE_ARRAYS
 
 
-def start_run(
+def start_run(  # noqa: PLR0913 - what a run is started from, and for whom
     services: Services,
     name: str,
     settings: RunSettings,
     continued_from: str = "",
     former: Run | None = None,
+    *,
+    by: str = "",
 ) -> Run:
     """Start a run whose initial model is in the bucket, and open its first round.
 
     A run of statistics, and one with a ServerApp, have no model; the latter waits for its ServerApp.
     Starting the same run with the same settings again changes nothing. ``continued_from`` is the key of the
-    model of another run that was copied to the initial model, if any; ``former`` is that run.
+    model of another run that was copied to the initial model, if any; ``former`` is that run; ``by`` is who
+    starts the run, for its history.
 
     Returns:
         The run as it is after its first steps.
@@ -48,9 +53,10 @@ def start_run(
         UpdateRefused: the initial model is not a file of finite weights.
     """
     if settings.statistics:
-        return _store_and_advance(services, _statistics_run(services, name, settings, settings.statistics))
+        statistics_run = _statistics_run(services, name, settings, settings.statistics)
+        return _store_and_advance(services, statistics_run, by)
     if settings.has_server_app:
-        return _store_and_advance(services, _server_app_run(services, name, settings))
+        return _store_and_advance(services, _server_app_run(services, name, settings), by)
     model = _read_initial(services, name)
     is_partial = settings.shared or settings.frozen_sha256
     frozen = shared_arrays.check(services, name, settings, model.layout, former) if is_partial else None
@@ -80,7 +86,7 @@ def start_run(
         continued_from=continued_from,
         frozen=frozen,
     )
-    return _store_and_advance(services, run)
+    return _store_and_advance(services, run, by)
 
 
 def _statistics_run(services: Services, name: str, settings: RunSettings, query: StatisticsQuery) -> Run:
@@ -113,9 +119,10 @@ def _server_app_run(services: Services, name: str, settings: RunSettings) -> Run
     )
 
 
-def _store_and_advance(services: Services, run: Run) -> Run:
+def _store_and_advance(services: Services, run: Run, by: str) -> Run:
     """Store a new run and take its first steps. Raises SettingsError if another one has its name."""
     name, settings = run.name, run.settings
+    run = msgspec.structs.replace(run, history=(RunAction(at=run.started_at, action="start", by=by),))
     manifests.check_not_lost(services, name)
     reminders.look_again_later(services, name)
     try:

@@ -1,6 +1,5 @@
 """``fedgrass run``: start, follow, control, compare and report runs of a deployed stack. See runs/."""
 
-import argparse
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -8,7 +7,6 @@ from cyclopts import Parameter
 
 from fedgrass.console.command_line import ON_STACK, Output, StackOptions, command_group
 from fedgrass.console.deferred import deferred
-from fedgrass.console.options import add_stack, whole_number
 
 app = command_group("run", "Start, follow, control, compare and report runs.")
 
@@ -269,18 +267,3 @@ def compare(
     """
     access.use()
     _compare(access.stack, [first, second, *others], output, metric=metric, by=by, picture=picture)
-
-
-def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Add ``devices``."""
-    devices = commands.add_parser("devices", help="list the devices of a stack and which of them are missing")
-    devices.add_argument("--task", default="", help="only devices that have this task")
-    devices.add_argument("--missing", action="store_true", help="only devices that were not seen recently")
-    devices.add_argument(
-        "--within-seconds",
-        type=whole_number(1, 10**9),
-        default=300,
-        help="age of a heartbeat that counts as recent, like a run's seen_within_seconds (300)",
-    )
-    add_stack(devices)
-    devices.set_defaults(run=deferred("fedgrass.console.runs.operator_actions:list_devices"))

@@ -11,6 +11,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -31,8 +32,9 @@ from fedgrass.federation.runs import Run, RunState
 from fedgrass.federation.selection import Candidate
 from fedgrass.federation.settings import RunSettings
 from fedgrass.federation.topics import Kind
-from greengrass_emulator.command.core_actions import add_actions
+from greengrass_emulator.command.core_actions import core_commands
 from greengrass_emulator.command.terminal_output import Output, print_line, show_columns
+from greengrass_emulator.command.typed_options import call
 from greengrass_emulator.control import control_client
 
 PROJECT = Path(__file__).parents[3]
@@ -167,10 +169,10 @@ def test_the_live_view_hands_on_nothing_of_it(text: str, terminal_width: int | N
 
 @each_hostile
 def test_an_error_is_one_harmless_line(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(_: argparse.Namespace) -> None:
+    def refuse(_: object) -> None:
         raise SettingsError(text)
 
-    monkeypatch.setattr(main, "parse", lambda _: argparse.Namespace(run=refuse))
+    monkeypatch.setattr(main, "run", refuse)
     with pytest.raises(SystemExit) as ended:
         main.command()
     assert_harmless(str(ended.value.code), most_lines=1)
@@ -186,7 +188,7 @@ def test_a_dead_letter_is_one_harmless_line(
         Letter("receipt", body, "", 1) for body in (text, json.dumps({"a": text}), failed, json.dumps([text]))
     ]
     monkeypatch.setattr(dead_letters, "_dead_letters", lambda _: Letters(letters))
-    dead_letters.show_command(argparse.Namespace(stack="s"))
+    dead_letters.show_command(stack_name="s", output="text")
     assert_harmless(capsys.readouterr().out)
 
 
@@ -248,6 +250,7 @@ PRINTING = {
 }
 # They import Console as the type of a parameter, and construct none.
 TYPES_ONLY = {
+    "greengrass_emulator/command/plain_help.py",
     "fedgrass/console/flower/server_app_run.py",
     "fedgrass/console/redrawn_view.py",
     "fedgrass/console/runs/live_view.py",
@@ -360,7 +363,7 @@ def test_a_reader_that_goes_away_ends_a_command_without_a_traceback() -> None:
         "import sys; from fedgrass.console import main, terminal\n"
         "def run(_):\n"
         "    for number in range(100_000): terminal.say('line ' * 20)\n"
-        "main.parse = lambda _: __import__('argparse').Namespace(run=run)\n"
+        "main.run = run\n"
         "main.command()"
     )
     with subprocess.Popen(
@@ -383,15 +386,12 @@ def test_a_core_s_list_is_harmless(
     text: str, output: Output, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(control_client, "running_cores", lambda: ([core_of(text)], [text]))
-    commands = argparse.ArgumentParser()
-    add_actions(commands.add_subparsers(), output)
-    arguments = commands.parse_args(["list"])
-    arguments.run(arguments)
+    call(core_commands("core", "", output), ["list"])
     assert_harmless(capsys.readouterr().out)
 
 
 def core_of(text: str) -> Any:
-    component = argparse.Namespace(name=text, version=text, state=text)
-    return argparse.Namespace(
+    component = SimpleNamespace(name=text, version=text, state=text)
+    return SimpleNamespace(
         thing=text, profile=text, pid=1, root=text, components=[component], faults={text: None}
     )
