@@ -18,7 +18,7 @@ from fedgrass.console.runs.run_download import Downloaded
 from fedgrass.console.runs.run_follow import RunEvent, Waited
 from fedgrass.console.runs.run_forecast import Forecast, FoundedOn
 from fedgrass.federation.rounds import Participant, Participation, Round, State
-from fedgrass.federation.runs import Run, RunState
+from fedgrass.federation.runs import Run, RunAction, RunState
 from fedgrass.federation.settings import RunSettings
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -38,6 +38,7 @@ def shown() -> RunShown:
         initial_bytes=24_776,
         round=2,
         attempt=1,
+        history=(RunAction(at=AT, action="start", by=ADA),),
     )
     common: dict[str, Any] = {
         "run": "night-1", "attempt": 1, "state": State.CLOSED, "needed": 3, "minimum": 1,
@@ -69,8 +70,6 @@ def shown() -> RunShown:
     return msgspec.structs.replace(
         found,
         dollars=round(found.dollars, 12),  # sums of floats: the last digits are the machine's
-        started_by=ADA,
-        history=[{"at": AT, "action": "start", "by": ADA}],
     )
 
 

@@ -34,7 +34,7 @@ from fedgrass.console.results import show_result
 from fedgrass.console.runs import fleet_operator, history
 from fedgrass.console.runs.fleet_operator import Operator, RoundRecord
 from fedgrass.console.runs.run_costs import RunCost, run_cost
-from fedgrass.console.runs.run_display import actions_of, differing_settings, utc
+from fedgrass.console.runs.run_display import differing_settings, utc
 from fedgrass.console.terminal import printable, say
 from fedgrass.federation.errors import SettingsError
 from fedgrass.federation.round_metrics import is_share
@@ -152,7 +152,7 @@ def render(run: Run, figures: ReportFigures, cost: RunCost, drawn: Sequence[dict
         run=run,
         figures=figures,
         pictures=drawn,
-        actions=actions_of(run),
+        actions=run.history,
         style=Markup(style),  # noqa: S704 - report.css
         style_hash=base64.b64encode(hashlib.sha256(style.encode()).digest()).decode(),
         tiles=_tiles(run, figures, cost),

@@ -19,7 +19,6 @@ from fedgrass.console.runs.fleet_operator import Operator, RoundRecord
 from fedgrass.console.runs.live_view import LiveView
 from fedgrass.console.tables import console as console_of
 from fedgrass.console.terminal import complain, say, say_json_line
-from fedgrass.federation.errors import SettingsError
 from fedgrass.federation.rounds import ENDED, Participation, Round, State
 from fedgrass.federation.runs import LIVING, Run, RunState
 
@@ -27,7 +26,6 @@ TIMED_OUT = 5
 EXIT_CODES = {RunState.SUCCEEDED: 0, RunState.FAILED: 3, RunState.CANCELLED: 4}  # of ``run wait``
 _LOOK_SECONDS = 2.0
 _WAIT_SECONDS = 5.0
-_LONGEST_TIMEOUT = 366 * 24 * 3600
 _COUNTS = ("asked", "replied", "refused", "declined", "failed", "silent", "late", "overdue", "stale")
 _STATES: dict[str, str] = {
     Participation.ASKED: "asked",
@@ -214,11 +212,8 @@ def wait(stack_name: str, name: str, output: str, *, timeout: float | None) -> N
         timeout: the longest time to wait, in seconds; None: no limit.
 
     Raises:
-        SettingsError: the run does not exist, or the timeout is not a number of seconds.
+        SettingsError: the run does not exist.
     """
-    if timeout is not None and not 0 <= timeout <= _LONGEST_TIMEOUT:
-        message = f"--timeout is {timeout:g}; it takes a number of seconds from 0 to {_LONGEST_TIMEOUT:,}"
-        raise SettingsError(message)
     found = wait_for(fleet_operator.open_operator(stack_name), name, timeout, time.monotonic, time.sleep)
 
     def draw(waited: Waited) -> None:

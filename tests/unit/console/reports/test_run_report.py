@@ -18,7 +18,7 @@ from fedgrass.console.reports.turnaround_rows import Turnaround
 from fedgrass.console.runs.run_costs import run_cost
 from fedgrass.federation.errors import SettingsError
 from fedgrass.federation.rounds import Participation
-from fedgrass.federation.runs import Run, RunState
+from fedgrass.federation.runs import Run, RunAction, RunState
 from fedgrass.federation.settings import RunSettings
 from tests.fakes.memory_operator import operator_of
 from tests.fakes.small_fleet import RUN, SmallFleet
@@ -130,10 +130,9 @@ def test_nothing_refers_to_another_file_or_host() -> None:
     assert not re.search(r"https?://|//[a-z]|@import|url\(", text)
 
 
-def test_who_did_what_is_listed(monkeypatch: pytest.MonkeyPatch) -> None:
-    action = {"at": START, "action": "pause", "by": "arn:aws:iam::1:user/<b>ada</b>"}
-    monkeypatch.setattr(run_report, "actions_of", lambda _run: [action])
-    page = assert_harmless(page_with("fine"))
+def test_who_did_what_is_listed() -> None:
+    action = RunAction(at=START, action="pause", by="arn:aws:iam::1:user/<b>ada</b>")
+    page = assert_harmless(page_with("fine", the_run(history=(action,))))
     assert "arn:aws:iam::1:user/<b>ada</b>" in page.text
     assert "2023-11-14 22:13:20" in page.text
 

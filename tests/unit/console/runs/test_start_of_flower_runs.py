@@ -50,7 +50,7 @@ class Recorder:
     def run(self) -> argparse.Namespace:
         settings = RunSettings(task="flower:mean")
         return argparse.Namespace(
-            name="r", state="RUNNING", reason="", waiting_since=0, round=0, settings=settings
+            name="r", state="RUNNING", reason="", waiting_since=0, round=0, history=(), settings=settings
         )
 
     def rounds(self, _run: object, _first: int = 1) -> list[object]:
