@@ -47,11 +47,12 @@ def shown() -> RunShown:
     replied = {"bytes": 24_776, "examples": 100, "accepted": True}
     first = Round(
         **common, number=1, opened_at=AT, deadline_at=AT + 60_000, closed_at=AT + 8_000, accepted=3,
-        replied=3, bytes_up=74_328, metrics={"accuracy": 0.1, "loss": 2.3}, opening_seconds=0.25, averaging_seconds=0.5,
+        replied=3, bytes_up=74_328, metrics={"accuracy": 0.1, "loss": 2.3},
+        opening_seconds=0.25, averaging_seconds=0.5,
     )  # fmt: skip
     second = Round(
-        **common, number=2, opened_at=AT + 9_000, deadline_at=AT + 69_000, closed_at=AT + 69_000, accepted=2,
-        replied=1, failed=1, silent=1, base=1, bytes_up=24_776, metrics={"accuracy": 0.8, "loss": 0.5},
+        **common, number=2, opened_at=AT + 9_000, deadline_at=AT + 69_000, closed_at=AT + 69_000,
+        accepted=2, replied=1, failed=1, silent=1, base=1, bytes_up=24_776, metrics={"accuracy": 0.8, "loss": 0.5},
     )  # fmt: skip
     parts = [
         Participant(device="press-1", state=Participation.REPLIED, announced_at=AT + 9_000,
