@@ -52,7 +52,8 @@ def shown() -> RunShown:
     )  # fmt: skip
     second = Round(
         **common, number=2, opened_at=AT + 9_000, deadline_at=AT + 69_000, closed_at=AT + 69_000,
-        accepted=2, replied=1, failed=1, silent=1, base=1, bytes_up=24_776, metrics={"accuracy": 0.8, "loss": 0.5},
+        accepted=2, replied=1, failed=1, silent=1, base=1, bytes_up=24_776,
+        metrics={"accuracy": 0.8, "loss": 0.5},
     )  # fmt: skip
     parts = [
         Participant(device="press-1", state=Participation.REPLIED, announced_at=AT + 9_000,

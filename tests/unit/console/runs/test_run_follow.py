@@ -8,7 +8,7 @@ import pytest
 from botocore.exceptions import EndpointConnectionError
 from rich.console import Console
 
-from fedgrass.console import main
+from fedgrass.console import main, stack
 from fedgrass.console.runs import fleet_operator, run_follow
 from fedgrass.console.runs.fleet_operator import Operator
 from fedgrass.console.runs.live_view import LiveView
@@ -54,7 +54,9 @@ def test_each_change_of_run_rounds_and_devices_is_noticed_once_and_in_order() ->
         ("round", "OPEN", 1, ""),
         ("run", "RUNNING", 0, ""),
         ("device", "ACCEPTED", 1, "thing-0"),
+        ("progress", "OPEN", 1, ""),
         ("device", "REPLIED", 1, "thing-0"),
+        ("progress", "OPEN", 1, ""),
         ("device", "REPLIED", 1, "thing-1"),
         ("round", "CLOSED", 1, ""),
         ("run", "SUCCEEDED", 0, ""),
@@ -90,6 +92,21 @@ def test_participants_are_read_only_when_counters_have_moved() -> None:
     events = list(run_events(operator, RUN, pause))  # type: ignore[arg-type]
     assert events[-1].state == "CANCELLED"
     assert operator.reads == ["participants 1"]
+
+
+def test_of_a_large_round_the_participants_are_read_only_once_it_has_ended(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(run_follow, "_MOST_READ", 1)
+    fleet = started(rounds=1)
+    operator = MemoryOperator(fleet)
+    pause = script(
+        lambda: fleet.reply("thing-0"), lambda: operator.reads.append("ends"), lambda: fleet.reply("thing-1")
+    )
+    events = list(map(short, run_events(operator, RUN, pause)))  # type: ignore[arg-type]
+    assert operator.reads == ["ends", "participants 1"]
+    assert ("progress", "OPEN", 1, "") in events
+    assert ("device", "REPLIED", 1, "thing-0") in events
 
 
 def test_a_look_that_is_not_answered_is_repeated(capsys: pytest.CaptureFixture[str]) -> None:
@@ -148,6 +165,7 @@ def test_followed_as_json_a_run_is_one_object_per_line(
     fleet = started(rounds=1)
     fleet.act("cancel")
     monkeypatch.setattr(fleet_operator, "open_operator", lambda _stack: operator_of(fleet))
+    monkeypatch.setattr(stack, "outputs", lambda _stack: {"Fleet": "fedgrass"})
     run_follow.follow("fedgrass", RUN, "json")
     events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert {event["kind"] for event in events} == {"device", "round", "run"}
