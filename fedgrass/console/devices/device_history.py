@@ -112,7 +112,8 @@ def medians(times: Sequence[WorkTimes]) -> WorkTimes | None:
     if not times:
         return None
     fields = WorkTimes.__struct_fields__
-    return WorkTimes(**{name: statistics.median(getattr(one, name) for one in times) for name in fields})
+    found = {name: statistics.median(getattr(one, name) for one in times) for name in fields}
+    return WorkTimes(**{name: round(value, 3) for name, value in found.items()})
 
 
 def _records(items: Iterator[Mapping[str, Any]] | Sequence[Mapping[str, Any]]) -> Iterator[WorkRecord]:
@@ -136,12 +137,11 @@ def _records(items: Iterator[Mapping[str, Any]] | Sequence[Mapping[str, Any]]) -
 
 
 def _times(row: Mapping[str, Any]) -> WorkTimes:
-    turnaround = _number(row, "turnaround_ms") / 1000
-    parts = {f"{part}_seconds": _number(row, f"{part}_seconds") for part in PARTS}
-    other = max(0.0, turnaround - sum(parts.values()))
+    turnaround = round(_number(row, "turnaround_ms") / 1000, 3)
+    parts = {f"{part}_seconds": round(_number(row, f"{part}_seconds"), 3) for part in PARTS}
     return WorkTimes(
         turnaround_seconds=turnaround,
-        other_seconds=round(other, 6),
+        other_seconds=round(max(0.0, turnaround - sum(parts.values())), 3),
         examples=_number(row, "examples"),
         **parts,
     )

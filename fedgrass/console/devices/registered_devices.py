@@ -70,7 +70,7 @@ def list_devices(  # noqa: PLR0913 - one per option
     filters = DeviceFilters(where, task, missing, version, state, things)
     seen_since = now - within_seconds * 1000
     filters.choose([], seen_since)  # refuses what cannot be parsed, before the table is read
-    registered = Operator(stack.client, stack.outputs(access)).devices()
+    registered = _open(access)[0].devices()
     chosen = filters.choose(registered, seen_since)
     found = summarize_devices(chosen, len(registered), seen_since, within_seconds)
     asked = filters.are_set or every or limit or after or output == "json" or len(chosen) <= _SMALL_FLEET
@@ -119,7 +119,8 @@ def show_device(*, device: str, rounds: int, within_seconds: int, access: str, o
         output: ``text`` or ``json``.
     """
     now, name = _now(), checked_name("thing", device)
-    report = report_on(stack.client, stack.outputs(access), name, rounds, now - within_seconds * 1000)
+    operator, table = _open(access)
+    report = report_on(operator, stack.client, table, name, rounds, now - within_seconds * 1000)
     show_result(report, output, lambda shown: _draw_report(shown, now))
 
 
@@ -154,7 +155,7 @@ def forget_device(*, device: str, yes: bool, dry_run: bool, access: str, output:
         SettingsError: there is no such device, it takes part in an open round, or it was not confirmed.
     """
     now, name = _now(), checked_name("thing", device)
-    operator = Operator(stack.client, stack.outputs(access))
+    operator, _ = _open(access)
     found = operator.device(name)
     if found is None:
         raise SettingsError(unknown_device(operator, name))
@@ -194,6 +195,12 @@ def _draw_forgotten(result: ForgottenDevice, seen: str) -> None:
         "A device that is still alive is registered again by its next heartbeat. Its models, logs and past"
         " replies are kept, and so is its certificate: revoke that in AWS IoT to lock the device out."
     )
+
+
+def _open(access: str) -> tuple[Operator, str]:
+    """Return the operator of a stack, and the name of its turnarounds table."""
+    outputs = stack.outputs(access)
+    return Operator(stack.client, outputs), outputs["TurnaroundsTableName"]
 
 
 def _now() -> int:
