@@ -1,4 +1,4 @@
-"""The JSON of ``fedgrass devices`` is as documented: equal to the golden files, and every field is on the page."""
+"""The JSON of ``fedgrass devices`` equals the golden files, and every field is on the page."""
 
 import json
 from pathlib import Path
@@ -59,7 +59,7 @@ def shown() -> object:
         attempt=1,
         outcome="completed",
         received_at=AT - 60_000,
-        bytes=1_000,
+        update_bytes=1_000,
         times=OWN,
         fleet=USUAL,
         fleet_devices=20,

@@ -48,7 +48,7 @@ class WorkRecord(Struct, frozen=True, kw_only=True):
     outcome: str  # completed, declined or failed
     received_at: int  # when the message arrived, in milliseconds since the epoch
     reason: str = ""  # of a device that declined or failed
-    bytes: int = 0  # of the update
+    update_bytes: int = 0
     times: WorkTimes | None = None  # of a completion
     fleet: WorkTimes | None = None  # medians of the round's completions
     fleet_devices: int = 0  # number of completions of which these are the medians
@@ -131,7 +131,7 @@ def _records(items: Iterator[Mapping[str, Any]] | Sequence[Mapping[str, Any]]) -
             outcome=state if state in {"declined", "failed"} else "completed",
             received_at=round(_number(row, "received_at")),
             reason=str(row.get("reason", "")) if state else "",
-            bytes=round(_number(row, "bytes")),
+            update_bytes=round(_number(row, "bytes")),
             times=None if state else _times(row),
         )
 
