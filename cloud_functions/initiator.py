@@ -16,11 +16,13 @@ An event of EventBridge without one has its source instead.
 
 import base64
 import json
+from collections.abc import Callable
 from typing import Any
 
-from cloud_functions import wiring
+from cloud_functions import log_requests, wiring
 from cloud_functions.aws.sqs_batch import each_record
 from cloud_functions.device_limits import Reaction
+from cloud_functions.models.alias_actions import ALIAS_ACTIONS
 from cloud_functions.monitoring import Metric
 from cloud_functions.recovery import repair
 from cloud_functions.rounds import hellos, run_actions
@@ -30,6 +32,15 @@ from cloud_functions.services import Services
 from cloud_functions.wiring import LambdaContext
 from fedgrass.federation import messages
 from fedgrass.federation.errors import FedgrassError, MessageError
+
+# Actions that are not on a run alone; rounds/run_actions.py has the others.
+_OTHER_ACTIONS: dict[str, Callable[[Services, dict[str, Any]], dict[str, Any]]] = {
+    "devices": device_list.list_devices,
+    "forget": forget_device.forget,
+    "logs": log_requests.request_logs,
+    "repair": repair.act,
+    **ALIAS_ACTIONS,
+}
 
 
 def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
@@ -53,12 +64,8 @@ def _with_id(event: dict[str, Any], request_id: str) -> dict[str, Any]:
 def _perform(services: Services, event: dict[str, Any]) -> dict[str, Any]:
     """Perform an action; return the state of the run after it, or why it was refused."""
     try:
-        if event.get("action") == "repair":
-            return repair.act(services, event)
-        if event.get("action") == "devices":
-            return device_list.list_devices(services, event)
-        if event.get("action") == "forget":
-            return forget_device.forget(services, event)
+        if (other := _OTHER_ACTIONS.get(str(event.get("action")))) is not None:
+            return other(services, event)
         run = run_actions.act(services, event)
     except FedgrassError as error:
         services.log(f"refused: {error}", "WARNING")

@@ -101,6 +101,11 @@ def _candidate(item: Mapping[str, Any]) -> Candidate:
     )
 
 
+def to_candidate(item: Mapping[str, Any]) -> Candidate:
+    """Return the device in a row of the table, in DynamoDB's typed form."""
+    return _candidate(item)
+
+
 def _names(item: Mapping[str, Any], column: str) -> frozenset[str]:
     """Return the comma-separated names in a column."""
     return frozenset(filter(None, item.get(column, {}).get("S", "").split(",")))

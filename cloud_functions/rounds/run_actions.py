@@ -10,6 +10,7 @@ from typing import NoReturn
 
 import msgspec
 
+from cloud_functions.models.model_messages import imported_model
 from cloud_functions.recovery import manifests
 from cloud_functions.rounds import driver, reminders
 from cloud_functions.rounds.start import copy_to_initial, start_run
@@ -24,7 +25,8 @@ from fedgrass.federation.runs import LONGEST_CALLER, Run, RunAction, RunState
 from fedgrass.federation.settings import RunSettings
 from fedgrass.federation.settings_parser import parse_settings
 
-_OTHER_ACTIONS = ("devices", "forget", "repair")  # which the initiator passes to other modules
+# Actions that are not on a run alone: initiator.py passes them to other modules.
+_OTHER_ACTIONS = ("devices", "forget", "logs", "promote", "repair", "rollback")
 _LONGEST_ID = 1024  # characters: an id may be the ARN of a schedule with its time
 
 
@@ -77,7 +79,15 @@ def _former_run(services: Services, old: str, name: str, task: str) -> Run | Non
     """
     source = services.rounds.run(old) or manifests.run_of(services, old)
     if source is None:
-        services.log(f"continues from run {old!r}, whose task is not known")
+        imported = imported_model(services, old)
+        if imported is None:
+            services.log(f"continues from run {old!r}, whose task is not known")
+        elif imported.task != task:
+            message = (
+                f"{old}/0 was imported as a model of the task {imported.task!r}, but {name!r} trains"
+                f" {task!r}: set the task to that one, or import the model for this task"
+            )
+            raise SettingsError(message)
     elif source.settings.statistics:
         message = f"run {old!r} is one of statistics, which makes no model to continue from"
         raise SettingsError(message)

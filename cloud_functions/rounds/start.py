@@ -68,7 +68,7 @@ def start_run(  # noqa: PLR0913 - what a run is started from, and for whom
     updates = update_layout(model.layout, strategy.carried)
     encodings.file_layout(updates, settings.upload)  # raises if updates of this layout cannot be encoded
     if services.rounds.run(name) is None:
-        cohort = _check_candidates(services, settings)
+        cohort = check_candidates(services, settings)
         if isinstance(strategy, WholeStrategy):
             whole_updates.check_room(settings, strategy, model.layout, cohort)
     download = _write_for_download(services, name, settings, model)
@@ -92,7 +92,7 @@ def start_run(  # noqa: PLR0913 - what a run is started from, and for whom
 def _statistics_run(services: Services, name: str, settings: RunSettings, query: StatisticsQuery) -> Run:
     """Return a run of statistics, with its query in place of an initial model. Raises SettingsError."""
     if services.rounds.run(name) is None:
-        _check_candidates(services, settings)
+        check_candidates(services, settings)
         manifests.check_not_lost(services, name)
     file = write_first_query(services, name, query)
     return Run(
@@ -108,7 +108,7 @@ def _statistics_run(services: Services, name: str, settings: RunSettings, query:
 def _server_app_run(services: Services, name: str, settings: RunSettings) -> Run:
     """Return a run with a ServerApp, which has its model. Raises SettingsError if no device has the task."""
     if services.rounds.run(name) is None:
-        _check_candidates(services, settings)
+        check_candidates(services, settings)
     return Run(
         name=name,
         state=RunState.RUNNING,
@@ -137,7 +137,7 @@ def _store_and_advance(services: Services, run: Run, by: str) -> Run:
     return services.rounds.run(name) or run
 
 
-def _check_candidates(services: Services, settings: RunSettings) -> int:
+def check_candidates(services: Services, settings: RunSettings) -> int:
     """Check that the fleet has enough devices for a run; return how many a round would want.
 
     Raises:

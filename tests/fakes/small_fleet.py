@@ -255,7 +255,7 @@ class SmallFleet:
     def told_of(self, device: str) -> list[str]:
         return [change.text for change in self.told() if change.device == device]
 
-    def heard(self, device: str) -> list[Announcement | Verdict]:
+    def heard(self, device: str) -> list[messages.AnnounceMessage]:
         """Return what was published on a device's announce topic."""
         topic = topics.of_device(FLEET, device, Kind.ANNOUNCE)
         return [messages.decode_announce(text) for text in self.publisher.on(topic)]

@@ -9,4 +9,5 @@
 - device_registration: certificates and thing groups, from AWS IoT
 - device_report: everything that is known of one device
 - device_views: how all of this is printed
+- device_logs: the last log lines of one device
 """

@@ -1,5 +1,6 @@
 """The operator's access to a deployed fleet: start and control runs, read their rounds, fetch a model."""
 
+import difflib
 import json
 import time
 from collections.abc import Iterator, Mapping
@@ -10,9 +11,11 @@ from uuid import uuid4
 import msgspec
 from botocore.exceptions import BotoCoreError, ClientError
 
-from cloud_functions.aws.device_directory import DynamoDevices
+from cloud_functions.aws.device_directory import DynamoDevices, IotThingGroups
 from cloud_functions.aws.dynamodb_rounds import DynamoRounds
+from fedgrass.console import stack as deployed
 from fedgrass.console.aws_clients import Clients
+from fedgrass.console.reports.turnaround_rows import Turnaround, read_turnarounds
 from fedgrass.console.runs.streamed_bucket import StreamedBucket
 from fedgrass.federation import object_keys
 from fedgrass.federation.errors import FedgrassError, SettingsError
@@ -35,6 +38,17 @@ class RoundRecord(msgspec.Struct, frozen=True):
     participants: list[Participant]
 
 
+class LogTicket(msgspec.Struct, frozen=True):
+    """A request for the log lines of a device. Times are in milliseconds, by the cloud's clock."""
+
+    device: str
+    id: str
+    key: str  # to which the device uploads them
+    requested_at: int
+    expires_at: int  # after which the device drops the request
+    last_seen: int  # when its last heartbeat came
+
+
 class Operator:
     """The operator's view of one deployed stack.
 
@@ -44,7 +58,7 @@ class Operator:
     """
 
     def __init__(self, clients: Clients, stack: Mapping[str, str]) -> None:
-        self._clients = clients
+        self._clients, self._stack = clients, stack
         self._lambda = clients("lambda")
         self._initiator = stack["InitiatorName"]
         self._rounds = DynamoRounds(clients("dynamodb"), stack["RoundsTableName"], time.sleep)
@@ -106,6 +120,15 @@ class Operator:
         lines: list[str] = self._ask("repair", name, dry_run=dry_run)["lines"]
         return lines
 
+    def request_logs(self, device: str) -> LogTicket:
+        """Ask a device to upload its last log lines. Raises as ``act`` does."""
+        found = self._ask("logs", "", device=device)
+        try:
+            return msgspec.convert(found, LogTicket)
+        except msgspec.ValidationError as error:
+            message = f"the initiator's answer is not understood: {error}; `fedgrass deploy cloud` updates it"
+            raise FedgrassError(message) from error
+
     def start_server_app(self, name: str, settings: RunSettings) -> Run:
         """Start a run that waits for the messages of a ServerApp. Raises as ``act`` does."""
         return self.act("start", name, settings=msgspec.to_builtins(settings))
@@ -144,6 +167,10 @@ class Operator:
             return ""
         return arn[:LONGEST_CALLER]
 
+    def move_alias(self, action: str, **details: object) -> dict[str, Any]:
+        """Ask the initiator to ``promote`` or ``rollback`` an alias; return its answer. Raises as ``act``."""
+        return self._ask(action, str(details.pop("run", "")), **details)
+
     def _ask(self, action: str, name: str, **details: object) -> dict[str, Any]:
         # botocore repeats a request whose response was lost: the id lets the initiator recognise the action.
         event: dict[str, object] = {"action": action, "run": name, "id": uuid4().hex, **details}
@@ -166,7 +193,9 @@ class Operator:
         """Return a run. Raises SettingsError if it does not exist."""
         run = self._rounds.run(name)
         if run is None:
-            message = f"there is no run {name!r}: list the runs with `fedgrass runs`"
+            close = difflib.get_close_matches(name, list(self.runs()), n=1)
+            hint = f"did you mean {close[0]!r}?" if close else "list the runs with `fedgrass run list`"
+            message = f"there is no run {name!r}: {hint}"
             raise SettingsError(message)
         return run
 
@@ -193,10 +222,23 @@ class Operator:
         """Return the participants of a round."""
         return list(self._rounds.participants(round_))
 
-    def rounds(self, run: Run) -> Iterator[RoundRecord]:
-        """Yield every attempt at every round of a run so far, in order."""
-        for found in self._rounds.rounds_from(run.name, 1, run.round):
+    def rounds(self, run: Run, first: int = 1) -> Iterator[RoundRecord]:
+        """Yield every attempt at every round of a run so far, from round ``first`` on, in order."""
+        for found in self.rounds_alone(run, first):
             yield RoundRecord(found, list(self._rounds.participants(found)))
+
+    def rounds_alone(self, run: Run, first: int = 1) -> Iterator[Round]:
+        """Yield the attempts that ``rounds`` yields, without reading their participants."""
+        return self._rounds.rounds_from(run.name, first, run.round)
+
+    def turnarounds(self, round_: Round) -> dict[str, Turnaround]:
+        """Return the turnarounds of a round's devices that have not expired, by device."""
+        table = self._stack["TurnaroundsTableName"]
+        return read_turnarounds(self._clients("dynamodb"), table, round_)
+
+    def candidate_ports(self) -> tuple[DynamoRounds, DynamoDevices, IotThingGroups, StreamedBucket]:
+        """Return what a selection of devices reads: rounds, devices, thing groups and the bucket."""
+        return self._rounds, self._devices, IotThingGroups(lambda: self._clients("iot")), self._bucket
 
     def read(self, key: str, largest: int) -> bytes:
         """Return an object of at most ``largest`` bytes. Raises KeyError if it does not exist."""
@@ -205,6 +247,15 @@ class Operator:
     def model(self, name: str, number: int) -> bytes:
         """Return global model ``number``, which the round of that number made, as a safetensors file."""
         return self._bucket.read(object_keys.model(name, number), LARGEST_MODEL)
+
+
+def open_operator(stack_name: str) -> Operator:
+    """Return the operator of a deployed stack, with the credentials of the environment.
+
+    Raises:
+        StackError: the stack does not exist in this region, or AWS cannot be reached or refuses.
+    """
+    return Operator(deployed.client, deployed.outputs(stack_name))
 
 
 def _object(payload: bytes) -> dict[str, Any]:

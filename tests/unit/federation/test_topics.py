@@ -75,7 +75,8 @@ def test_the_cloud_may_publish_its_own_topics_and_nothing_else() -> None:
     assert policy_resources("RoundPolicy", "iot:Publish") == {f"/{topic}" for topic in both}
     models = topics.of_models(FLEET, "x").removesuffix("x") + "*"
     assert policy_resources("AveragerRole", "iot:Publish") == {f"/{models}"}
-    assert policy_resources("InitiatorRole", "iot:Publish") == set()
+    aliases = topics.of_alias(FLEET, "x", "y").replace("/x/", "/*/").removesuffix("y") + "*"
+    assert policy_resources("InitiatorRole", "iot:Publish") == {f"/{aliases}"}
 
 
 def access_control(operation: str) -> list[str]:
