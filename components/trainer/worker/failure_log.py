@@ -25,14 +25,13 @@ def keep_traceback(work: WorkOrder, error: BaseException) -> Path | None:
 
     Nothing is raised: a full disk must not replace the reason of the failure by another one.
     """
+    text, announcement = _text_of(error), work.announcement
+    log.info("%s failed: %s", id_of(announcement), _end_of(text))
     if not work.failures:
         return None
-    announcement = work.announcement
     folder = Path(work.failures)
     path = folder / f"{announcement.run}-{announcement.round}-{announcement.attempt}.txt"
     title = f"{id_of(announcement)}: {announcement.work} {announcement.task}\n\n"
-    text = _text_of(error)
-    log.info("%s failed: %s", id_of(announcement), _end_of(text))
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(path, _bounded((title + text).encode(errors="backslashreplace")))

@@ -152,7 +152,7 @@ def _wait(source: LogSource, ticket: LogTicket, until: float, clock: Clock) -> b
             return source.read(ticket.key, LARGEST_FILE)
         except UpdateRefused as error:
             message = (
-                f"the answer of {ticket.device} is refused: {error}. No trainer sends such an answer: check what"
+                f"the answer of {ticket.device} is refused: {error}. No trainer sends such a one: check what"
                 " runs on the device"
             )
             raise FedgrassError(message) from error

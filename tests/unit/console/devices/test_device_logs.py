@@ -5,6 +5,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from fedgrass.console import stack as deployed
 from fedgrass.console.devices import device_logs
 from fedgrass.console.devices.device_logs import DeviceLog, fetch_logs, line_text, show_logs
 from fedgrass.console.results import show_result
@@ -144,7 +145,7 @@ def test_a_hostile_line_is_printed_as_text_on_one_line() -> None:
 def stack(monkeypatch: pytest.MonkeyPatch) -> Stack:
     made = Stack(answer(lines=[*LINES, HOSTILE[:100]]))
     monkeypatch.setattr(device_logs, "Operator", lambda *_: made)
-    monkeypatch.setattr(device_logs.stack, "outputs", lambda _: {})
+    monkeypatch.setattr(deployed, "outputs", lambda _: {})
     return made
 
 
