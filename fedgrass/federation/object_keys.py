@@ -6,6 +6,8 @@
     models/<run>/<round>.<kind>.safetensors             the same model, encoded for download
     models/<run>/<round>.json                           a query of statistics, for the round after that one
     models/<task>/latest.json                           the pointer to a task's latest model
+    models/<task>/aliases/<alias>.json                  the model that an alias names, and its former ones
+    models/<name>/imported.json                         the origin of the imported model <name>/0
     updates/<thing>/<run>/<round>-<attempt>.safetensors a device's update; a lifecycle rule expires it
     models/<run>/content/<sha256>.safetensors           the content of a ServerApp's messages, written once
     logs/<thing>/<id>.txt                               a device's log lines; a lifecycle rule expires them
@@ -98,6 +100,21 @@ def statistics(run: str, number: int) -> str:
 def latest_model(task: str) -> str:
     """Return the key of the pointer to a task's latest global model."""
     return f"models/{checked_name('task', task)}/latest.json"
+
+
+def model_alias(task: str, alias: str) -> str:
+    """Return the key of the model that an alias of a task names."""
+    return f"{model_aliases(task)}{checked_name('alias', alias)}.json"
+
+
+def model_aliases(task: str) -> str:
+    """Return the prefix of the keys of a task's aliases."""
+    return f"models/{checked_name('task', task)}/aliases/"
+
+
+def imported_model(name: str) -> str:
+    """Return the key of what is known of an imported model, whose own key is that of model 0 of a run."""
+    return f"models/{checked_name('run', name)}/imported.json"
 
 
 def update(thing: str, run: str, number: int, attempt: int) -> str:

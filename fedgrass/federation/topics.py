@@ -36,6 +36,11 @@ def of_models(fleet: str, task: str) -> str:
     return f"{ROOT}/{checked_name('fleet', fleet)}/models/{checked_name('task', task)}"
 
 
+def of_alias(fleet: str, task: str, alias: str) -> str:
+    """Return the topic on which it is published that an alias of a task names another model."""
+    return f"{of_models(fleet, task)}/aliases/{checked_name('alias', alias)}"
+
+
 def everything(fleet: str) -> str:
     """Return the topic filter that matches every message of a fleet."""
     return f"{ROOT}/{checked_name('fleet', fleet)}/#"

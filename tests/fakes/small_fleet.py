@@ -49,6 +49,17 @@ INITIAL: Arrays = {
 }
 
 
+def unrepaired(fleet: "SmallFleet") -> dict[object, object]:
+    """Return the rows of the table, with runs as they were before a repair noted itself in their history."""
+    rows: dict[object, object] = {}
+    for key, row in fleet.rounds.rows().items():
+        kept = row
+        if isinstance(row, Run) and row.history[-1].action == "repair":
+            kept = msgspec.structs.replace(row, actions=row.actions - 1, history=row.history[:-1])
+        rows[key] = kept
+    return rows
+
+
 class SmallFleet:
     """Some devices, one run and the cloud; the clock changes only when a test moves it."""
 

@@ -254,6 +254,7 @@ class Session:
             unloadable=lambda reason: self._readiness.cannot_be_loaded(
                 announcement.task, options or {}, reason
             ),
+            code=self._readiness.code(announcement.task, self._version),
         )
 
     def _finished(self, reply: Reply, seconds_left: float) -> None:

@@ -13,7 +13,7 @@ _MOST_LINES = 1_000  # that a device keeps
 _SHOW_LOGS = deferred("fedgrass.console.devices.device_logs:show_logs")
 
 
-def logs(  # noqa: PLR0913 - the options of the command
+def logs(
     thing: str,
     /,
     *,

@@ -19,6 +19,7 @@ from fedgrass.federation.messages.message_types import (
     Hello,
     LogRequest,
     Message,
+    ModelAlias,
     NewModel,
     PredictorReport,
     RoundChange,
@@ -56,6 +57,7 @@ _DECODERS: Mapping[type[Message], msgspec.json.Decoder[Any]] = {
         Heartbeat,
         RoundChange,
         NewModel,
+        ModelAlias,
         PredictorReport,
     )
 }

@@ -12,9 +12,11 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from fedgrass.federation.errors import SettingsError
 from fedgrass.federation.messages.message_fields import (
     MOST_CARRIED,
+    AliasName,
     Answer,
     ArrayPatterns,
     Attributes,
+    CodeVersions,
     Count,
     Metrics,
     Milliseconds,
@@ -64,6 +66,13 @@ def known_work() -> str:
 Kind = Literal["float32", "float16", "bfloat16", "int8", "top_k"]
 ModelKind = Literal["float32", "float16", "bfloat16", "int8"]  # of downloaded models
 Fraction = Annotated[float, Meta(gt=0, le=0.5)]
+# Of W3C Trace Context: version, id of the trace, id of the parent span, flags.
+TraceParent = Annotated[str, Meta(pattern=r"^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}\Z")]
+LONGEST_TIMELINE = 256  # characters
+# When each part of the work began and ended: see trace_context.py.
+TimelineText = Annotated[
+    str, Meta(max_length=LONGEST_TIMELINE, pattern=r"^([a-z_]{1,16}:[0-9]{1,12}-[0-9]{1,12}(,|\Z)){1,8}\Z")
+]
 
 _LARGEST_FRACTION = 0.5
 
@@ -176,6 +185,7 @@ class Announcement(WorkMessage, frozen=True, kw_only=True, tag_field="type", tag
     # Of a ServerApp's message:
     message: MessageHeader | UnsetType = UNSET
     message_bytes: Positive | UnsetType = UNSET  # of the content with its separate files
+    trace: TraceParent | UnsetType = UNSET  # of a run with `trace`: the device returns its timeline
 
 
 class Verdict(WorkMessage, frozen=True, kw_only=True, tag_field="type", tag="verdict"):
@@ -215,7 +225,9 @@ class Completion(WorkMessage, frozen=True, kw_only=True):
     upload_seconds: Seconds = 0.0
     partial: bool = False  # the deadline cut the training short; ``examples`` are those really seen
     answer: Answer = ""  # to a query of statistics, instead of metrics; empty: it was uploaded
+    code: CodeVersions = ""  # that did the work; empty: unknown, or there was no room for it
     note: Reason | UnsetType = UNSET  # what the operator should know of this reply
+    timeline: TimelineText | UnsetType = UNSET  # if the announcement carried a trace
 
 
 class Status(WorkMessage, frozen=True, kw_only=True):
@@ -224,6 +236,8 @@ class Status(WorkMessage, frozen=True, kw_only=True):
     state: Literal["accepted", "declined", "progress", "failed"]
     reason: Reason = ""
     progress: Annotated[float, Meta(ge=0, le=1)] = 0.0
+    # Of declined and failed: repeats run, round and attempt as the key of the decline rule's row.
+    round_id: str | UnsetType = UNSET
 
 
 class Hello(Message, frozen=True, kw_only=True):
@@ -315,6 +329,14 @@ class NewModel(Message, frozen=True, kw_only=True):
     frozen_sha256: Sha256 | UnsetType = UNSET
     frozen: CarriedFile | UnsetType = UNSET
     continues: RunName | UnsetType = UNSET
+
+
+class ModelAlias(Message, frozen=True, kw_only=True):
+    """Cloud to all subscribers: an alias of a task, such as ``production``, names another model."""
+
+    alias: AliasName
+    serial: Positive  # how often the alias was moved; of two messages the one with more is the later one
+    model: NewModel
 
 
 class PredictorReport(Message, frozen=True, kw_only=True):

@@ -23,6 +23,7 @@ from fedgrass.federation.messages import (
     Hello,
     LogRequest,
     Message,
+    ModelAlias,
     NewModel,
     RoundChange,
     RoundFigures,
@@ -134,6 +135,20 @@ LARGEST: list[Message] = [
         sha256="f" * 64,
         bytes=MOST,
         closed_at=MOST,
+    ),
+    ModelAlias(
+        alias="a" * 32,
+        serial=MOST,
+        model=NewModel(
+            task="t" * 32,
+            run=RUN,
+            round=MOST,
+            bucket="b" * 63,
+            key=f"models/{RUN}/{MOST}.safetensors",
+            sha256="f" * 64,
+            bytes=MOST,
+            closed_at=MOST,
+        ),
     ),
 ]
 KINDS = [type(message) for message in LARGEST]
