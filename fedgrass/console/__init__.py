@@ -16,6 +16,7 @@ deploy/               the fleet's stack, its components and their deployments
 tasks/                the components of tasks: files, requirements, recipe
 flower/               Flower apps: their components, and ServerApps that drive a fleet
 task_messages/        the exchange of messages between a ServerApp and the devices
+devices/              the devices of a stack: their log lines
 device_options/       options of tasks for single things
 strategies/           custom aggregation strategies in the functions' zip
 provisioning/         things, certificates and the files of a core device
