@@ -10,6 +10,7 @@
     models/<name>/imported.json                         the origin of the imported model <name>/0
     updates/<thing>/<run>/<round>-<attempt>.safetensors a device's update; a lifecycle rule expires it
     models/<run>/content/<sha256>.safetensors           the content of a ServerApp's messages, written once
+    logs/<thing>/<id>.txt                               a device's log lines; a lifecycle rule expires them
     rounds/<run>/<round>.messages.json                  which device gets which of them, written once
     rounds/<run>/server_app.safetensors                 what a ServerApp needs to be resumed
     rounds/<run>/server_app.zip                         the files of a ServerApp that runs in a container
@@ -20,7 +21,7 @@
     drafts/<run>/<round>-<attempt>/<lease>/...          an averager's output, copied once the round is closed
     drafts/<run>/<round>-<attempt>/parts/...            partial sums and shards of the model
 
-Devices may write ``updates/<their own thing name>/`` and read ``models/``, nothing else.
+Devices may write ``updates/`` and ``logs/`` below their own thing name and read ``models/``, nothing else.
 """
 
 from fedgrass.federation.messages.message_fields import checked_name
@@ -119,6 +120,11 @@ def imported_model(name: str) -> str:
 def update(thing: str, run: str, number: int, attempt: int) -> str:
     """Return the key to which ``thing`` uploads its update for one attempt at a round."""
     return f"updates/{checked_name('thing', thing)}/{checked_name('run', run)}/{number}-{attempt}.safetensors"
+
+
+def device_log(thing: str, request: str) -> str:
+    """Return the key to which ``thing`` uploads its log lines for a request with an id."""
+    return f"logs/{checked_name('thing', thing)}/{request}.txt"
 
 
 def cohort(run: str, number: int, attempt: int) -> str:

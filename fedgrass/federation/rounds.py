@@ -296,6 +296,7 @@ class Participant(Struct, frozen=True, kw_only=True):
     to_attempt: int = 0
     code: str = ""  # versions of the code that did the work; empty: not stated
     answer: str = ""  # of a round of statistics, if it is small enough for the completion: base64
+    timeline: str = ""  # of a run with `trace`, as the device measured it: see trace_context.py
 
     @property
     def reported(self) -> dict[str, float]:

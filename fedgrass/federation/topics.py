@@ -13,7 +13,7 @@ ROOT = "fedgrass"
 class Kind(TextEnum):
     """The last level of a device's topics."""
 
-    ANNOUNCE = "announce"  # cloud to device: work, and the verdict on a reply
+    ANNOUNCE = "announce"  # cloud to device: work, the verdict on a reply, a request for log lines
     COMPLETE = "complete"  # device to cloud: the update is in S3
     STATUS = "status"  # device to cloud: accepted, declined, progress, failed
     HELLO = "hello"  # device to cloud: after a start or a reconnect

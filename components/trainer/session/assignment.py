@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Literal
 
 import msgspec
+from msgspec import UNSET
 from msgspec.structs import replace
 
 from components.runtime.component_errors import UploadFailed
@@ -30,6 +31,7 @@ from fedgrass.federation import object_keys
 from fedgrass.federation.messages import Announcement, Completion
 from fedgrass.federation.messages.message_codec import LARGEST_MESSAGE
 from fedgrass.federation.messages.message_fields import LONGEST_CODE, shorten
+from fedgrass.federation.trace_context import format_timeline
 
 
 class Deadline:
@@ -122,6 +124,8 @@ class Assignment:
         self._delays = delays(_FIRST_DELAY, _LARGEST_DELAY, context.rng)
         self._upload_started = 0.0
         self._training = False
+        self._arrived_at = context.loop.clock()
+        self._timeline: dict[str, tuple[float, float]] | None = None  # unknown after a restart
 
     @property
     def seconds_left(self) -> float:
@@ -216,9 +220,19 @@ class Assignment:
             log.info("%s: the update was complete before the worker failed: %s", self.name, answer.reason)
             answer = written
         self._context.journal.record_result(self.announcement, answer)
+        self._timeline = self._timeline_of(answer)
         part = " (stopped by the deadline)" if answer.partial else ""
         log.info("%s: done with %d examples%s, %s", self.name, answer.examples, part, _measured(answer))
         self._send_result(answer)
+
+    def _timeline_of(self, result: Result) -> dict[str, tuple[float, float]]:
+        """Return the worker's timeline in seconds after the announcement arrived.
+
+        The worker cannot know how long its process took to start, so its end is placed at the present.
+        """
+        now = self._context.loop.clock() - self._arrived_at
+        offset = max(0.0, now - result.worker_seconds)
+        return {name: (start + offset, end + offset) for name, (start, end) in result.timeline.items()}
 
     def _send_result(self, result: Result) -> None:
         """Upload the update, and complete; work without an update is complete at once."""
@@ -294,9 +308,20 @@ class Assignment:
             partial=result.partial,
             answer=result.answer,
         )
-        self._end(
-            Reply(announcement=announcement, completion=_completed(completion, self._code, result.note))
-        )
+        completion = _completed(completion, self._code, result.note)
+        completion = self._with_timeline(completion, result, upload_seconds)
+        self._end(Reply(announcement=announcement, completion=completion))
+
+    def _with_timeline(self, completion: Completion, result: Result, upload_seconds: float) -> Completion:
+        """Return a completion with the timeline of the work, if the announcement carried a trace."""
+        if self.announcement.trace is UNSET or self._timeline is None:
+            return completion
+        total = self._context.loop.clock() - self._arrived_at
+        parts = dict(self._timeline)
+        if result.bytes:
+            parts["upload"] = (total - upload_seconds, total)
+        timed = replace(completion, timeline=format_timeline(parts, total) or UNSET)
+        return timed if len(msgspec.json.encode(timed)) <= LARGEST_MESSAGE else completion
 
     def _fail(self, reason: str, state: Literal["failed", "declined"] = "failed") -> None:
         log.warning("%s: %s: %s", self.name, state, reason)

@@ -9,7 +9,13 @@ Receivers ignore unknown fields, so that newer senders may add some; they refuse
 messages about work.
 """
 
-from fedgrass.federation.messages.message_codec import LARGEST_MESSAGE, decode, decode_announce, encode
+from fedgrass.federation.messages.message_codec import (
+    LARGEST_MESSAGE,
+    AnnounceMessage,
+    decode,
+    decode_announce,
+    encode,
+)
 from fedgrass.federation.messages.message_types import (
     Announcement,
     Carried,
@@ -17,6 +23,7 @@ from fedgrass.federation.messages.message_types import (
     Completion,
     Heartbeat,
     Hello,
+    LogRequest,
     Message,
     MessageHeader,
     ModelAlias,
@@ -32,12 +39,14 @@ from fedgrass.federation.messages.message_types import (
 
 __all__ = [
     "LARGEST_MESSAGE",
+    "AnnounceMessage",
     "Announcement",
     "Carried",
     "CarriedFile",
     "Completion",
     "Heartbeat",
     "Hello",
+    "LogRequest",
     "Message",
     "MessageHeader",
     "ModelAlias",

@@ -96,6 +96,9 @@ StrategyOptions = dict[str, Option]  # of a selection or aggregation strategy, w
 Sha256 = Annotated[
     str, Meta(pattern="^[0-9a-f]{64}\\Z", description="a SHA-256 as 64 hexadecimal digits, in lower case")
 ]
+RequestId = Annotated[
+    str, Meta(pattern="^[0-9a-f]{32}\\Z", description="an id of 32 hexadecimal digits, in lower case")
+]
 StateName = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]{0,31}\Z")]
 # Patterns of array names: see weights/array_sharing.py.
 ArrayPatterns = Annotated[
