@@ -220,10 +220,10 @@ def _pieces(model: ModelReader, layout: Layout, name: str) -> Iterator[NDArray[n
     array: Array = layout.arrays[name]
     dtype, values = DTYPES[array.dtype], math.prod(array.shape)
     for start in range(0, values, _PIECE):
-        buffer = np.empty(min(_PIECE, values - start), dtype)
-        target = memoryview(buffer).cast("B")
-        model.read_into(layout.header_bytes + array.start + start * dtype.itemsize, target)
-        plain = bfloat16_to_float32(buffer) if array.dtype == "BF16" else buffer
+        buffer = bytearray(min(_PIECE, values - start) * dtype.itemsize)
+        model.read_into(layout.header_bytes + array.start + start * dtype.itemsize, memoryview(buffer))
+        raw = np.frombuffer(buffer, dtype)
+        plain = bfloat16_to_float32(raw) if array.dtype == "BF16" else raw
         yield plain.astype(np.float64)
 
 

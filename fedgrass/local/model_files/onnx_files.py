@@ -1,6 +1,7 @@
 """ONNX files of a task's module with the weights of a model, exported by PyTorch."""
 
 import json
+import logging
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -86,6 +87,7 @@ def _export(module: nn.Module, positional: tuple[Any, ...], keywords: dict[str, 
     names = list(keywords) or (
         ["input"] if len(positional) == 1 else [f"input_{number}" for number in range(len(positional))]
     )
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns that torchvision is not installed
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
