@@ -157,6 +157,11 @@ def _encode(text: object, encoding: object = "latin1") -> bytes:
     return text.encode("latin1")
 
 
+def _no_bytes() -> bytes:
+    """Return empty bytes, which old protocols wrote as a call of ``bytes``."""
+    return b""
+
+
 def _array(raw: bytes, kind: _Type, shape: tuple[Any, ...], order: Any) -> NDArray[np.generic]:
     is_shape = all(isinstance(size, int) and size >= 0 for size in shape)
     if not is_shape or math.prod(shape) * kind.dtype.itemsize != len(raw):
@@ -178,6 +183,8 @@ def _plain(found: object) -> object:
 _NUMBERS = re.compile(r"[biuf][1248]")
 _ARRAY_TYPE = object()  # stands for the class of arrays, which is only ever named and cannot be called here
 _ALLOWED: dict[tuple[str, str], Any] = {
+    ("__builtin__", "bytes"): _no_bytes,
+    ("builtins", "bytes"): _no_bytes,
     ("_codecs", "encode"): _encode,
     ("collections", "OrderedDict"): OrderedDict,
     ("numpy", "ndarray"): _ARRAY_TYPE,

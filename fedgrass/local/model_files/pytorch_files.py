@@ -2,6 +2,7 @@
 
 import json
 import re
+import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -64,7 +65,9 @@ def read_state_dict(path: Path) -> dict[str, NDArray[np.generic]]:
         SettingsError: it has anything but weights; the text names the first such thing.
     """
     try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of old formats
+            found = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         text = " ".join(str(error).split())
         if named := _GLOBAL.search(text):
