@@ -96,8 +96,8 @@ class FleetState:
         region: str = "",
     ) -> None:
         self._name, self._region, self._feed = stack_name, region, feed
-        self._budget = ReadBudget(clock)
-        self._reads = FleetReads(clients("dynamodb"), outputs, self._budget)
+        self.budget = ReadBudget(clock)  # counts the read units since the start
+        self._reads = FleetReads(clients("dynamodb"), outputs, self.budget)
         self._alarms = FleetAlarms(clients, outputs, stack_name, clock)
         self._book = FleetBook(float(outputs.get("HeartbeatSeconds", _HEARTBEAT_SECONDS)), clock)
         self._reader = FleetReader(self._book, self._reads, self._alarms, clock)
@@ -126,11 +126,6 @@ class FleetState:
     def version(self) -> int:
         """A number that grows with each change of what the methods below return."""
         return self._book.version
-
-    @property
-    def read_units(self) -> float:
-        """DynamoDB read units consumed since the start."""
-        return self._budget.units
 
     def refresh(self) -> None:
         """Read soon what an action may have changed."""
@@ -223,8 +218,8 @@ class FleetState:
             dead_letters=alarms.dead_letters,
             dead_letter_count=alarms.dead_letter_count,
             cost_dollars=sum(costs) if costs else None,
-            read_units=self._budget.units,
-            read_units_per_second=self._budget.per_second(),
+            read_units=self.budget.units,
+            read_units_per_second=self.budget.per_second(),
             models=tuple(models[:_MODELS_SHOWN]),
             topics=book.topics,
             api=book.api,
