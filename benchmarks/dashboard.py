@@ -3,13 +3,13 @@
     python -m benchmarks.dashboard [--quick] [--devices 10000] [--rounds 500]
 
 Tables in memory hold the rows of the fleet and of a run whose latest round is open and asks every device;
-they count read units as AWS documents it (tests/contracts/ compares them with the embedded cloud). While the state
-reads, the devices of the open round send their messages, five each, from this process: they pass the decoder,
-not a broker.
+they count read units as AWS documents it (tests/contracts/ compares them with the embedded cloud). While the
+state reads, the devices of the open round send their messages, five each, from this process: they pass the
+decoder, not a broker.
 
-``read_units_per_second`` is the largest number within any second; the ``..._ms`` are the CPU
-time of the slowest of many calls while all that goes on; ``..._known_seconds`` is when all rows of a kind were read. With ``--quick`` the
-state is watched for 25 seconds; otherwise until all is read.
+``read_units_per_second`` is the largest number within any second; the ``..._ms`` are the CPU time of the
+slowest of many calls while all that goes on; ``..._known_seconds`` is when all rows of a kind were read. With
+``--quick`` the state is watched for 25 seconds; otherwise until all is read.
 """
 
 import argparse

@@ -31,7 +31,7 @@ _RANK = {state: rank for rank, state in enumerate(_UNDER_WAY)}
 _FINAL_RANK = len(_UNDER_WAY)
 # The most serious first: the state of a block of devices is the first of these that occurs. A block in which
 # nothing went wrong has the state of its slowest device.
-_WORST = (
+_BY_URGENCY = (
     CellState.FAILED,
     CellState.REFUSED,
     CellState.SILENT,
@@ -40,6 +40,9 @@ _WORST = (
     *_UNDER_WAY,
     CellState.REPLIED,
 )
+_WORDS = {state: str(state.value) for state in CellState}
+_WORST = tuple((_WORDS[state], state) for state in _BY_URGENCY)
+_ASKED, _REPLIED = _WORDS[CellState.ASKED], _WORDS[CellState.REPLIED]
 _STATUS = {
     "accepted": CellState.ACCEPTED,
     "progress": CellState.TRAINING,
@@ -51,10 +54,11 @@ _SETTLED_MILLISECONDS = 15_000  # after a final message its row is final too, or
 
 
 class _DeviceCell:
-    __slots__ = ("announced_at", "changed_at", "progress", "reason", "received_at", "shown", "state")
+    __slots__ = ("announced_at", "changed_at", "progress", "reason", "received_at", "shown", "state", "word")
 
     def __init__(self, announced_at: int) -> None:
         self.state = CellState.ASKED
+        self.word = _ASKED  # of the state: a member of an enumeration is slow to count
         self.progress = 0.0
         self.reason = ""
         self.announced_at = announced_at
@@ -70,7 +74,7 @@ class RoundCells:
         self.number = number
         self.attempt = attempt
         self._cells: dict[str, _DeviceCell] = {}
-        self._counts: Counter[CellState] = Counter()
+        self._counts: Counter[str] = Counter()
         self._order: list[str] | None = None
 
     def __len__(self) -> int:
@@ -137,18 +141,16 @@ class RoundCells:
         blocks = []
         for number in range(count):
             some = names[number * len(names) // count : (number + 1) * len(names) // count]
-            counted: Counter[CellState] = Counter()
-            progress = 0.0
-            for cell in map(self._cells.__getitem__, some):
-                counted[cell.state] += 1
-                progress += 1.0 if cell.state is CellState.REPLIED else cell.progress
+            cells = [self._cells[name] for name in some]
+            counted = Counter([cell.word for cell in cells])
+            progress = sum([1.0 if cell.word == _REPLIED else cell.progress for cell in cells])
             blocks.append(
                 CellBlock(
                     first=some[0],
                     last=some[-1],
                     devices=len(some),
                     counts=_counts(counted),
-                    worst=next(state for state in _WORST if counted[state]),
+                    worst=next(state for word, state in _WORST if word in counted),
                     progress=progress / len(some),
                 )
             )
@@ -157,7 +159,7 @@ class RoundCells:
     def _cell(self, device: str, announced_at: int) -> _DeviceCell:
         if device not in self._cells:
             self._cells[device] = _DeviceCell(announced_at)
-            self._counts[CellState.ASKED] += 1
+            self._counts[_ASKED] += 1
             self._order = None
         return self._cells[device]
 
@@ -179,8 +181,10 @@ class RoundCells:
         return self._set(cell, state, at, max(progress, cell.progress), reason)
 
     def _set(self, cell: _DeviceCell, state: CellState, at: int, progress: float, reason: str) -> bool:
-        self._counts[cell.state] -= 1
-        self._counts[state] += 1
+        word = _WORDS[state]
+        self._counts[cell.word] -= 1
+        self._counts[word] += 1
+        cell.word = word
         cell.state, cell.progress, cell.reason, cell.changed_at = state, progress, reason, at
         cell.shown = None
         return True
@@ -200,5 +204,5 @@ def _shown(device: str, cell: _DeviceCell) -> Cell:
     return cell.shown
 
 
-def _counts(counted: Counter[CellState]) -> dict[str, int]:
-    return {str(state): counted[state] for state in CellState if counted[state]}
+def _counts(counted: Mapping[str, int]) -> dict[str, int]:
+    return {word: counted[word] for word in _WORDS.values() if counted.get(word)}
