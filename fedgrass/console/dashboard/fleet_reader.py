@@ -178,7 +178,8 @@ class FleetReader:
             was_living = known.is_living
             if known.keep(run):
                 self._book.changed()
-            if run.round and (known.latest is None or known.has_open_round or was_living):
+            is_followed = known.is_living or was_living or known.name in self._book.watched
+            if run.round and is_followed and (known.latest is None or known.has_open_round or was_living):
                 self._book.changed_rounds[run.name, run.round, run.attempt] = None
 
     def _read_round(self, run: str, number: int, attempt: int) -> None:

@@ -248,23 +248,36 @@ class FleetState:
             lower_is_better=run.settings.lower_is_better,
         )
 
+    def receive(self, received: list[Received]) -> None:
+        """Process messages of the fleet's topics."""
+        for start in range(0, len(received), _BATCH):
+            self._book.receive(received[start : start + _BATCH])
+        if self._book.changed_rounds or self._book.new_devices:
+            self._wake.set()
+
+    def note_feed(self) -> None:
+        """Note the state of the feed; after it was lost, read what its messages would have said."""
+        status = self._feed.status
+        if self._book.set_connection("topics", status.link, status.error):
+            self._reader.begin_passes()
+            self._wake.set()
+
+    def read_next(self) -> float:
+        """Make the most urgent read; return the seconds to wait before the next one."""
+        return self._reader.read_next()
+
     def _follow(self) -> None:
         with self._feed:
             while not self._closing.is_set():
                 received = self._feed.take(_TAKE_SECONDS)
-                status = self._feed.status
-                if self._book.set_connection("topics", status.link, status.error):
-                    self._reader.begin_passes()
-                for start in range(0, len(received), _BATCH):
-                    self._book.receive(received[start : start + _BATCH])
-                if self._book.changed_rounds or self._book.new_devices:
-                    self._wake.set()
+                self.note_feed()
+                self.receive(received)
         self._book.set_connection("topics", Link.CLOSED)
 
     def _keep_reading(self) -> None:
         while not self._closing.is_set():
             self._wake.clear()
-            seconds = self._reader.read_next()
+            seconds = self.read_next()
             if not self._closing.is_set():
                 self._wake.wait(seconds)
 
