@@ -3,7 +3,7 @@
     python -m benchmarks.dashboard [--quick] [--devices 10000] [--rounds 500]
 
 Tables in memory hold the rows of the fleet and of a run whose latest round is open and asks every device;
-they count read units as AWS documents it (tests/contracts/ compares them with the embedded cloud). While the
+they count read units as AWS documents it, which the embedded cloud does not. While the
 state reads, the devices of the open round send their messages, five each, from this process: they pass the
 decoder, not a broker.
 

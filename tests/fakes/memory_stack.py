@@ -137,7 +137,7 @@ def everything(read_next: Callable[[], float], stack: MemoryStack, turns: int = 
     for _ in range(turns):
         pause = read_next()
         pauses.append(pause)
-        if pause == 0.2:  # noqa: PLR2004 - nothing is due
+        if pause == 0.2:
             break
         stack.now += pause
     return pauses

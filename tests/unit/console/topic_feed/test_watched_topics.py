@@ -71,7 +71,7 @@ def test_a_name_with_wildcards_is_refused(wanted: WatchFilter) -> None:
     ],
 )
 def test_only_messages_of_the_run_and_the_device_are_shown(
-    wanted: WatchFilter, topic: str, message: object, is_shown: bool
+    wanted: WatchFilter, topic: str, message: object, *, is_shown: bool
 ) -> None:
     assert wanted.shows(topic, message) is is_shown
 
