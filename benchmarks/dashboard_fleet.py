@@ -23,6 +23,7 @@ OUTPUTS = {
     "Fleet": "large",
     "RoundsTableName": "rounds",
     "DevicesTableName": "devices",
+    "TurnaroundsTableName": "turnarounds",
     "DeadLettersQueueUrl": "https://sqs.eu-west-1.amazonaws.com/123456789012/dead-letters",
     "HeartbeatSeconds": "60",
 }

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Self
 
 import msgspec
-from botocore.exceptions import EndpointConnectionError
+from botocore.exceptions import ClientError, EndpointConnectionError
 
 from cloud_functions.aws.dynamodb_table import marshal, to_row
 from fedgrass.console.topic_feed.topic_subscription import Link, Received, SubscriptionStatus
@@ -21,6 +21,7 @@ OUTPUTS = {
     "Fleet": FLEET,
     "RoundsTableName": "rounds",
     "DevicesTableName": "devices",
+    "TurnaroundsTableName": "turnarounds",
     "DeadLettersQueueUrl": "https://sqs.eu-west-1.amazonaws.com/123456789012/dead-letters",
     "HeartbeatSeconds": "60",
 }
@@ -57,6 +58,7 @@ class MemoryStack:
         self.requests: list[tuple[str, str, dict[str, Any]]] = []  # service, operation, arguments
         self.alarms: list[dict[str, Any]] = []
         self.dead_letters = 0
+        self.turnarounds: list[dict[str, Any]] | None = []  # rows of one device; None: no index
 
     def clock(self) -> float:
         return self.now
@@ -109,6 +111,15 @@ class MemoryStack:
 class _Client:
     def __init__(self, stack: MemoryStack, service: str) -> None:
         self._stack, self._service = stack, service
+
+    def get_paginator(self, _operation: str) -> "_Client":
+        return self
+
+    def paginate(self, **_: Any) -> list[dict[str, Any]]:
+        if self._stack.turnarounds is None:
+            answer: Any = {"Error": {"Code": "ValidationException", "Message": "no index"}}
+            raise ClientError(answer, "Query")
+        return [{"Items": [marshal(row) for row in self._stack.turnarounds]}]
 
     def __getattr__(self, operation: str) -> Callable[..., Any]:
         def call(**arguments: Any) -> Any:

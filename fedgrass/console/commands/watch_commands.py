@@ -12,7 +12,7 @@ Kind = Literal["announce", "status", "complete", "heartbeat", "hello", "predicto
 _WATCH = deferred("fedgrass.console.topic_feed.topic_watch:watch")
 
 
-def watch(  # noqa: PLR0913 - one argument per option
+def watch(
     *,
     topic: Annotated[tuple[str, ...], Parameter(negative=())] = (),
     run: str = "",

@@ -24,7 +24,10 @@ from fedgrass.console.dashboard.fleet_views import (
     DeviceView,
     Overview,
     RunView,
+    Turnaround,
 )
+from fedgrass.console.devices.device_history import WorkRecord, recent_work
+from fedgrass.console.stack import StackError
 from fedgrass.console.topic_feed.signed_address import signed_address
 from fedgrass.console.topic_feed.topic_subscription import (
     Link,
@@ -40,6 +43,7 @@ _TAKE_SECONDS = 0.5
 _CLOSE_SECONDS = 2.0
 _MODELS_SHOWN = 200
 _MOST_CACHED = 100
+_ROUNDS_OF_A_DEVICE = 20
 _HEARTBEAT_SECONDS = 60
 
 Built = TypeVar("Built")
@@ -97,7 +101,9 @@ class FleetState:
     ) -> None:
         self._name, self._region, self._feed = stack_name, region, feed
         self.budget = ReadBudget(clock)  # counts the read units since the start
-        self._reads = FleetReads(clients("dynamodb"), outputs, self.budget)
+        self._dynamodb = clients("dynamodb")
+        self._turnarounds = outputs["TurnaroundsTableName"]
+        self._reads = FleetReads(self._dynamodb, outputs, self.budget)
         self._alarms = FleetAlarms(clients, outputs, stack_name, clock)
         self._book = FleetBook(float(outputs.get("HeartbeatSeconds", _HEARTBEAT_SECONDS)), clock)
         self._reader = FleetReader(self._book, self._reads, self._alarms, clock)
@@ -159,14 +165,14 @@ class FleetState:
         return self._cache(("blocks", name, most), build)
 
     def devices(
-        self, page: int = 0, per_page: int = 50, *, text: str = "", health: str = "", version: str = ""
+        self, page: int = 0, per_page: int = 50, text: str = "", health: str = "", version: str = ""
     ) -> DevicesPage:
         """Return a page of the devices; see ``DeviceBook.page``."""
         with self._book.lock:
             return self._book.devices.page(page, per_page, text, health, version)
 
     def device(self, name: str) -> DeviceView:
-        """Return one device, read now. Waits for AWS.
+        """Return one device with its last rounds, read now. Waits for AWS; not counted as reads of the page.
 
         Raises:
             SettingsError: it is not registered.
@@ -184,7 +190,12 @@ class FleetState:
         if line is None:
             message = f"the device {name!r} was forgotten"
             raise SettingsError(message)
-        return DeviceView(line=line)
+        try:
+            with stack.refusals():
+                work = recent_work(self._dynamodb, self._turnarounds, name, _ROUNDS_OF_A_DEVICE)
+        except StackError as error:  # such as a stack of an older version, whose table has no index
+            return DeviceView(line=line, note=str(error))
+        return DeviceView(line=line, turnarounds=tuple(map(_turnaround, work)))
 
     def _cache(self, key: object, build: Callable[[], Built]) -> Built:
         """Return what ``build`` returned for this version of the state."""
@@ -280,6 +291,22 @@ class FleetState:
             seconds = self.read_next()
             if not self._closing.is_set():
                 self._wake.wait(seconds)
+
+
+def _turnaround(work: WorkRecord) -> Turnaround:
+    times = work.times
+    return Turnaround(
+        run=work.run,
+        round=work.round,
+        attempt=work.attempt,
+        state=(work.counted or work.outcome).lower(),
+        seconds=times.turnaround_seconds if times else 0.0,
+        download_seconds=times.download_seconds if times else 0.0,
+        evaluate_seconds=times.evaluate_seconds if times else 0.0,
+        train_seconds=times.train_seconds if times else 0.0,
+        upload_seconds=times.upload_seconds if times else 0.0,
+        reason=work.counted_reason or work.reason,
+    )
 
 
 def _by_start(known: KnownRun) -> tuple[bool, int, str]:

@@ -286,6 +286,33 @@ def test_one_device_is_read_when_it_is_asked_for(stack: MemoryStack, state: Flee
         state.device("d1")
 
 
+def test_a_device_is_shown_with_its_last_rounds_or_with_why_they_cannot_be_read(
+    stack: MemoryStack, state: FleetState
+) -> None:
+    stack.put_device("d1")
+    stack.turnarounds = [
+        {
+            "round_id": "apples/2/1",
+            "device": "d1",
+            "received_at": NOW,
+            "state": "failed",
+            "reason": "no memory",
+        },
+        {
+            "round_id": "apples/1/1",
+            "device": "d1",
+            "received_at": NOW,
+            "turnaround_ms": 9000,
+            "train_seconds": 4,
+        },
+    ]
+    failed, trained = state.device("d1").turnarounds
+    assert (failed.round, failed.state, failed.reason) == (2, "failed", "no memory")
+    assert (trained.round, trained.state, trained.seconds, trained.train_seconds) == (1, "completed", 9, 4)
+    stack.turnarounds = None
+    assert "has no index by-device" in state.device("d1").note
+
+
 def test_alarms_and_dead_letters_are_read_at_intervals(stack: MemoryStack, state: FleetState) -> None:
     stack.alarms = [
         {"AlarmName": "fruit-DeadLettersWait", "StateValue": "OK"},
