@@ -73,6 +73,7 @@ class DashboardPage:
         self._view: View
         self._show("overview")
         ui.timer(_TICK, self._tick)
+        ui.context.client.on_connect(self._update)
         ui.context.client.on_delete(self._visit.close)
 
     def _add_stack_choice(self, stacks: Sequence[ShownStack]) -> None:
