@@ -4,11 +4,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import msgspec
-from msgspec import UNSET
+from msgspec import UNSET, UnsetType
 
 from cloud_functions.device_limits import DeviceLimits
 from cloud_functions.monitoring import Log, metrics_of_ended
-from fedgrass.federation import messages, topics
+from fedgrass.federation import messages, topics, trace_context
 from fedgrass.federation.aggregation.sharding_plan import Scale
 from fedgrass.federation.messages import RoundChange, RoundFigures, Verdict, message_fields, message_types
 from fedgrass.federation.ports import Alarms, Bucket, DeviceDirectory, Publisher, RoundStore, ThingGroups
@@ -39,6 +39,7 @@ class Services:
     memory_bytes: int = 10_240 * 1024**2  # of this worker
     useless_messages: DeviceLimits = field(default_factory=DeviceLimits.of_messages)
     hellos: DeviceLimits = field(default_factory=DeviceLimits.of_hellos)
+    log_requests: DeviceLimits = field(default_factory=DeviceLimits.of_log_requests)
 
     @property
     def largest_held(self) -> int:
@@ -83,6 +84,14 @@ class Services:
         found = self.devices.find(device)
         supported = found.speaks if found else message_types.FIRST
         return message_types.newest_common(supported) or message_types.SPOKEN[-1]
+
+    def trace_of(self, run: Run, open_round: Round) -> str | UnsetType:
+        """Return the trace context of a round's announcements; UNSET if the run has no traces."""
+        if not run.settings.trace:
+            return UNSET
+        number, attempt, opened_at = open_round.number, open_round.attempt, open_round.opened_at
+        trace = trace_context.trace_id(self.fleet, run.name, number, attempt, opened_at)
+        return trace_context.traceparent(trace)
 
     def send_verdict(
         self, round_: Round, device: str, refused: str = "", *, answers: tuple[int, int] | None = None

@@ -134,6 +134,7 @@ def _announcement(services: Services, run: Run, open_round: Round, at: int, vers
             frozen_sha256=run.settings.frozen_sha256 or UNSET,
             frozen=run.frozen or UNSET,
             continues=object_keys.run_of_model(run.continued_from) or UNSET,
+            trace=services.trace_of(run, open_round),
         )
     )
 

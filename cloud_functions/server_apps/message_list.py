@@ -131,5 +131,6 @@ def _announcement(  # noqa: PLR0913, PLR0917 - what it says, to whom and when
             settings=run.settings.training,  # overrides of the app's configuration, as its ServerApp has them
             message=group.header,
             message_bytes=group.holds,
+            trace=services.trace_of(run, open_round),
         )
     )

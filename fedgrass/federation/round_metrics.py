@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 import msgspec
+from msgspec import UNSET
 
 from fedgrass.federation.aggregation.means import example_cap
 from fedgrass.federation.messages import Completion
@@ -226,7 +227,10 @@ def carried_over(
 def reply_fields(reply: Completion, received_at: int) -> dict[str, object]:
     """Return the fields of a participant that its completion sets."""
     names = set(Participant.__struct_fields__) & set(Completion.__struct_fields__)
-    return {name: getattr(reply, name) for name in sorted(names)} | {"received_at": received_at}
+    values = {name: getattr(reply, name) for name in sorted(names)}
+    return {name: value for name, value in values.items() if value is not UNSET} | {
+        "received_at": received_at
+    }
 
 
 def difference(old: Participant, new: Participant) -> dict[str, int]:

@@ -118,6 +118,9 @@ class RunSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     # and the fingerprint of the arrays that the task has frozen. See docs/partial_models.md.
     shared: ArrayPatterns = []
     frozen_sha256: Sha256 | None = None
+    # Announcements carry a trace context, and devices report when each part of their work began and ended, for
+    # the export to OpenTelemetry. See docs/tracking.md.
+    trace: bool = False
     # A run of federated statistics: what the devices compute over their data, instead of training.
     statistics: StatisticsQuery | None = None
     # Buffered rounds: devices train at their own pace, and every `buffer_size` replies make a new model, from

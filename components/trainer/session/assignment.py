@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Literal
 
 import msgspec
+from msgspec import UNSET
 from msgspec.structs import replace
 
 from components.runtime.component_errors import UploadFailed
@@ -29,7 +30,8 @@ from components.trainer.worker.worker_protocol import (
 from fedgrass.federation import object_keys
 from fedgrass.federation.messages import Announcement, Completion
 from fedgrass.federation.messages.message_codec import LARGEST_MESSAGE
-from fedgrass.federation.messages.message_fields import shorten
+from fedgrass.federation.messages.message_fields import LONGEST_CODE, shorten
+from fedgrass.federation.trace_context import format_timeline
 
 
 class Deadline:
@@ -94,13 +96,15 @@ log = logging.getLogger(__name__)
 class Assignment:
     """Runs one assignment; unless cancelled, calls ``finished`` once with the reply and the seconds left."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what each assignment gets
         self,
         context: DeviceContext,
         announcement: Announcement,
         finished: Callable[[Reply, float], None],
         progress: Callable[[float], None],
         unloadable: Callable[[str], None] = lambda _: None,
+        *,
+        code: str = "",
     ) -> None:
         self.announcement = announcement
         self.name = id_of(announcement)
@@ -108,6 +112,7 @@ class Assignment:
         self._finished = finished
         self._progress = progress
         self._unloadable = unloadable  # called with the reason if the class of the task cannot be used
+        self._code = code  # versions of the code that does the work
         self._cancelled = threading.Event()
         self._deadline = Deadline(
             context.loop,
@@ -119,6 +124,8 @@ class Assignment:
         self._delays = delays(_FIRST_DELAY, _LARGEST_DELAY, context.rng)
         self._upload_started = 0.0
         self._training = False
+        self._arrived_at = context.loop.clock()
+        self._timeline: dict[str, tuple[float, float]] | None = None  # unknown after a restart
 
     @property
     def seconds_left(self) -> float:
@@ -213,9 +220,19 @@ class Assignment:
             log.info("%s: the update was complete before the worker failed: %s", self.name, answer.reason)
             answer = written
         self._context.journal.record_result(self.announcement, answer)
+        self._timeline = self._timeline_of(answer)
         part = " (stopped by the deadline)" if answer.partial else ""
         log.info("%s: done with %d examples%s, %s", self.name, answer.examples, part, _measured(answer))
         self._send_result(answer)
+
+    def _timeline_of(self, result: Result) -> dict[str, tuple[float, float]]:
+        """Return the worker's timeline in seconds after the announcement arrived.
+
+        The worker cannot know how long its process took to start, so its end is placed at the present.
+        """
+        now = self._context.loop.clock() - self._arrived_at
+        offset = max(0.0, now - result.worker_seconds)
+        return {name: (start + offset, end + offset) for name, (start, end) in result.timeline.items()}
 
     def _send_result(self, result: Result) -> None:
         """Upload the update, and complete; work without an update is complete at once."""
@@ -291,7 +308,20 @@ class Assignment:
             partial=result.partial,
             answer=result.answer,
         )
-        self._end(Reply(announcement=announcement, completion=_with_note(completion, result.note)))
+        completion = _completed(completion, self._code, result.note)
+        completion = self._with_timeline(completion, result, upload_seconds)
+        self._end(Reply(announcement=announcement, completion=completion))
+
+    def _with_timeline(self, completion: Completion, result: Result, upload_seconds: float) -> Completion:
+        """Return a completion with the timeline of the work, if the announcement carried a trace."""
+        if self.announcement.trace is UNSET or self._timeline is None:
+            return completion
+        total = self._context.loop.clock() - self._arrived_at
+        parts = dict(self._timeline)
+        if result.bytes:
+            parts["upload"] = (total - upload_seconds, total)
+        timed = replace(completion, timeline=format_timeline(parts, total) or UNSET)
+        return timed if len(msgspec.json.encode(timed)) <= LARGEST_MESSAGE else completion
 
     def _fail(self, reason: str, state: Literal["failed", "declined"] = "failed") -> None:
         log.warning("%s: %s: %s", self.name, state, reason)
@@ -304,14 +334,18 @@ class Assignment:
         self._finished(reply, seconds_left)
 
 
-def _with_note(completion: Completion, note: str) -> Completion:
-    """Return a completion with a note for the operator, as long as the message has room for it."""
-    if not note:
-        return completion
-    noted = replace(completion, note=shorten(note))
-    if len(msgspec.json.encode(noted)) > LARGEST_MESSAGE:  # its metrics are worth more; the log has the note
-        return completion
-    return noted
+def _completed(completion: Completion, code: str, note: str) -> Completion:
+    """Return a completion with versions of code and a note, as long as the message has room for each."""
+    further: list[dict[str, str]] = []
+    if code:
+        further.append({"code": shorten(code, LONGEST_CODE)})
+    if note:
+        further.append({"note": shorten(note)})
+    for fields in further:
+        longer = replace(completion, **fields)
+        if len(msgspec.json.encode(longer)) <= LARGEST_MESSAGE:  # its metrics are worth more
+            completion = longer
+    return completion
 
 
 def _measured(result: Result) -> str:

@@ -81,13 +81,17 @@ class WorkRunner:
             ConfigurationError: the task does not exist, or does not accept its options.
         """
         self.unloadable = False
-        result = self._perform(work, report, stop)
-        _keep_state(work)
-        return publish_result(work, result)
-
-    def _perform(self, work: WorkOrder, report: Report, stop: Stop) -> Result:
-        announcement = work.announcement
         arrived_at = time.monotonic()
+        result = self._perform(work, report, stop, arrived_at)
+        _keep_state(work)
+        worker_seconds = time.monotonic() - arrived_at
+        timeline = result.timeline or {"work": (0.0, worker_seconds)}
+        return publish_result(
+            work, msgspec.structs.replace(result, timeline=timeline, worker_seconds=worker_seconds)
+        )
+
+    def _perform(self, work: WorkOrder, report: Report, stop: Stop, arrived_at: float) -> Result:
+        announcement = work.announcement
         # First, because creating a task may import torch, which must not count as time of the download.
         task = self._task(announcement.task, work.options)
         trains = announcement.work == "train"
@@ -121,6 +125,11 @@ class WorkRunner:
             download_seconds=downloaded_at - started_at,
             evaluate_seconds=evaluated_at - downloaded_at,
             note=parts.note if parts else "",
+            timeline={
+                "prepare": (0.0, started_at - arrived_at),
+                "download": (started_at - arrived_at, downloaded_at - arrived_at),
+                "evaluate": (downloaded_at - arrived_at, evaluated_at - arrived_at),
+            },
         )
         if not trains:
             return msgspec.structs.replace(result, unsent_metrics=logged_unsent(unsent))
@@ -139,12 +148,16 @@ class WorkRunner:
         )
         trained_at = time.monotonic()
         result = _training_result(result, fit, written, trained_at - evaluated_at, unsent)
+        result.timeline["train"] = (evaluated_at - arrived_at, trained_at - arrived_at)
         if stop():
             return result
         # After the update has been written: whatever the evaluation does to the arrays cannot change it.
         seconds_left = announcement.deadline_seconds - (trained_at - arrived_at)
         after = parts.after(fit) if parts else fit.weights
-        return with_local_metrics(result, after, task.evaluate, announcement, seconds_left)
+        measured = with_local_metrics(result, after, task.evaluate, announcement, seconds_left)
+        if measured is not result:
+            measured.timeline["evaluate_local"] = (trained_at - arrived_at, time.monotonic() - arrived_at)
+        return measured
 
     def _answer_query(self, work: WorkOrder, task: Task) -> Result:
         """Download the query of a round of statistics and answer it."""

@@ -88,6 +88,9 @@ class Result(Struct, frozen=True, kw_only=True, tag="result"):
     partial: bool = False  # the training was stopped; ``examples`` counts those seen until then
     answer: str = ""  # to a query of statistics, if it fits into the completion; otherwise it is in the file
     note: str = ""  # what the operator should know, such as private arrays that were dropped
+    # Start and end of each part of the work, and the end of all, in seconds after the worker got the work.
+    timeline: dict[str, tuple[float, float]] = {}
+    worker_seconds: float = 0.0
 
     @property
     def reported(self) -> dict[str, float]:

@@ -10,7 +10,7 @@ _show = deferred("fedgrass.console.dashboard.shown_stacks:show_dashboard")
 _Port = Annotated[int, Parameter(validator=validators.Number(gte=0, lte=65_535))]
 
 
-def dashboard(  # noqa: PLR0913 - its options
+def dashboard(
     *,
     stack: list[str] | None = None,
     profile: list[str] | None = None,
