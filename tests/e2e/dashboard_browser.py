@@ -64,9 +64,9 @@ class Browser:
             self.wait_for(lambda text=text: text in self.text(), repr(text))
 
     def button(self, label: str) -> WebElement:
-        """Return the visible button whose label begins so. Raises LookupError."""
+        """Return the visible button with this label. Raises LookupError."""
         for element in self.driver.find_elements(By.TAG_NAME, "button"):
-            if element.is_displayed() and element.text.startswith(label):
+            if element.is_displayed() and element.text.partition(" (")[0] == label:
                 return element
         raise LookupError(label)
 
@@ -80,6 +80,15 @@ class Browser:
             return True
 
         self.wait_for(pressed, f"the button {label!r}")
+
+    def click(self, selector: str, place: int = 0) -> None:
+        """Click on an element by its CSS selector."""
+
+        def clicked() -> bool:
+            self.driver.find_elements(By.CSS_SELECTOR, selector)[place].click()
+            return True
+
+        self.wait_for(clicked, selector)
 
     def fill(self, field: str, value: str) -> None:
         """Type into a field of the form."""

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import msgspec
 import pytest
+from nicegui import app
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
@@ -19,6 +20,7 @@ from tests.e2e.dashboard_browser import MISSING, Browser, browser
 from tests.fakes.fleet_source import FakeFleet, FakeOperator, closed_round
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(MISSING), reason=MISSING)]
+ERRORS: list[Exception] = []  # of the page's handlers, which NiceGUI only logs
 VIEWS = ("Overview", "Devices", "Models", "Alarms")
 
 
@@ -41,6 +43,7 @@ def served() -> Iterator[Served]:
     ]
     listening = listen("127.0.0.1", 0)
     port = listening.getsockname()[1]
+    app.on_exception(ERRORS.append)
     server = page_server(stacks, Admission(local_names("127.0.0.1", port), "fedgrass_test"), read_only=False)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
     thread.start()
@@ -62,8 +65,10 @@ def page(started: Browser, served: Served) -> Iterator[Browser]:
     """The page, freshly opened; afterwards, what must hold after every test."""
     started.complaints()
     started.hosts()
+    ERRORS.clear()
     started.open(served.url)
     yield started
+    assert ERRORS == []
     assert started.complaints() == []
     assert started.hosts() <= {served.url.split("/")[2]}
     assert started.runs_a_script("window.hacked === undefined")
@@ -206,12 +211,11 @@ def test_a_model_is_promoted_and_rolled_back(page: Browser, served: Served) -> N
 
 
 def test_a_fleet_of_10000_devices_is_shown_in_blocks_and_pages(page: Browser, served: Served) -> None:
-    page.press("Show")
-    page.driver.find_elements(By.XPATH, "//button[@aria-label='Show big']")[0].click()
+    page.click("button[aria-label='Show big']")
     page.wait_for_text("1,000 failed", "device-00000 and 99 more")
     cells = page.driver.find_elements(By.CSS_SELECTOR, ".cell")
     assert len(cells) == 100
-    cells[3].click()
+    page.click(".cell", 3)
     page.wait_for_text("100 devices, page 1 of 2", "device-00300")
     page.press("Next devices")
     page.wait_for_text("100 devices, page 2 of 2", "device-00399")
@@ -221,7 +225,7 @@ def test_a_fleet_of_10000_devices_is_shown_in_blocks_and_pages(page: Browser, se
 
 
 def test_a_read_only_stack_offers_no_action(page: Browser) -> None:
-    page.driver.find_elements(By.XPATH, "//button[@aria-label='Show big']")[0].click()
+    page.click("button[aria-label='Show big']")
     page.wait_for_text("device-00000 and 99 more")
     cards = page.driver.find_elements(By.CSS_SELECTOR, ".stacks > .card")
     assert "Cancel run" in cards[0].text

@@ -114,4 +114,5 @@ class DashboardPage:
         self._connection.classes(replace=f"word tone-{'good' if overview.connected else 'bad'}")
         alarms = sum(line.state == "alarm" for line in overview.alarms) + overview.dead_letter_count
         say(self._tabs["alarms"], f"Alarms ({alarms:,})" if alarms else "Alarms")
-        self._view.update(now_in_milliseconds())
+        with self._main:  # an event may come from an element that its own view has removed
+            self._view.update(now_in_milliseconds())
