@@ -1,17 +1,26 @@
 import pytest
 
-from fedgrass.console.dashboard.pages.page_actions import RUN_ACTIONS, Actions, ReadOnly, offered
+from fedgrass.console.dashboard.pages.page_actions import (
+    RUN_ACTIONS,
+    Actions,
+    AliasLine,
+    ReadOnly,
+    RunAction,
+    offered,
+)
 from fedgrass.federation.errors import SettingsError
 from tests.fakes.fleet_source import FakeOperator
+
+ALIAS = AliasLine(task="digits", alias="production", run="digits-7", number=3, serial=2)
 
 
 def made(*, read_only: bool = False) -> tuple[Actions, FakeOperator]:
     operator = FakeOperator()
-    return Actions(lambda: operator, lambda: operator, read_only=read_only), operator
+    return Actions(lambda: operator, operator, read_only=read_only), operator
 
 
-@pytest.mark.parametrize("action", RUN_ACTIONS, ids=lambda action: action.name)
-def test_each_action_on_a_run_reaches_the_operator(action) -> None:  # type: ignore[no-untyped-def] # noqa: ANN001
+@pytest.mark.parametrize("action", RUN_ACTIONS, ids=[action.name for action in RUN_ACTIONS])
+def test_each_action_on_a_run_reaches_the_operator(action: RunAction) -> None:
     actions, operator = made()
     assert "digits-7" in actions.on_run(action.name, "digits-7")
     assert operator.done == [(action.name, "digits-7")]
@@ -23,8 +32,8 @@ def test_a_read_only_page_refuses_every_action_on_the_server() -> None:
         lambda: actions.on_run("cancel", "digits-7"),
         lambda: actions.start("digits-8", {"task": "digits"}),
         lambda: actions.forget("device-1", 0),
-        lambda: actions.promote("digits", "production", "digits-7", 3),
-        lambda: actions.rollback("digits", "production"),
+        lambda: actions.promote(ALIAS),
+        lambda: actions.rollback(ALIAS),
     ]
     for attempt in attempts:
         with pytest.raises(ReadOnly, match="read-only"):
