@@ -106,5 +106,5 @@ $(VENV)/.for-demo: constraints.txt pyproject.toml | $(BIN)/python
 
 $(VENV)/.for-tests: $(VENV)/.for-demo
 	@echo "installing what the tests need into $(VENV)"
-	@$(INSTALL) --editable '.[device,cloud,local,dev,flower,trees]' || { echo $(NO_PACKAGES) >&2; exit 1; }
+	@$(INSTALL) --editable '.[device,cloud,local,dev,flower,trees,mlflow,tensorboard,otel]' || { echo $(NO_PACKAGES) >&2; exit 1; }
 	@touch $@

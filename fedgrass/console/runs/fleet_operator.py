@@ -14,8 +14,8 @@ from fedgrass.console.aws_clients import Clients
 from fedgrass.console.runs.streamed_bucket import StreamedBucket
 from fedgrass.federation import object_keys
 from fedgrass.federation.errors import FedgrassError, SettingsError
-from fedgrass.federation.rounds import Participant, Round
-from fedgrass.federation.runs import Run, RunState
+from fedgrass.federation.rounds import ENDED, Participant, Round
+from fedgrass.federation.runs import LIVING, Run, RunState
 from fedgrass.federation.selection import Candidate
 from fedgrass.federation.settings import RunSettings
 from fedgrass.federation.weights import Arrays, encode
@@ -155,6 +155,16 @@ class Operator:
         """Yield every attempt at every round of a run so far, in order."""
         for found in self._rounds.rounds_from(run.name, 1, run.round):
             yield RoundRecord(found, list(self._rounds.participants(found)))
+
+    def ended_rounds(self, run: Run, first: int = 1) -> Iterator[RoundRecord]:
+        """Yield the attempts at rounds from ``first`` on that have ended and whose result is published.
+
+        The participants of other attempts are not read: while a round is open that would be most of the rows.
+        """
+        for found in self._rounds.rounds_from(run.name, first, run.round):
+            published = found.number <= run.published or run.state not in LIVING
+            if found.state in ENDED and published:
+                yield RoundRecord(found, list(self._rounds.participants(found)))
 
     def read(self, key: str, largest: int) -> bytes:
         """Return an object of at most ``largest`` bytes. Raises KeyError if it does not exist."""
