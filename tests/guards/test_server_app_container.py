@@ -252,9 +252,10 @@ from fedgrass.console.flower import fleet_grid, server_app_run, strategy_checkpo
 of = packages_distributions()
 print(*{name for module in sys.modules for name in of.get(module.partition(".")[0], [])})
 """
-# botocore uses it where it is; setuptools imports a part of itself into every process; the two of Google share the
-# namespace `google` with protobuf.
-ELSEWHERE = {"awscrt", "fedgrass", "setuptools", "google-auth", "googleapis-common-protos"}
+# botocore uses it where it is; setuptools imports a part of itself into every process.
+ELSEWHERE = {"awscrt", "fedgrass", "setuptools"}
+# They share the namespace `google` with protobuf.
+ELSEWHERE |= {"google-auth", "googleapis-common-protos"}
 
 
 def installed_with(extras: tuple[str, ...]) -> set[str]:

@@ -106,7 +106,8 @@ class JsonLines:
     def _read(self, file: IO[bytes]) -> list[Mapping[str, Any]]:
         """Return the lines, and cut off a last one that was written in part."""
         file.seek(0)
-        lines, complete = [], 0
+        lines: list[Mapping[str, Any]] = []
+        complete = 0
         for number, line in enumerate(file, 1):
             parsed = _parsed(line)
             if parsed is None:

@@ -4,8 +4,8 @@ A file of events is a series of records: length, its checksum, the event in prot
 """
 
 import json
-import os
 import struct
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ _MARK = "round/attempt"
 class TensorBoardEvents:
     """The sink ``tensorboard:FOLDER``: the figures of the closed rounds below ``FOLDER/<fleet>/<run>``.
 
-    Each process writes a file of its own; the files that are there decide what is added.
+    Each command writes another file; the files that are there decide what is added.
     """
 
     def __init__(self, target: str, _clients: Clients) -> None:
@@ -47,7 +47,7 @@ class TensorBoardEvents:
         files = sorted(folder.glob(f"events.out.tfevents.*{suffix}-*"))
         recorded = frozenset(key for file in files for key in _attempts(file))
         self._writer = SummaryWriter(
-            logdir=str(folder), filename_suffix=f"{suffix}-{os.getpid()}", flush_secs=3600
+            logdir=str(folder), filename_suffix=f"{suffix}-{time.time_ns()}", flush_secs=3600
         )
         if not files:
             settings = json.dumps(chosen_settings(tracked.run.settings), indent=1)

@@ -117,9 +117,9 @@ def named(collector: Collector, name: str, device: str = "") -> Received:
     return next(each for each in collector.received if (each.name, each.device) == (name, device))
 
 
-def traced(**settings: object) -> TrackedFleet:
+def traced() -> TrackedFleet:
     """A run of one round: of two devices, both reply a second after the announcement, one with a timeline."""
-    fleet = TrackedFleet(devices=2, rounds=1, trace=True, **settings)
+    fleet = TrackedFleet(devices=2, rounds=1, trace=True)
     fleet.start()
     fleet.pass_time(1)
     opened = fleet.newest()
@@ -285,5 +285,6 @@ def test_a_collector_that_refuses_is_one_line_with_its_address(collector: Collec
 
 @pytest.mark.parametrize("url", ["localhost:4318", "ftp://x", "http://", "x"])
 def test_what_is_no_url_of_a_collector_is_refused(url: str) -> None:
+    clients: Any = Heads(None)
     with pytest.raises(SettingsError, match=r"otlp:http://127\.0\.0\.1:4318"):
-        OtlpTraces(url, Heads(None))  # type: ignore[arg-type] - only S3
+        OtlpTraces(url, clients)

@@ -9,7 +9,7 @@ import pytest
 
 from fedgrass.console import stack
 from fedgrass.console.tracking.json_lines import JsonLines
-from fedgrass.console.tracking.run_tracking import Place, track_run
+from fedgrass.console.tracking.run_tracking import Models, Place, track_run
 from fedgrass.console.tracking.tracked_run import TrackedModel, TrackedRound, TrackedRun
 from fedgrass.console.tracking.tracking_sink import Recorded, open_sink
 from fedgrass.federation.errors import SettingsError
@@ -104,9 +104,9 @@ def test_the_last_model_is_registered_once_the_run_has_ended() -> None:
 
 
 @pytest.mark.parametrize(("models", "expected"), [("all", [1, 2]), ("none", [])])
-def test_all_models_or_none_are_registered_on_request(models: str, expected: list[int]) -> None:
+def test_all_models_or_none_are_registered_on_request(models: Models, expected: list[int]) -> None:
     fleet, sink = ended(), MemorySink()
-    fleet.track(sink, models=models)  # type: ignore[arg-type] - of the two literals
+    fleet.track(sink, models=models)
     assert sink.models == expected
 
 
