@@ -34,8 +34,8 @@ _LONGEST_PARAMETER = 6000  # characters
 _MOST_PARAMETERS = 100  # per request
 _PAGE = 1000
 _UNSUITABLE = re.compile(r"[^A-Za-z0-9_./ :-]")  # in the name of a metric
-# By its own defaults the client waits minutes for a server that is gone, reports its use to MLflow's makers, and
-# prints to standard output, where `--output json` has its JSON.
+# By its own defaults the client waits minutes for a server that is gone, reports its use to MLflow's makers,
+# and prints to standard output, where `--output json` has its JSON.
 _CLIENT_DEFAULTS = {
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
