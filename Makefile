@@ -31,6 +31,12 @@ INSTALL := $(PIP) install --constraint constraints.txt $(if $(TORCH_INDEX),--ext
 NO_PACKAGES := "the packages could not be installed: see above; is PyPI reached (proxy, PIP_INDEX_URL), is the disk full?"
 NO_VENV := "$(PYTHON) has no venv: on Debian and Ubuntu, apt install python3-venv"
 
+# The browser of the dashboard's tests, where apt can install it: they are skipped without one.
+BROWSER := command -v chromedriver >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \
+    && apt-get --quiet --quiet update && DEBIAN_FRONTEND=noninteractive apt-get --quiet --quiet install --yes \
+    --no-install-recommends chromium chromium-driver >/dev/null; } \
+    || echo "no chromium and chromium-driver: the tests of the dashboard in a browser will be skipped"
+
 .PHONY: demo test test-fast check test-deploy test-tracking bench prose chaos requirements clean
 
 demo: $(VENV)/.for-demo
@@ -111,5 +117,8 @@ $(VENV)/.for-demo: constraints.txt pyproject.toml | $(BIN)/python
 
 $(VENV)/.for-tests: $(VENV)/.for-demo
 	@echo "installing what the tests need into $(VENV)"
-	@$(INSTALL) --editable '.[device,cloud,local,dev,flower,trees,mlflow,tensorboard,otel]' || { echo $(NO_PACKAGES) >&2; exit 1; }
+	@$(INSTALL) --editable '.[device,cloud,dashboard,local,dev,flower,trees,mlflow,tensorboard,otel]' || { echo $(NO_PACKAGES) >&2; exit 1; }
+# Of this package the tests read its axe.min.js alone: Playwright, which it requires, is not needed.
+	@$(INSTALL) --no-deps axe-playwright-python || { echo $(NO_PACKAGES) >&2; exit 1; }
+	@$(BROWSER)
 	@touch $@

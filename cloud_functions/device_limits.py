@@ -1,4 +1,4 @@
-"""Limits on useless messages, so that a single device cannot cause arbitrary cost.
+"""Limits on messages of or to one device, so that it cannot cause arbitrary cost.
 
 A useless message changes nothing: it cannot be decoded, names no known round, repeats a counted reply, or is
 one of many hellos. Honest devices send a few of them, over a poor link or after a lost verdict. A device that
@@ -12,6 +12,7 @@ from enum import Enum
 _WINDOW_SECONDS = 60
 _USELESS_MESSAGES = 30
 _HELLOS = 12
+_LOG_REQUESTS = 6
 _REPORTED = 8
 _MOST_DEVICES = 10_000  # counted by one function; a thing name has at most 128 characters
 
@@ -43,6 +44,16 @@ class DeviceLimits:
     def of_hellos(cls) -> "DeviceLimits":
         """Return the limits on hellos."""
         return cls(_HELLOS)
+
+    @classmethod
+    def of_log_requests(cls) -> "DeviceLimits":
+        """Return the limits on requests for a device's log lines."""
+        return cls(_LOG_REQUESTS)
+
+    @property
+    def most(self) -> int:
+        """The number of messages within a window from which a device is ignored."""
+        return self._most
 
     @property
     def reason(self) -> str:

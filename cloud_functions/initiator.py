@@ -9,23 +9,38 @@ the event's own ``id``: the console creates one for each command, a timer uses t
 an event of EventBridge has one from its bus. An event without an id takes that of the Lambda request, which
 stays the same when Lambda retries an asynchronous invocation. A source that may itself deliver twice creates
 two requests, and therefore has to set an id.
+
+An event may have a ``by``, which is kept in the run's history: the console sends the ARN of its credentials.
+An event of EventBridge without one has its source instead.
 """
 
 import base64
 import json
+from collections.abc import Callable
 from typing import Any
 
-from cloud_functions import wiring
+from cloud_functions import log_requests, wiring
 from cloud_functions.aws.sqs_batch import each_record
 from cloud_functions.device_limits import Reaction
+from cloud_functions.models.alias_actions import ALIAS_ACTIONS
 from cloud_functions.monitoring import Metric
 from cloud_functions.recovery import repair
 from cloud_functions.rounds import hellos, run_actions
+from cloud_functions.selection import forget_device
 from cloud_functions.server_apps import device_list
 from cloud_functions.services import Services
 from cloud_functions.wiring import LambdaContext
 from fedgrass.federation import messages
 from fedgrass.federation.errors import FedgrassError, MessageError
+
+# Actions that are not on a run alone; rounds/run_actions.py has the others.
+_OTHER_ACTIONS: dict[str, Callable[[Services, dict[str, Any]], dict[str, Any]]] = {
+    "devices": device_list.list_devices,
+    "forget": forget_device.forget,
+    "logs": log_requests.request_logs,
+    "repair": repair.act,
+    **ALIAS_ACTIONS,
+}
 
 
 def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
@@ -42,17 +57,15 @@ def _with_id(event: dict[str, Any], request_id: str) -> dict[str, Any]:
     """Return the action of an event, with the id by which it is performed once."""
     detail = event.get("detail")
     if "detail-type" in event and isinstance(detail, dict):  # in the form in which EventBridge delivers it
-        event = {"id": event.get("id", ""), **detail}
+        event = {"id": event.get("id", ""), "by": event.get("source", ""), **detail}
     return event if event.get("id") else {**event, "id": request_id}
 
 
 def _perform(services: Services, event: dict[str, Any]) -> dict[str, Any]:
     """Perform an action; return the state of the run after it, or why it was refused."""
     try:
-        if event.get("action") == "repair":
-            return repair.act(services, event)
-        if event.get("action") == "devices":
-            return device_list.list_devices(services, event)
+        if (other := _OTHER_ACTIONS.get(str(event.get("action")))) is not None:
+            return other(services, event)
         run = run_actions.act(services, event)
     except FedgrassError as error:
         services.log(f"refused: {error}", "WARNING")

@@ -39,6 +39,7 @@ class Services:
     memory_bytes: int = 10_240 * 1024**2  # of this worker
     useless_messages: DeviceLimits = field(default_factory=DeviceLimits.of_messages)
     hellos: DeviceLimits = field(default_factory=DeviceLimits.of_hellos)
+    log_requests: DeviceLimits = field(default_factory=DeviceLimits.of_log_requests)
 
     @property
     def largest_held(self) -> int:

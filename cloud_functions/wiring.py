@@ -53,7 +53,7 @@ def services(context: LambdaContext, *, can_average: bool = True) -> Services:
         can_average: whether the function may read updates and drafts, and so average.
     """
     bucket, rounds, devices, publisher, alarms = _ports()
-    useless_messages, hellos = _limits()
+    useless_messages, hellos, log_requests = _limits()
     return Services(
         fleet=os.environ["FLEET"],
         rounds=rounds,
@@ -73,6 +73,7 @@ def services(context: LambdaContext, *, can_average: bool = True) -> Services:
         memory_bytes=int(os.environ.get("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "1769")) * _MEGABYTE,
         useless_messages=useless_messages,
         hellos=hellos,
+        log_requests=log_requests,
         lease_seconds=context.get_remaining_time_in_millis() / 1000 + 1,
     )
 
@@ -109,9 +110,9 @@ def _ports() -> tuple[S3Bucket, DynamoRounds, DynamoDevices, IotPublisher, Sched
 
 
 @cache
-def _limits() -> tuple[DeviceLimits, DeviceLimits]:
-    """Return the limits on a device's useless messages and on its hellos, kept across invocations."""
-    return DeviceLimits.of_messages(), DeviceLimits.of_hellos()
+def _limits() -> tuple[DeviceLimits, DeviceLimits, DeviceLimits]:
+    """Return the limits on useless messages, hellos and requests for log lines, kept across invocations."""
+    return DeviceLimits.of_messages(), DeviceLimits.of_hellos(), DeviceLimits.of_log_requests()
 
 
 @cache

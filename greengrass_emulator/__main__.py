@@ -1,17 +1,17 @@
 """``greengrass-emulator``, or ``python -m greengrass_emulator``: an emulated core from the command line."""
 
-import argparse
 import os
 import sys
 from collections.abc import Sequence
 
-from greengrass_emulator.command.core_actions import add_actions
+from greengrass_emulator.command.core_actions import core_commands
 from greengrass_emulator.command.terminal_output import (
     Output,
     accept_all_characters,
     print_line,
     show_columns,
 )
+from greengrass_emulator.command.typed_options import CommandMistakeError, call
 from greengrass_emulator.emulator_errors import EmulatorError
 
 PROGRAM = "greengrass-emulator"
@@ -25,9 +25,13 @@ def main(words: Sequence[str] | None = None) -> None:
     cannot be parsed, 130 after Ctrl-C.
     """
     accept_all_characters()
-    arguments = _parser().parse_args(words)
+    explanation = "Run AWS IoT Greengrass V2 components on this machine, without a cloud."
+    app = core_commands(PROGRAM, explanation, Output(print_line, show_columns))
     try:
-        arguments.run(arguments)
+        call(app, sys.argv[1:] if words is None else words)
+    except CommandMistakeError as error:
+        print_line(error, sys.stderr)
+        sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(_INTERRUPTED)
     except BrokenPipeError:  # the reader of standard output (``| head``) has closed it
@@ -36,16 +40,6 @@ def main(words: Sequence[str] | None = None) -> None:
     except EmulatorError as error:
         print_line(f"{PROGRAM}: {error}", sys.stderr)
         sys.exit(1)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        PROGRAM,
-        allow_abbrev=False,
-        description="Run AWS IoT Greengrass V2 components on this machine, without a cloud.",
-    )
-    add_actions(parser.add_subparsers(required=True, metavar="action"), Output(print_line, show_columns))
-    return parser
 
 
 if __name__ == "__main__":

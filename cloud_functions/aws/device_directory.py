@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from botocore.exceptions import ClientError
 
+from fedgrass.federation.errors import LostRace
 from fedgrass.federation.messages.message_types import parse_versions
 from fedgrass.federation.selection import Candidate
 from fedgrass.federation.selection.attribute_conditions import Value
@@ -60,6 +61,20 @@ class DynamoDevices:
         answer = self._client.get_item(TableName=self._table, Key={"device": {"S": device}})
         return _candidate(answer["Item"]) if "Item" in answer else None
 
+    def forget(self, device: str, last_seen: int) -> None:
+        """Remove a device, if it was last seen then; see ``DeviceDirectory``."""
+        try:
+            self._client.delete_item(
+                TableName=self._table,
+                Key={"device": {"S": device}},
+                ConditionExpression="last_seen = :seen",
+                ExpressionAttributeValues={":seen": {"N": str(last_seen)}},
+            )
+        except ClientError as error:
+            if error.response["Error"]["Code"] != "ConditionalCheckFailedException":
+                raise
+            raise LostRace(device) from error
+
     def _scan(self, earliest: int, **segment: int) -> Iterator[Candidate]:
         return (_candidate(item) for page in self._pages(earliest, **segment) for item in page["Items"])
 
@@ -84,6 +99,11 @@ def _candidate(item: Mapping[str, Any]) -> Candidate:
         speaks=parse_versions(item.get("speaks", {}).get("S", "")),
         works=_names(item, "works"),
     )
+
+
+def to_candidate(item: Mapping[str, Any]) -> Candidate:
+    """Return the device in a row of the table, in DynamoDB's typed form."""
+    return _candidate(item)
 
 
 def _names(item: Mapping[str, Any], column: str) -> frozenset[str]:

@@ -28,7 +28,7 @@ _deserialize = TypeDeserializer().deserialize
 
 
 def marshal(row: Mapping[str, object]) -> dict[str, Any]:
-    """Return a row in DynamoDB's typed form; mappings become JSON text.
+    """Return a row in DynamoDB's typed form; mappings and structs become JSON text.
 
     Metrics come from users' code, and DynamoDB's numbers do not cover all floats; JSON's do.
     """
@@ -37,7 +37,7 @@ def marshal(row: Mapping[str, object]) -> dict[str, Any]:
 
 def _plain(value: object) -> object:
     match value:
-        case dict() | msgspec.Struct():
+        case dict() | msgspec.Struct() | (msgspec.Struct(), *_):
             return msgspec.json.encode(value).decode()
         case float():
             return Decimal(repr(round(value, 6)))
@@ -61,7 +61,7 @@ def to_record(row: Row, kind: type[Record]) -> Record:
     for name, value in row.items():
         if isinstance(value, Decimal):
             values[name] = int(value) if value == value.to_integral_value() else float(value)
-        elif name in _JSON_FIELDS and value is not None:
+        elif name in _JSON_FIELDS and isinstance(value, str):  # an empty tuple is stored as a list
             values[name] = json.loads(value)
         else:
             values[name] = value
@@ -78,6 +78,7 @@ _JSON_FIELDS = frozenset(
         "base_carried",
         "carried",
         "frozen",
+        "history",
         "judged",
         "metrics",
         "needs",

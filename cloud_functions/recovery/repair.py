@@ -24,7 +24,16 @@ from fedgrass.federation.errors import LostRace, MessageError, NotYet, SettingsE
 from fedgrass.federation.messages import NewModel
 from fedgrass.federation.round_metrics import tally
 from fedgrass.federation.rounds import Event, Participant, Participation, Round, State, Work
-from fedgrass.federation.runs import LIVING, End, Progress, Run, RunState, next_step, progress_after
+from fedgrass.federation.runs import (
+    LIVING,
+    End,
+    Progress,
+    Run,
+    RunAction,
+    RunState,
+    next_step,
+    progress_after,
+)
 
 _LEFT_OPEN = "left open by a run that had continued without it, or had ended"
 _UNENDED = frozenset({State.OPEN, State.AGGREGATING})
@@ -62,8 +71,9 @@ def act(services: Services, event: Mapping[str, object]) -> dict[str, Any]:
         message = f"dry_run is {dry_run!r}; it may be true or false"
         raise SettingsError(message)
     lines: list[str] = []
+    by = run_actions.caller(event)
     for _ in range(_TRIES):
-        plan = make_plan(services, name)
+        plan = make_plan(services, name, by)
         word = "would write" if dry_run else "wrote"
         lines += [f"{word} {line}" for line in plan.lines]
         if plan.empty or dry_run:
@@ -129,8 +139,8 @@ def _uncounted(part: Participant) -> Participant:
     )
 
 
-def make_plan(services: Services, name: str) -> Plan:
-    """Compare table and bucket; return what has to be written. Raises as ``act`` does."""
+def make_plan(services: Services, name: str, by: str = "") -> Plan:
+    """Compare table and bucket; return what has to be written, for ``by``. Raises as ``act`` does."""
     run, created = services.rounds.run(name), manifests.run_of(services, name)
     origin = created or run
     if origin is None:
@@ -148,7 +158,9 @@ def make_plan(services: Services, name: str) -> Plan:
         plan.left_open.append(round_)
         plan.lines.append(f"round {round_.number} attempt {round_.attempt}: ABANDONED {_LEFT_OPEN}")
     if run is None or behind:
-        _plan_run(services, plan, origin, run, attempts)
+        rebuilt = _plan_run(services, plan, origin, run, attempts)
+        performed = RunAction(at=services.now(), action="repair", by=by)
+        plan.run = msgspec.structs.replace(rebuilt, **rebuilt.with_action("", performed))
     else:
         _plan_lists(services, plan, run, attempts)
     return plan
@@ -170,15 +182,23 @@ def _left_open(services: Services, run: Run | None, attempts: Sequence[Attempt])
             yield from later_attempts(services, attempt.round)
 
 
-def _plan_run(services: Services, plan: Plan, origin: Run, run: Run | None, attempts: list[Attempt]) -> None:
-    """Plan the row of a run, if it is missing or in place of ``run``, which is behind."""
+def _plan_run(services: Services, plan: Plan, origin: Run, run: Run | None, attempts: list[Attempt]) -> Run:
+    """Plan the row of a run, if it is missing or in place of ``run``, which is behind; return the row."""
     rebuilt = _rebuilt(services, origin, attempts)
     if run and run.state is RunState.CANCELLED:
         rebuilt = msgspec.structs.replace(rebuilt, state=run.state, reason=run.reason, ended_at=run.ended_at)
+    if run and _last_action(run) > _last_action(rebuilt):  # the manifest is of before the latest actions
+        rebuilt = msgspec.structs.replace(rebuilt, history=run.history)
     plan.run, plan.over = rebuilt, run
     plan.lines.append(f"the run: {rebuilt.state} {rebuilt.reason}".rstrip())
     if rebuilt.state is RunState.PAUSED:
         plan.advice.append(f"`fedgrass run resume {rebuilt.name}` continues the run, `cancel` ends it")
+    return rebuilt
+
+
+def _last_action(run: Run) -> int:
+    """Return when the latest known action was performed on a run; 0: none is known."""
+    return run.history[-1].at if run.history else 0
 
 
 def _plan_lists(services: Services, plan: Plan, run: Run, attempts: Sequence[Attempt]) -> None:

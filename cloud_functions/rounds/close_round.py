@@ -15,6 +15,7 @@ from cloud_functions.rounds import collapse_check
 from cloud_functions.rounds.open_round import deadline_of
 from cloud_functions.services import Services
 from cloud_functions.statistics.statistics_files import is_last
+from fedgrass import __version__
 from fedgrass.federation import object_keys, round_metrics, training_settings
 from fedgrass.federation.aggregation.means import example_cap_of_round
 from fedgrass.federation.messages import message_fields
@@ -159,6 +160,7 @@ def _finish(
         "example_cap": int(cap) if math.isfinite(cap) else 0,
         "capped": len(over),
         "averaging_seconds": (services.now() - leased.leased_at) / 1000,
+        "code": f"fedgrass {__version__}",
         "collapse": collapse_check.warning(services, run, leased, participants) if leased.base else "",
     }
     if leased.in_flight:

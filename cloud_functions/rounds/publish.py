@@ -43,24 +43,37 @@ def publish_round(services: Services, run: Run, closed_round: Round) -> str:
         return ""
     if closed_round.work in {Work.EVALUATE, Work.MESSAGE}:
         return ""
-    model = NewModel(
+    model = model_of(services, run, closed_round)
+    if make_latest(services, model):
+        topic = topics.of_models(services.fleet, run.settings.task)
+        services.publisher.publish([(topic, messages.encode(model))])
+    return ""
+
+
+def model_of(services: Services, run: Run, closed_round: Round) -> NewModel:
+    """Return the message about the model that a closed round of training has made."""
+    number, sha256, size = closed_round.number, closed_round.model_sha256, closed_round.model_bytes
+    return describe_model(services, run, number, sha256, size, closed_round.closed_at)
+
+
+def describe_model(  # noqa: PLR0913, PLR0917 - the parts of the message
+    services: Services, run: Run, number: int, sha256: str, size: int, made_at: int
+) -> NewModel:
+    """Return the message about model ``number`` of a run, a file of ``size`` bytes."""
+    return NewModel(
         task=run.settings.task,
         run=run.name,
-        round=closed_round.number,
+        round=number,
         bucket=services.bucket.name,
-        key=object_keys.model(run.name, closed_round.number),
-        sha256=closed_round.model_sha256,
-        bytes=closed_round.model_bytes,
-        closed_at=closed_round.closed_at,
+        key=object_keys.model(run.name, number),
+        sha256=sha256,
+        bytes=size,
+        closed_at=made_at,
         shared=run.settings.shared or UNSET,
         frozen_sha256=run.settings.frozen_sha256 or UNSET,
         frozen=run.frozen or UNSET,
         continues=object_keys.run_of_model(run.continued_from) or UNSET,
     )
-    if make_latest(services, model):
-        topic = topics.of_models(services.fleet, run.settings.task)
-        services.publisher.publish([(topic, messages.encode(model))])
-    return ""
 
 
 def keep_model(services: Services, run: Run, closed_round: Round) -> str:

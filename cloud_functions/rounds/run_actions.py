@@ -10,6 +10,7 @@ from typing import NoReturn
 
 import msgspec
 
+from cloud_functions.models.model_messages import imported_model
 from cloud_functions.recovery import manifests
 from cloud_functions.rounds import driver, reminders
 from cloud_functions.rounds.start import copy_to_initial, start_run
@@ -20,10 +21,12 @@ from fedgrass.federation.conversion import shown
 from fedgrass.federation.errors import LostRace, NotYet, SettingsError
 from fedgrass.federation.messages.message_fields import checked_name, shorten
 from fedgrass.federation.rounds import Round, State
-from fedgrass.federation.runs import Run, RunState
+from fedgrass.federation.runs import LONGEST_CALLER, Run, RunAction, RunState
 from fedgrass.federation.settings import RunSettings
 from fedgrass.federation.settings_parser import parse_settings
 
+# Actions that are not on a run alone: initiator.py passes them to other modules.
+_OTHER_ACTIONS = ("devices", "forget", "logs", "promote", "repair", "rollback")
 _LONGEST_ID = 1024  # characters: an id may be the ARN of a schedule with its time
 
 
@@ -33,7 +36,7 @@ def start(services: Services, name: str, event: Mapping[str, object]) -> Run:
     continued_from, former = _continued_from(services, name, event, settings)
     if former and not settings.frozen_sha256:
         settings = msgspec.structs.replace(settings, frozen_sha256=former.settings.frozen_sha256)
-    return start_run(services, name, settings, continued_from, former)
+    return start_run(services, name, settings, continued_from, former, by=caller(event))
 
 
 def _continued_from(
@@ -76,7 +79,15 @@ def _former_run(services: Services, old: str, name: str, task: str) -> Run | Non
     """
     source = services.rounds.run(old) or manifests.run_of(services, old)
     if source is None:
-        services.log(f"continues from run {old!r}, whose task is not known")
+        imported = imported_model(services, old)
+        if imported is None:
+            services.log(f"continues from run {old!r}, whose task is not known")
+        elif imported.task != task:
+            message = (
+                f"{old}/0 was imported as a model of the task {imported.task!r}, but {name!r} trains"
+                f" {task!r}: set the task to that one, or import the model for this task"
+            )
+            raise SettingsError(message)
     elif source.settings.statistics:
         message = f"run {old!r} is one of statistics, which makes no model to continue from"
         raise SettingsError(message)
@@ -225,14 +236,16 @@ def act(services: Services, event: Mapping[str, object]) -> Run:
     """Perform the action of an event: ``{"action": "start", "run": name, ...}``; the default is ``start``.
 
     An event with an ``id`` is performed once: the run stores the id, and a copy of the event has no effect.
-    ``start`` needs no id, since a name is started only once.
+    ``start`` needs no id, since a name is started only once. An event may have a ``by``, which the run's
+    history keeps: what the caller states of itself.
 
     Raises:
         SettingsError: the action, the run or a setting cannot be used; the text names it and what is allowed.
     """
     action = event.get("action", "start")
     if not isinstance(action, str) or action not in ACTIONS:
-        message = f"the event's action is {action!r}; it may be one of: {', '.join(ACTIONS)}, devices, repair"
+        known = ", ".join([*ACTIONS, *_OTHER_ACTIONS])
+        message = f"the event's action is {action!r}; it may be one of: {known}"
         raise SettingsError(message)
     return ACTIONS[action](services, named_run(event), event)
 
@@ -277,6 +290,22 @@ def _action_id(event: Mapping[str, object]) -> str:
     return found
 
 
+def caller(event: Mapping[str, object]) -> str:
+    """Return who requests an event's action, as the event states it; empty if it does not.
+
+    Raises:
+        SettingsError: it is not a short printable text.
+    """
+    found = event.get("by", "")
+    if not isinstance(found, str) or len(found) > LONGEST_CALLER or not found.isprintable():
+        message = (
+            f"the event's by is {shorten(repr(found), 100)}; it takes a printable text of at most"
+            f" {LONGEST_CALLER} characters, such as the ARN of the caller"
+        )
+        raise SettingsError(message)
+    return found
+
+
 def _change(
     services: Services,
     name: str,
@@ -290,6 +319,7 @@ def _change(
     did so.
     """
     action = _action_id(event)
+    performed = RunAction(at=services.now(), action=str(event.get("action", "")), by=caller(event))
     while True:
         run = known_run(services, name)
         if run.has_done(action):
@@ -300,7 +330,7 @@ def _change(
         changing = changes(run)
         reminders.look_again_later(services, name)
         try:
-            changed = services.rounds.change_run(run, **changing, **run.with_action(action))
+            changed = services.rounds.change_run(run, **changing, **run.with_action(action, performed))
         except LostRace:
             continue  # it moved on at that moment, or this write itself succeeded: read it again
         break

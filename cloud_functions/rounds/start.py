@@ -7,6 +7,8 @@ is encoded for download, or copied from another run, is held in memory as a whol
 import contextlib
 from typing import NamedTuple
 
+import msgspec
+
 from cloud_functions.aggregation import guarded_strategy, whole_updates
 from cloud_functions.aggregation.model_files import Fingerprint, fingerprint, whole
 from cloud_functions.recovery import manifests
@@ -18,7 +20,7 @@ from fedgrass.federation import encodings, object_keys
 from fedgrass.federation.aggregation import WholeStrategy
 from fedgrass.federation.aggregation.buffered_settings import fleet_contradiction
 from fedgrass.federation.errors import LostRace, NotYet, SettingsError
-from fedgrass.federation.runs import Run, RunState
+from fedgrass.federation.runs import Run, RunAction, RunState
 from fedgrass.federation.settings import RunSettings
 from fedgrass.federation.settings_parser import check_training
 from fedgrass.federation.statistics.statistics_query import StatisticsQuery
@@ -27,18 +29,21 @@ from fedgrass.federation.weights.array_roles import update_layout
 from fedgrass.federation.weights.tree_ensemble import TREE_ARRAYS
 
 
-def start_run(
+def start_run(  # noqa: PLR0913 - what a run is started from, and for whom
     services: Services,
     name: str,
     settings: RunSettings,
     continued_from: str = "",
     former: Run | None = None,
+    *,
+    by: str = "",
 ) -> Run:
     """Start a run whose initial model is in the bucket, and open its first round.
 
     A run of statistics, and one with a ServerApp, have no model; the latter waits for its ServerApp.
     Starting the same run with the same settings again changes nothing. ``continued_from`` is the key of the
-    model of another run that was copied to the initial model, if any; ``former`` is that run.
+    model of another run that was copied to the initial model, if any; ``former`` is that run; ``by`` is who
+    starts the run, for its history.
 
     Returns:
         The run as it is after its first steps.
@@ -48,9 +53,10 @@ def start_run(
         UpdateRefused: the initial model is not a file of finite weights.
     """
     if settings.statistics:
-        return _store_and_advance(services, _statistics_run(services, name, settings, settings.statistics))
+        statistics_run = _statistics_run(services, name, settings, settings.statistics)
+        return _store_and_advance(services, statistics_run, by)
     if settings.has_server_app:
-        return _store_and_advance(services, _server_app_run(services, name, settings))
+        return _store_and_advance(services, _server_app_run(services, name, settings), by)
     model = _read_initial(services, name)
     is_partial = settings.shared or settings.frozen_sha256
     frozen = shared_arrays.check(services, name, settings, model.layout, former) if is_partial else None
@@ -62,7 +68,7 @@ def start_run(
     updates = update_layout(model.layout, strategy.carried)
     encodings.file_layout(updates, settings.upload)  # raises if updates of this layout cannot be encoded
     if services.rounds.run(name) is None:
-        cohort = _check_candidates(services, settings)
+        cohort = check_candidates(services, settings)
         if isinstance(strategy, WholeStrategy):
             whole_updates.check_room(settings, strategy, model.layout, cohort)
     download = _write_for_download(services, name, settings, model)
@@ -80,13 +86,13 @@ def start_run(
         continued_from=continued_from,
         frozen=frozen,
     )
-    return _store_and_advance(services, run)
+    return _store_and_advance(services, run, by)
 
 
 def _statistics_run(services: Services, name: str, settings: RunSettings, query: StatisticsQuery) -> Run:
     """Return a run of statistics, with its query in place of an initial model. Raises SettingsError."""
     if services.rounds.run(name) is None:
-        _check_candidates(services, settings)
+        check_candidates(services, settings)
         manifests.check_not_lost(services, name)
     file = write_first_query(services, name, query)
     return Run(
@@ -102,7 +108,7 @@ def _statistics_run(services: Services, name: str, settings: RunSettings, query:
 def _server_app_run(services: Services, name: str, settings: RunSettings) -> Run:
     """Return a run with a ServerApp, which has its model. Raises SettingsError if no device has the task."""
     if services.rounds.run(name) is None:
-        _check_candidates(services, settings)
+        check_candidates(services, settings)
     return Run(
         name=name,
         state=RunState.RUNNING,
@@ -113,9 +119,10 @@ def _server_app_run(services: Services, name: str, settings: RunSettings) -> Run
     )
 
 
-def _store_and_advance(services: Services, run: Run) -> Run:
+def _store_and_advance(services: Services, run: Run, by: str) -> Run:
     """Store a new run and take its first steps. Raises SettingsError if another one has its name."""
     name, settings = run.name, run.settings
+    run = msgspec.structs.replace(run, history=(RunAction(at=run.started_at, action="start", by=by),))
     manifests.check_not_lost(services, name)
     reminders.look_again_later(services, name)
     try:
@@ -130,7 +137,7 @@ def _store_and_advance(services: Services, run: Run) -> Run:
     return services.rounds.run(name) or run
 
 
-def _check_candidates(services: Services, settings: RunSettings) -> int:
+def check_candidates(services: Services, settings: RunSettings) -> int:
     """Check that the fleet has enough devices for a run; return how many a round would want.
 
     Raises:

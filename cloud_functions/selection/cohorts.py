@@ -52,11 +52,16 @@ def choose_once(services: Services, run: Run, step: Open) -> Cohort | None:
         The stored cohort, which is empty if the attempt was given up for lack of devices; None if no device
         can be asked now.
     """
-    rng = _rng(run, f"{step.number}/{step.attempt}")
-    cohort = (_evaluators if step.work is Work.EVALUATE else _trainers)(services, run, rng)
+    cohort = choose(services, run, step)
     if not cohort.devices:
         return None
     return store_once(services, run, step, msgspec.structs.replace(cohort, work=step.work))
+
+
+def choose(services: Services, run: Run, step: Open) -> Cohort:
+    """Choose the devices of a round, without storing them; the same again while the devices are the same."""
+    rng = _rng(run, f"{step.number}/{step.attempt}")
+    return (_evaluators if step.work is Work.EVALUATE else _trainers)(services, run, rng)
 
 
 def none_once(services: Services, run: Run, step: Open) -> Cohort:

@@ -6,9 +6,13 @@ task's pointer ``latest.json`` in the bucket is read regularly too.
 
 A partial model is completed by the device's own arrays (``model_completion``). When the trainer replaces the
 private ones, they are compared and served as a new model would be.
+
+With an ``alias`` in the configuration, the operator decides which model is served, by moving the alias to it:
+also an older one, and one that is worse on this device's data. Newer models are not taken then.
 """
 
 import logging
+import math
 import queue
 import random
 import threading
@@ -16,6 +20,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
+
+import msgspec
 
 from components.predictor.model_acceptance import describe_deciding, reason_to_reject
 from components.predictor.model_completion import Completed, ModelCompletion, Version, trainer_folders
@@ -28,7 +34,7 @@ from components.trainer.tasks.task import Evaluation, Predict, PredictingTask
 from fedgrass.federation import object_keys, weights
 from fedgrass.federation.encodings.array_types import read_task_arrays
 from fedgrass.federation.errors import FedgrassError
-from fedgrass.federation.messages import NewModel
+from fedgrass.federation.messages import ModelAlias, NewModel
 from fedgrass.federation.rounds import is_newer
 from fedgrass.federation.weights import Arrays
 
@@ -57,6 +63,7 @@ class TaskModels:
         checks_private: whether to look for other private arrays.
         pending: the announced model that is to be rolled out.
         rejected: the last model that was evaluated and rejected.
+        serial: of the last known change of the alias; 0: none is known.
         bucket: of the last known model.
         reads_pointer: whether the pointer in the bucket must be read.
         has_read_pointer: whether it has been read before; every newer model should have been announced.
@@ -70,6 +77,7 @@ class TaskModels:
     checks_private: bool = False
     pending: NewModel | None = None
     rejected: NewModel | None = None
+    serial: int = 0
     bucket: str = ""
     reads_pointer: bool = False
     has_read_pointer: bool = False
@@ -81,6 +89,9 @@ class Change:
 
     configuration: Configuration
     tasks: Mapping[str, PredictingTask]
+
+
+_Received = NewModel | ModelAlias | Change | Check
 
 
 class ModelRollout:
@@ -111,7 +122,7 @@ class ModelRollout:
         self._serving = serving
         self._on_event = on_event
         self._bucket = bucket or ModelBucket()
-        self._inbox: queue.SimpleQueue[NewModel | Change | Check] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[_Received] = queue.SimpleQueue()
         self._stopped = threading.Event()
         self._rng = random.Random()  # noqa: S311 - jitter
         # Called with the name of a task if its pointer names a model that no message has announced.
@@ -151,6 +162,7 @@ class ModelRollout:
 
     def _apply(self, change: Change) -> None:
         moved = change.configuration.trainer_folder != self._configuration.trainer_folder
+        moves_alias = change.configuration.alias != self._configuration.alias
         former, self._models, self._configuration = self._models, {}, change.configuration
         for name, task in change.tasks.items():
             models = former.get(name)
@@ -161,10 +173,12 @@ class ModelRollout:
             else:
                 # With another bound or metric, a rejected model may be accepted.
                 models.rejected, models.reads_pointer = None, True
+                if moves_alias:  # another record decides, whose changes are counted from 1 again
+                    models.serial, models.pending, models.has_read_pointer = 0, None, False
             self._models[name] = models
 
-    def announce(self, model: NewModel) -> None:
-        """Roll out a newly announced model."""
+    def announce(self, model: NewModel | ModelAlias) -> None:
+        """Roll out a newly announced model, or the one that the alias names now."""
         self._inbox.put(model)
 
     def check_pointers(self) -> None:
@@ -198,7 +212,7 @@ class ModelRollout:
             else:
                 pause, pauses = None, self._fresh_pauses()
 
-    def _receive(self, pause: float | None) -> Iterator[NewModel | Change | Check]:
+    def _receive(self, pause: float | None) -> Iterator[_Received]:
         """Yield all messages of the inbox; wait for the first one, at most for ``pause`` seconds."""
         try:
             yield self._inbox.get(timeout=pause)
@@ -210,7 +224,7 @@ class ModelRollout:
     def _fresh_pauses(self) -> Iterator[float]:
         return delays(FIRST_DELAY, LARGEST_DELAY, self._rng)
 
-    def _handle(self, message: NewModel | Change | Check) -> None:
+    def _handle(self, message: _Received) -> None:
         if isinstance(message, Change):
             self._apply(message)
         elif message is Check.POINTERS:
@@ -219,7 +233,11 @@ class ModelRollout:
         elif message is Check.PRIVATE:
             for models in self._models.values():
                 models.checks_private = True
-        elif message.task in self._models:
+        elif isinstance(message, ModelAlias):
+            models = self._models.get(message.model.task)
+            if models and message.alias == self._configuration.alias and message.serial > models.serial:
+                self._follow(message, models)
+        elif message.task in self._models and not self._configuration.alias:
             self._set_pending(message, self._models[message.task])
 
     def _advance(self, name: str, models: TaskModels) -> None:
@@ -241,11 +259,30 @@ class ModelRollout:
 
     def _read_pointer(self, name: str, models: TaskModels) -> None:
         bucket = self._configuration.bucket or models.bucket
-        found = self._bucket.newest(bucket, name) if models.reads_pointer and bucket else None
+        is_unannounced = models.reads_pointer and bucket and self._look_up(bucket, name, models)
         models.reads_pointer = False
-        if found and found.task == name and self._set_pending(found, models) and models.has_read_pointer:
+        if is_unannounced and models.has_read_pointer:
             self.on_unannounced(name)
         models.has_read_pointer = models.has_read_pointer or bool(bucket)
+
+    def _look_up(self, bucket: str, name: str, models: TaskModels) -> bool:
+        """Read which model is to be served; return whether it is another one, now pending."""
+        if alias := self._configuration.alias:
+            record = self._bucket.alias(bucket, name, alias)
+            return bool(record and record.model.task == name and self._follow(record, models))
+        found = self._bucket.newest(bucket, name)
+        return bool(found and found.task == name and self._set_pending(found, models))
+
+    def _follow(self, record: ModelAlias, models: TaskModels) -> bool:
+        """Make the model that the alias names the pending one; return whether it is not served yet."""
+        served, model = self._serving.served(record.model.task), record.model
+        if record.serial != models.serial:  # a model that was rejected may have been chosen again
+            models.serial, models.rejected = record.serial, None
+        if models.pending == model:
+            return False
+        is_done = model == models.rejected or (served is not None and served.model == model)
+        models.pending, models.bucket = None if is_done else model, model.bucket
+        return not is_done
 
     def _set_pending(self, model: NewModel, models: TaskModels) -> bool:
         """Make a model the pending one unless it or a newer one is known; return whether that was done."""
@@ -315,7 +352,10 @@ class ModelRollout:
         new = _evaluate(models.task, complete.arrays)
         served = self._serving.served(name)
         old = self._evaluate_served(models, served) if served else None
-        if old and (reason := reason_to_reject(old.metrics, new.metrics, self._configuration)):
+        bounds = self._configuration
+        if bounds.alias:  # the operator has chosen it, possibly to replace a model that only looks better
+            bounds = msgspec.structs.replace(bounds, worse_by=math.inf)
+        if old and (reason := reason_to_reject(old.metrics, new.metrics, bounds)):
             raise ModelRefused(reason)
         measured = describe_deciding(new.metrics, self._configuration)
         before = describe_deciding(old.metrics, self._configuration) if old else ""

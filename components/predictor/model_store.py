@@ -25,7 +25,8 @@ from components.runtime.s3_access import AWS_ERRORS, describe, make_s3_client, r
 from fedgrass.federation import messages, object_keys, weights
 from fedgrass.federation.aws_errors import Remedy
 from fedgrass.federation.errors import MessageError
-from fedgrass.federation.messages import NewModel
+from fedgrass.federation.messages import ModelAlias, NewModel
+from fedgrass.federation.models.model_alias import LARGEST_RECORD, decode_record
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -57,19 +58,33 @@ class ModelBucket:
             ModelRefused: the object is not a valid NewModel message.
         """
         key = object_keys.latest_model(task)
+        data = self._read_pointer(bucket, key, messages.LARGEST_MESSAGE)
         try:
-            data = self._read(bucket, key, messages.LARGEST_MESSAGE)
+            return None if data is None else messages.decode(data, NewModel)
+        except MessageError as error:
+            message = f"s3://{bucket}/{key}: {error}"
+            raise ModelRefused(message) from error
+
+    def alias(self, bucket: str, task: str, alias: str) -> ModelAlias | None:
+        """Return what an alias of a task names; None if that object does not exist. Raises as ``newest``."""
+        key = object_keys.model_alias(task, alias)
+        data = self._read_pointer(bucket, key, LARGEST_RECORD)
+        try:
+            return None if data is None else decode_record(data, key).message()
+        except MessageError as error:
+            message = f"s3://{bucket}/{key}: {error}"
+            raise ModelRefused(message) from error
+
+    def _read_pointer(self, bucket: str, key: str, most: int) -> bytes | None:
+        """Return an object that names a model, or None. Raises Unavailable."""
+        try:
+            return self._read(bucket, key, most)
         except AWS_ERRORS as error:
             if isinstance(error, ClientError) and error.response["Error"].get("Code") in _MISSING:
                 log.info("s3://%s/%s does not exist, or access is denied", bucket, key)
                 return None
             message = f"s3://{bucket}/{key} cannot be read: {describe(error)}"
             raise Unavailable(message) from error
-        try:
-            return messages.decode(data, NewModel)
-        except MessageError as error:
-            message = f"s3://{bucket}/{key}: {error}"
-            raise ModelRefused(message) from error
 
     def fetch(self, model: NewModel) -> bytes:
         """Return the file of a model, checked against the announced size and SHA-256.

@@ -26,11 +26,13 @@ from components.trainer.tasks.task_release import NotInstalled
 from fedgrass.federation.conversion import convert, nearest, shown
 from fedgrass.federation.errors import FedgrassError
 from fedgrass.federation.messages.message_fields import FLEET_NAME, RULES, TaskName
+from fedgrass.federation.models.model_alias import checked_alias
 
 FOR_OTHERS = {"accessControl", "python"}  # keys for the nucleus and for the install step
 _MOST_TASKS = 16  # a report has room for
 _LOOK_SECONDS = 10.0  # between two looks at the releases of the tasks
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+_ALIAS = rf"\A\Z|{RULES['alias'][0]}"
 Options = dict[str, bool | int | float | str]
 Tasks = Annotated[
     dict[TaskName, Options],
@@ -47,6 +49,7 @@ class Configuration(Struct, frozen=True, kw_only=True):
         fleet: the name of the fleet.
         bucket: of the models; empty: the bucket of the first announced model.
         tasks: options by task name.
+        alias: of the tasks' models to serve, such as ``production``; empty: the newest model.
         worse_by: a new model is rejected if its deciding metric is worse by more.
         metric: the deciding metric; empty: accuracy, else loss.
         lower_is_better: for the configured metric.
@@ -61,6 +64,7 @@ class Configuration(Struct, frozen=True, kw_only=True):
     fleet: FleetName = "fedgrass"
     bucket: Annotated[str, Meta(max_length=63)] = ""
     tasks: Tasks = {}
+    alias: Annotated[str, Meta(pattern=_ALIAS, description=f"empty, or {RULES['alias'][1]}")] = ""
     worse_by: Annotated[float, Meta(ge=0)] = 0.02
     metric: Annotated[str, Meta(max_length=64)] = ""
     lower_is_better: bool = False
@@ -97,6 +101,8 @@ def parse_configuration(values: Mapping[str, Any]) -> Configuration:
         )
         for name, options in found.tasks.items():
             check_task(name, options)
+        if found.alias:
+            checked_alias(found.alias)
     except FedgrassError as error:
         raise ConfigurationError(str(error)) from error
     if not 1 <= len(found.tasks) <= _MOST_TASKS:

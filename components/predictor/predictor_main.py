@@ -23,7 +23,7 @@ from components.predictor.predictor_configuration import (
     parse_configuration,
 )
 from components.predictor.predictor_nucleus import Nucleus
-from components.predictor.predictor_subscriptions import EchoCheck, Subscriptions
+from components.predictor.predictor_subscriptions import EchoCheck, Subscriptions, models_topic
 from components.predictor.serving import Serving
 from components.predictor.web import HOST, Server
 from components.runtime.component_errors import ConfigurationError, Forbidden, Unavailable
@@ -38,9 +38,9 @@ from components.runtime.process_setup import (
 )
 from components.trainer.tasks.task_release import NotInstalled
 from fedgrass.federation.errors import FedgrassError, MessageError, SettingsError
-from fedgrass.federation.messages import NewModel, PredictorReport, decode, encode
+from fedgrass.federation.messages import ModelAlias, NewModel, PredictorReport, decode, encode
 from fedgrass.federation.messages.message_fields import shorten_to_bytes
-from fedgrass.federation.topics import Kind, of_device, of_models
+from fedgrass.federation.topics import Kind, of_device
 
 _JITTER = 0.1  # fraction of periodic delays
 _LOOK_SECONDS = 2.0  # between two looks at a start for the component of a task
@@ -225,6 +225,7 @@ class Predictor:
         figures, missing = self._serving.figures(), self._serving.without_model()
         return {
             "status": "no model yet" if missing else "ok",
+            "alias": self.configuration.alias,
             "models": self._serving.models(),
             "without_model": missing,
             "requests": figures.requests,
@@ -236,21 +237,26 @@ class Predictor:
     def _subscribe(self) -> None:
         """Subscribe to the topics of the configured tasks; messages for former tasks are dropped."""
         for task in self.configuration.tasks:
-            self._subscriptions.cover(self.configuration.fleet, task)
+            self._subscriptions.cover(self.configuration.fleet, task, self.configuration.alias)
 
     def _receive_model(self, task: str, topic: str, payload: bytes) -> None:
+        alias = self.configuration.alias
+        if topic != models_topic(self.configuration.fleet, task, alias):  # of a former configuration
+            return
+        message: NewModel | ModelAlias
         try:
-            model = decode(payload, NewModel)
+            message = decode(payload, ModelAlias) if alias else decode(payload, NewModel)
         except MessageError as error:
             log.warning("%s: dropped a message: %s", task, error)
             return
-        if model.task == task and topic == of_models(self.configuration.fleet, task):
-            self._rollout.announce(model)
+        model = message.model if isinstance(message, ModelAlias) else message
+        if model.task == task:
+            self._rollout.announce(message)
 
     def _unannounced(self, task: str) -> None:
         """Subscribe again, after a model was found by the bucket's pointer only; from any thread."""
-        fleet = self.configuration.fleet
-        self._event_loop.post(lambda: self._subscriptions.renew_models(fleet, task))
+        fleet, alias = self.configuration.fleet, self.configuration.alias
+        self._event_loop.post(lambda: self._subscriptions.renew_models(fleet, task, alias))
 
     def _probe(self, task: str, text: bytes) -> None:
         self._nucleus.publish_locally(topic_of(task), text, as_json=False)

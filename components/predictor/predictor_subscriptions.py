@@ -17,7 +17,7 @@ from components.predictor.predictor_nucleus import Nucleus
 from components.runtime.component_errors import Forbidden, Unavailable
 from components.runtime.event_loop import EventLoop
 from components.runtime.retries import Subscription, delays
-from fedgrass.federation.topics import of_models
+from fedgrass.federation.topics import of_alias, of_models
 
 FIRST_DELAY = 0.5  # seconds at most, between requests for a subscription
 LARGEST_DELAY = 30.0
@@ -58,9 +58,15 @@ class Subscriptions:
             lambda topic, reason: event_loop.post(lambda: self._renew(topic, reason)),
         )
 
-    def cover(self, fleet: str, task: str) -> None:
-        """Subscribe to a task's topics, unless already subscribed."""
-        requests, models = topic_of(task), of_models(fleet, task)
+    def cover(self, fleet: str, task: str, alias: str = "") -> None:
+        """Subscribe to a task's topics, unless already subscribed.
+
+        Args:
+            fleet: of the models.
+            task: the task.
+            alias: whose changes to receive; empty: all new models.
+        """
+        requests, models = topic_of(task), models_topic(fleet, task, alias)
 
         def receive_request(text: bytes, as_json: bool) -> None:  # noqa: FBT001 - a handler's signature
             self._on_request(task, text, as_json)
@@ -79,9 +85,9 @@ class Subscriptions:
         """Subscribe to a task's local requests again, after a probe did not come back."""
         self._renew(topic_of(task), "its echo is missing")
 
-    def renew_models(self, fleet: str, task: str) -> None:
+    def renew_models(self, fleet: str, task: str, alias: str = "") -> None:
         """Subscribe to a task's models again, after a model was found that no message had announced."""
-        self._renew(of_models(fleet, task), "a new model was not announced")
+        self._renew(models_topic(fleet, task, alias), "a new model was not announced")
 
     def renew_silent_models(self) -> None:
         """Subscribe again to topics of models without a message or acknowledgement for RENEW_SECONDS."""
@@ -107,6 +113,11 @@ class Subscriptions:
             acknowledged=acknowledged,
         )
         kept.renew()
+
+
+def models_topic(fleet: str, task: str, alias: str) -> str:
+    """Return the topic on which the models of a task to serve are announced."""
+    return of_alias(fleet, task, alias) if alias else of_models(fleet, task)
 
 
 _MOST_MISSING = 2  # probes without an echo that are tolerated: a single message may be lost

@@ -11,6 +11,7 @@ import os
 import random
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -33,6 +34,8 @@ from components.runtime.process_setup import (
     thing_name,
 )
 from components.trainer.connection.device_file import DEFAULT_FILE, read_device_file
+from components.trainer.device_log.log_answers import LogAnswerPorts, LogAnswers
+from components.trainer.device_log.log_ring import FOLDER, LogRing, recorded_log
 from components.trainer.session.device_context import DeviceContext, WorkTrouble
 from components.trainer.session.device_session import Session
 from components.trainer.session.eligibility import read_power
@@ -42,8 +45,10 @@ from components.trainer.session.session_ports import Host, Uploader
 from components.trainer.trainer_configuration import Configuration, parse_configuration
 from components.trainer.upload.s3_upload_process import S3UploadProcess
 from components.trainer.worker.worker_process import WorkerProcess
+from fedgrass.federation.device_log import WORKER
 from fedgrass.federation.errors import SettingsError
 
+_LOG_NICENESS = 10  # of the process that uploads log lines: trainings go first
 _UPDATES = "updates"  # folder in the component's work folder
 log = logging.getLogger("trainer")
 
@@ -52,8 +57,13 @@ def main(words: Sequence[str] = ()) -> int:
     """Run until the host ends the process; return its exit code (0 only if it was asked to end)."""
     plain_file = _options(words).mqtt
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
+    with recorded_log() as ring:
+        return _exit_code(plain_file, ring)
+
+
+def _exit_code(plain_file: Path | None, ring: LogRing) -> int:
     try:
-        code = _connect_and_run(plain_file)
+        code = _connect_and_run(plain_file, ring)
     except (ConfigurationError, SettingsError) as error:
         log.error("%s", error)  # noqa: TRY400 - one line without a traceback
         return WRONG_CONFIGURATION
@@ -84,14 +94,15 @@ def _options(words: Sequence[str]) -> argparse.Namespace:
     return parser.parse_args(words)
 
 
-def _connect_to_nucleus(lost: Callable[[str], None]) -> Host:
+def _connect_to_nucleus(lost: Callable[[str], None], ring: LogRing) -> Host:
     # Imported here, and below: a device has the packages of only one of the two.
     from components.runtime.greengrass_ipc import GreengrassIpc  # noqa: PLC0415 - only on devices with Greengrass
 
+    ring.keep_in(Path.cwd())
     return GreengrassIpc.connect(lost)
 
 
-def _connect_by_mqtt(file: Path, lost: Callable[[str], None]) -> Host:
+def _connect_by_mqtt(file: Path, lost: Callable[[str], None], ring: LogRing) -> Host:
     from components.trainer.connection.device_file import use_certificate  # noqa: PLC0415 - only with --mqtt
     from components.trainer.connection.mqtt_connection import MqttConnection  # noqa: PLC0415 - only with --mqtt
 
@@ -101,6 +112,7 @@ def _connect_by_mqtt(file: Path, lost: Callable[[str], None]) -> Host:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         os.chdir(folder)  # as the nucleus starts a component in its work folder
+        ring.keep_in(folder)
         use_certificate(connection, folder)
     except OSError as error:
         message = f"the device's work_folder {folder} cannot be used: {error.strerror}"
@@ -110,18 +122,18 @@ def _connect_by_mqtt(file: Path, lost: Callable[[str], None]) -> Host:
     return host
 
 
-def _connect_and_run(plain_file: Path | None) -> int:
+def _connect_and_run(plain_file: Path | None, ring: LogRing) -> int:
     loop = EventLoop()
     end_on_signals(loop)
 
     def lost(reason: str) -> None:
         loop.post(lambda: _give_up(loop, reason))
 
-    host = _connect_by_mqtt(plain_file, lost) if plain_file else _connect_to_nucleus(lost)
+    host = _connect_by_mqtt(plain_file, lost, ring) if plain_file else _connect_to_nucleus(lost, ring)
     try:
         # Without Greengrass, an invalid file ends the service, where its operator sees it.
         last = None if plain_file else LastConfiguration(Path.cwd())
-        return _run(loop, host, RestartBudget(Path.cwd()), last)
+        return _run(loop, host, last, ring)
     finally:
         host.close()
 
@@ -142,26 +154,34 @@ def _leave(exits: RestartBudget) -> int:
     return LOST
 
 
-def _run(loop: EventLoop, nucleus: Host, exits: RestartBudget, last: LastConfiguration | None) -> int:
+def _run(loop: EventLoop, nucleus: Host, last: LastConfiguration | None, ring: LogRing) -> int:
     configuration, refused = _configuration(nucleus, last)
     rng = random.Random()  # noqa: S311 - jitter, not a secret
-    worker = WorkerProcess(loop.post, configuration.bounds)
+    worker = WorkerProcess(loop.post, configuration.bounds, partial(ring.add, WORKER))
     uploaders = Uploaders(Path.cwd(), configuration)
 
     def look_again() -> None:
         if token_exchange_address.find_again(nucleus.token_exchange_port):
             worker.find_credentials_at(os.environ[token_exchange_address.ADDRESS])
 
+    thing = thing_name()
+    logs = LogAnswers(
+        thing,
+        component_version(),
+        Path.cwd(),
+        LogAnswerPorts(ring=ring, uploader=uploaders.of_logs, loop=loop, look_again=look_again),
+    )
     context = DeviceContext(
-        thing=thing_name(),
+        thing=thing,
         folder=Path.cwd() / _UPDATES,
         loop=loop,
         journal=Journal(Path.cwd()),
         worker=worker,
-        restart_budget=exits,
+        restart_budget=RestartBudget(Path.cwd()),
         uploader=uploaders.current,
         rng=rng,
         measure=read_power,
+        send_log=logs.answer,
         trouble=WorkTrouble(look_again),
     )
     session = Session(
@@ -206,6 +226,7 @@ def _run(loop: EventLoop, nucleus: Host, exits: RestartBudget, last: LastConfigu
         return loop.run()
     finally:
         worker.close()
+        logs.close()
         uploaders.close()
 
 
@@ -242,15 +263,17 @@ class Uploaders:
         self._stream_manager: Uploader | None = None
         self._s3: S3UploadProcess | None = None
         self._s3_limit = 0
+        self._logs: S3UploadProcess | None = None
 
     def configure(self, configuration: Configuration) -> None:
         """Use the uploader of another configuration from now on."""
         self._configuration = configuration
 
     def close(self) -> None:
-        """End the process of an upload in progress."""
-        if self._s3:
-            self._s3.close()
+        """End the processes of uploads in progress."""
+        for uploader in (self._s3, self._logs):
+            if uploader:
+                uploader.close()
 
     def current(self) -> Uploader:
         """Return the uploader that the configuration names."""
@@ -258,6 +281,12 @@ class Uploaders:
             return self._s3_uploader(self._configuration.upload_bytes_per_second)
         self._stream_manager = self._stream_manager or self._stream_uploader()
         return self._stream_manager
+
+    def of_logs(self) -> Uploader:
+        """Return the uploader of log lines, which has to serve while another one uploads an update."""
+        limit = self._configuration.upload_bytes_per_second
+        self._logs = S3UploadProcess(self._folder / FOLDER, limit, niceness=_LOG_NICENESS)
+        return self._logs
 
     def _stream_uploader(self) -> Uploader:
         # Imported here: a device without Greengrass has no SDK of Stream Manager.

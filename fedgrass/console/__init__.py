@@ -1,14 +1,16 @@
 """The ``fedgrass`` command, which operators run in a terminal.
 
-main.py               parse the command line, run the action, print errors
-options.py            options and input files that commands share
+main.py               the command line as a whole: its commands, and how errors are printed
+command_line.py       what commands share: their apps, the options for the stack, the form of the output
+options.py            input files and KEY=VALUE pairs
+results.py            results as text or as JSON
 deferred.py           import what carries out a command when it runs
 terminal.py           all output: lines and errors; tables.py: tables and styled text;
                       redrawn_view.py: live views
 interruption.py       Ctrl-C, SIGTERM and a closed terminal
 stack.py              the deployed stack: its outputs and AWS clients (typed in aws_clients.py)
 greengrass_cloud.py   Greengrass in an AWS account: groups, component versions, deployments
-commands/             the command groups and their options
+commands/             the commands: typed functions with their options
 deploy/               the fleet's stack, its components and their deployments
 tasks/                the components of tasks: files, requirements, recipe
 flower/               Flower apps: their components, and ServerApps that drive a fleet

@@ -7,27 +7,50 @@ import os
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from cyclopts import App, Parameter
+from cyclopts import Parameter
+
+from greengrass_emulator.command.typed_options import (
+    bind,
+    call,
+    command_group,
+    number_between,
+    parse_number,
+    whole_number,
+)
+
+__all__ = [
+    "ON_STACK",
+    "Account",
+    "Output",
+    "StackOptions",
+    "bind",
+    "call",
+    "command_group",
+    "number_between",
+    "parse_number",
+    "whole_number",
+]
 
 Output = Annotated[
     Literal["text", "json"], Parameter(help="text for people, or json for programs (docs/json.md)")
+]
+Account = Annotated[
+    str, Parameter(help="refuse credentials of any other account than this one (12 digits)", metavar="ID")
 ]
 
 
 @Parameter(name="*")
 @dataclass(frozen=True)
 class StackOptions:
-    """The stack that a command works on, and the credentials for it, as the AWS CLI takes them.
+    """The stack that a command works on, and the credentials for it, as the AWS CLI takes them."""
 
-    Args:
-        stack: CloudFormation stack of the fleet.
-        profile: profile of the AWS CLI with the credentials (AWS_PROFILE).
-        region: AWS region of the stack (AWS_REGION).
-    """
-
-    stack: str = "fedgrass"
-    profile: str = ""
-    region: str = ""
+    stack: Annotated[
+        str, Parameter(alias="--stack-name", help="CloudFormation stack of the fleet", metavar="NAME")
+    ] = "fedgrass"
+    profile: Annotated[
+        str, Parameter(help="profile of the AWS CLI with the credentials (AWS_PROFILE)", metavar="NAME")
+    ] = ""
+    region: Annotated[str, Parameter(help="AWS region of the stack (AWS_REGION)", metavar="NAME")] = ""
 
     def use(self) -> None:
         """Select profile and region for all AWS clients of this process and of its child processes."""
@@ -38,22 +61,3 @@ class StackOptions:
 
 
 ON_STACK = StackOptions()  # the default of a command's parameter
-
-
-def command_group(name: str, explanation: str) -> App:
-    """Return the app of a group of commands.
-
-    The commands are functions whose docstring is their help, and whose module imports nothing that is slow:
-    what carries them out is imported within them, by ``deferred``.
-
-    Args:
-        name: name of the group, such as ``run``.
-        explanation: one line for the list of commands.
-    """
-    return App(
-        name=name,
-        help=explanation,
-        help_format="plaintext",
-        version_flags=[],
-        default_parameter=Parameter(negative=()),
-    )

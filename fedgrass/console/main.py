@@ -1,60 +1,45 @@
 """The ``fedgrass`` command: parses the command line, runs the action, and prints any error in one line."""
 
-import argparse
-import difflib
 import os
-import re
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-from cyclopts import App, CycloptsError
+from cyclopts import App
 
 from fedgrass import __version__
-from fedgrass.console.command_line import command_group
-from fedgrass.console.commands import (
-    device_commands,
-    flower_commands,
-    laptop_commands,
-    run_commands,
-    stack_commands,
-    statistics_commands,
-)
+from fedgrass.console.command_line import bind, command_group
 from fedgrass.console.interruption import ended_by_signals
-from fedgrass.console.terminal import accept_all_characters, close_after_reader, complain, fail, printable
+from fedgrass.console.terminal import accept_all_characters, close_after_reader, complain, fail
 from fedgrass.federation.errors import FedgrassError
+from greengrass_emulator.command.typed_options import CommandMistakeError
+from greengrass_emulator.emulator_errors import EmulatorError
 
 _TRACEBACK = "FEDGRASS_TRACEBACK"  # environment variable: show internal errors with a traceback
-_SETTING = re.compile(r"[a-z_]+=")
-_OPTION = re.compile(r"--[a-z][a-z-]*")
 # Commands and groups of commands, each with the function or app in ``commands`` that is imported when used.
-_COMMANDS: dict[str, tuple[str, str]] = {}
-
-
-class Parser(argparse.ArgumentParser):
-    """A parser whose errors are one line, without the usage, and that takes no abbreviated options.
-
-    The parsers of subcommands are of the same class. The one of the command given is ``parser`` of the parsed
-    command line.
-    """
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**{"allow_abbrev": False, **options})
-        self.set_defaults(parser=self)
-
-    def error(self, message: str) -> NoReturn:
-        """Print a mistake in the command line as one line, and exit with code 2."""
-        self.exit(2, f"{self.prog}: {printable(message)}; see `{self.prog} --help`\n")
-
-    def refuse(self, words: Sequence[str]) -> NoReturn:
-        """Report words that no option or argument takes, with the option probably meant by the first one."""
-        known = _OPTION.findall(self.format_usage())
-        close = difflib.get_close_matches(words[0].partition("=")[0], known, n=1)
-        hint = f": did you mean {close[0]}?" if close else ""
-        self.error(f"unrecognized arguments: {' '.join(words)}{hint}")
+_COMMANDS: dict[str, tuple[str, str]] = {
+    "core": ("laptop_commands:core", "Run Greengrass components on this machine, without a cloud."),
+    "costs": ("stack_commands:costs", "Estimate what a fleet costs on AWS from published prices."),
+    "demo": ("laptop_commands:demo", "Train a model over Greengrass devices on this machine."),
+    "deploy": ("deployment_commands:deploy", "Deploy the cloud and the devices of a fleet to AWS."),
+    "fleet": ("stack_commands:fleet", "Provision devices in AWS IoT, or remove them."),
+    "flower": ("flower_commands:flower", "Bring a Flower app to the fleet as it is, or try it here."),
+    "queue": ("stack_commands:queue", "List the stack's dead letters, or send them back."),
+    "stats": ("statistics_commands:stats", "Statistics of the devices' data, without moving the data."),
+    "task": ("laptop_commands:task", "Create a task of your own, check or publish one."),
+    "run": ("run_commands:app", "Start, follow, control, compare and report runs."),
+    "report": ("run_commands:report", "Write a report on a run; the same as `run report`."),
+    "devices": (
+        "registered_device_commands:app",
+        "List devices, show what one of them did and logged, or forget it.",
+    ),
+    "model": ("model_commands:app", "List, fetch, compare, promote, export and import models."),
+    "watch": ("watch_commands:watch", "Print the messages on the fleet's topics as they pass."),
+    "dashboard": ("dashboard_commands:dashboard", "Show stacks live in the browser, and act on them."),
+}
 
 
 def command() -> None:
@@ -68,7 +53,7 @@ def command() -> None:
     except BrokenPipeError:
         close_after_reader()
         sys.exit(1)
-    except FedgrassError as error:
+    except (FedgrassError, EmulatorError) as error:
         fail(error)
     except Exception as error:
         if isinstance(error, OSError) and error.filename:  # a path that the operator gave
@@ -81,15 +66,18 @@ def command() -> None:
 
 
 def run(words: Sequence[str]) -> None:
-    """Run a command line. Mistakes in it are printed in one line, with exit code 2."""
-    if words and words[0] not in app():
-        arguments = parse(words)
-        arguments.run(arguments)
-        return
+    """Carry out a command line. Mistakes in it are printed in one line, with exit code 2."""
+    parse(words)()
+
+
+def parse(words: Sequence[str]) -> Callable[[], Any]:
+    """Return what carries out a command line. Mistakes in it are printed in one line, with exit code 2."""
     try:
-        app()(words, print_error=False, exit_on_error=False, result_action="return_value")
-    except CycloptsError as error:
-        complain(f"fedgrass: {error}; see `fedgrass --help`")
+        if words and words[0] in _COMMANDS:
+            load(words[0])
+        return bind(app(), words)
+    except CommandMistakeError as error:
+        complain(error)
         sys.exit(2)
 
 
@@ -97,46 +85,18 @@ def run(words: Sequence[str]) -> None:
 def app() -> App:
     """Return the app of the command line, whose groups are imported when they are used."""
     made = command_group("fedgrass", "Federated learning over Greengrass devices.")
+    made.version, made.version_flags = f"fedgrass {__version__}", ["--version"]
     for name, (target, explanation) in _COMMANDS.items():
         made.command(f"fedgrass.console.commands.{target}", name=name, help=explanation)
     return made
 
 
-def parse(words: Sequence[str]) -> argparse.Namespace:
-    """Return the parsed words of a command line. Settings of a run may also follow its options."""
-    commands = parser()
-    arguments, others = commands.parse_known_args(words)
-    settings = [word for word in others if hasattr(arguments, "settings") and _SETTING.match(word)]
-    if len(settings) < len(others):
-        arguments.parser.refuse([word for word in others if word not in settings])
-    if others:
-        arguments.settings += others
-    return arguments
-
-
-def parser() -> argparse.ArgumentParser:
-    """Return the parser of the command line; ``run`` of a parsed command line carries it out."""
-    made: argparse.ArgumentParser = Parser(
-        prog="fedgrass", description="Federated learning over Greengrass devices."
-    )
-    made.add_argument("--version", action="version", version=f"fedgrass {__version__}")
-    commands = made.add_subparsers(required=True, metavar="command")
-    laptop_commands.add_demo(commands)
-    run_commands.add(commands)
-    statistics_commands.add_stats(commands)
-    laptop_commands.add_core(commands)
-    laptop_commands.add_task(commands)
-    flower_commands.add_flower(commands)
-    stack_commands.add_queue(commands)
-    stack_commands.add_fleet(commands)
-    stack_commands.add_costs(commands)
-    deploy = commands.add_parser(
-        "deploy", help="deploy the cloud and the devices of a fleet to an AWS account"
-    )
-    kinds = deploy.add_subparsers(required=True, metavar="what")
-    stack_commands.add_cloud(kinds)
-    device_commands.add_deployments(kinds)
-    return made
+def load(name: str) -> App:
+    """Return the app of a command or of a group of commands, with its own explanation."""
+    loaded = app()[name]
+    if loaded.default_command:
+        loaded.help = None  # the docstring of the function, not its line in the list of commands
+    return loaded
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from typing import Any, TypeGuard, cast
 
 import boto3
 from botocore.config import Config
+from botocore.credentials import ReadOnlyCredentials
 from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, NoCredentialsError
 from botocore.exceptions import ConnectionError as BotoConnectionError
 from botocore.parsers import ResponseParserError
@@ -113,10 +114,7 @@ def client(service: str, profile: str = "", region: str = "") -> Any:
         region: AWS region; empty: that of the environment or of the profile.
     """
     try:
-        # boto3 reads AWS_DEFAULT_REGION only; all other AWS tools read AWS_REGION too, and prefer it.
-        session: Any = boto3.Session(
-            profile_name=profile or None, region_name=region or os.environ.get("AWS_REGION") or None
-        )
+        session = _session(profile, region)
         session.events.register("creating-client-class", _add_checks)
         return session.client(service, config=_CONFIG)
     except (BotoCoreError, ValueError) as error:  # ValueError: an endpoint that is not a URL
@@ -126,6 +124,33 @@ def client(service: str, profile: str = "", region: str = "") -> Any:
             " that `fedgrass demo --keep` printed"
         )
         message = f"AWS cannot be used: {reason}.{advice}"
+        raise StackError(message) from error
+
+
+def _session(profile: str, region: str) -> Any:
+    # boto3 reads AWS_DEFAULT_REGION only; all other AWS tools read AWS_REGION too, and prefer it.
+    return boto3.Session(
+        profile_name=profile or None, region_name=region or os.environ.get("AWS_REGION") or None
+    )
+
+
+def credentials(profile: str = "", region: str = "") -> ReadOnlyCredentials:
+    """Return the operator's current credentials, to sign what boto3 has no client for.
+
+    Args:
+        profile: profile of the AWS CLI; empty: the credentials of the environment.
+        region: AWS region, to which a profile's role may be asked for credentials.
+
+    Raises:
+        StackError: there are none.
+    """
+    try:
+        found = _session(profile, region).get_credentials()
+        if found is None:
+            raise NoCredentialsError
+        return found.get_frozen_credentials()  # type: ignore[no-any-return]
+    except BotoCoreError as error:
+        message = f"AWS cannot be used: {_reason(error)}"
         raise StackError(message) from error
 
 

@@ -24,6 +24,7 @@ __all__ = [
     "prompt",
     "say",
     "say_json",
+    "say_json_line",
     "show",
     "table",
 ]
@@ -42,6 +43,11 @@ def say(line: object) -> None:
 def say_json(value: object) -> None:
     """Print a JSON value for programs, uncut; all but printable ASCII characters are escaped."""
     print(json.dumps(value, indent=1).replace("\x7f", "\\u007f"), flush=True)  # noqa: T201 - as above
+
+
+def say_json_line(value: object) -> None:
+    """Print a JSON value as one line, for programs that read a stream of them; escaped as by ``say_json``."""
+    print(json.dumps(value).replace("\x7f", "\\u007f"), flush=True)  # noqa: T201 - as above
 
 
 def complain(line: object) -> None:

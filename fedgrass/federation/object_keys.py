@@ -6,8 +6,11 @@
     models/<run>/<round>.<kind>.safetensors             the same model, encoded for download
     models/<run>/<round>.json                           a query of statistics, for the round after that one
     models/<task>/latest.json                           the pointer to a task's latest model
+    models/<task>/aliases/<alias>.json                  the model that an alias names, and its former ones
+    models/<name>/imported.json                         the origin of the imported model <name>/0
     updates/<thing>/<run>/<round>-<attempt>.safetensors a device's update; a lifecycle rule expires it
     models/<run>/content/<sha256>.safetensors           the content of a ServerApp's messages, written once
+    logs/<thing>/<id>.txt                               a device's log lines; a lifecycle rule expires them
     rounds/<run>/<round>.messages.json                  which device gets which of them, written once
     rounds/<run>/server_app.safetensors                 what a ServerApp needs to be resumed
     rounds/<run>/server_app.zip                         the files of a ServerApp that runs in a container
@@ -18,7 +21,7 @@
     drafts/<run>/<round>-<attempt>/<lease>/...          an averager's output, copied once the round is closed
     drafts/<run>/<round>-<attempt>/parts/...            partial sums and shards of the model
 
-Devices may write ``updates/<their own thing name>/`` and read ``models/``, nothing else.
+Devices may write ``updates/`` and ``logs/`` below their own thing name and read ``models/``, nothing else.
 """
 
 from fedgrass.federation.messages.message_fields import checked_name
@@ -99,9 +102,29 @@ def latest_model(task: str) -> str:
     return f"models/{checked_name('task', task)}/latest.json"
 
 
+def model_alias(task: str, alias: str) -> str:
+    """Return the key of the model that an alias of a task names."""
+    return f"{model_aliases(task)}{checked_name('alias', alias)}.json"
+
+
+def model_aliases(task: str) -> str:
+    """Return the prefix of the keys of a task's aliases."""
+    return f"models/{checked_name('task', task)}/aliases/"
+
+
+def imported_model(name: str) -> str:
+    """Return the key of what is known of an imported model, whose own key is that of model 0 of a run."""
+    return f"models/{checked_name('run', name)}/imported.json"
+
+
 def update(thing: str, run: str, number: int, attempt: int) -> str:
     """Return the key to which ``thing`` uploads its update for one attempt at a round."""
     return f"updates/{checked_name('thing', thing)}/{checked_name('run', run)}/{number}-{attempt}.safetensors"
+
+
+def device_log(thing: str, request: str) -> str:
+    """Return the key to which ``thing`` uploads its log lines for a request with an id."""
+    return f"logs/{checked_name('thing', thing)}/{request}.txt"
 
 
 def cohort(run: str, number: int, attempt: int) -> str:

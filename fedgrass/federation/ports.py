@@ -229,6 +229,13 @@ class DeviceDirectory(Protocol):
     def find(self, device: str) -> Candidate | None:
         """Return one device, no matter when it was last seen, or None."""
 
+    def forget(self, device: str, last_seen: int) -> None:
+        """Remove a device that was last seen at ``last_seen``; its next heartbeat registers it again.
+
+        Raises:
+            LostRace: It is not registered, or was seen at another time.
+        """
+
 
 class ThingGroups(Protocol):
     """The operator's groups of things."""

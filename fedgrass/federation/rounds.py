@@ -138,6 +138,7 @@ class Round(Struct, frozen=True, kw_only=True):
     choosing_at: int = 0  # when the selection of its cohort began
     opening_seconds: float = 0.0  # from then until the first cohort's last announcement was published
     averaging_seconds: float = 0.0
+    code: str = ""  # version of the functions that closed it
     aim: str = ""  # of the messages of a ServerApp: their type and group, such as "train 3"
     collapse: str = ""  # lines that warn of a collapsed average, the base: see collapsed_average.py
     # Of buffered runs:
@@ -293,6 +294,7 @@ class Participant(Struct, frozen=True, kw_only=True):
     base: int | None = None  # None: the round's base
     to_round: int = 0
     to_attempt: int = 0
+    code: str = ""  # versions of the code that did the work; empty: not stated
     answer: str = ""  # of a round of statistics, if it is small enough for the completion: base64
     timeline: str = ""  # of a run with `trace`, as the device measured it: see trace_context.py
 

@@ -33,6 +33,18 @@ LIVING = frozenset({RunState.RUNNING, RunState.PAUSED})
 # Each run remembers this many action ids, 17 bytes each. At one action a minute that covers the last 100
 # minutes; Lambda and EventBridge redeliver within minutes, and give up after a day.
 MOST_ACTIONS = 100
+MOST_HISTORY = 50  # actions of which a run remembers who requested them: the start, and the last 49
+LONGEST_CALLER = 256  # characters of ``RunAction.by``
+
+
+class RunAction(Struct, frozen=True, kw_only=True):
+    """An action that was performed on a run, and who requested it."""
+
+    at: int  # milliseconds since the epoch
+    action: str  # such as ``start`` or ``pause``
+    # What the caller states of itself, such as the ARN of its credentials. Nobody checks it: CloudTrail has
+    # the real caller of the function. Empty: not stated.
+    by: str = ""
 
 
 class Progress(Struct, frozen=True, kw_only=True):
@@ -73,23 +85,40 @@ class Run(Struct, frozen=True, kw_only=True):
     waiting_since: int = 0  # since then the next round has found no device to ask; 0: not waiting
     look_at: int = 0  # when the reminder of a waiting run is due
     progress: Progress = Progress()
-    actions: int = 0  # number of applied actions that carry an id
+    actions: int = 0  # number of applied actions, without the start
     done: tuple[str, ...] = ()  # fingerprints of the last MOST_ACTIONS action ids
+    history: tuple[RunAction, ...] = ()  # the start and the last actions, at most MOST_HISTORY, oldest first
 
     def has_done(self, action: str) -> bool:
         """Return whether the action with this id was applied already; always False without an id."""
         return bool(action) and _fingerprint(action) in self.done
 
-    def with_action(self, action: str) -> dict[str, object]:
-        """Return the changes to the run that record an action's id; empty without an id."""
-        if not action:
-            return {}
-        done = (*self.done, _fingerprint(action))[-MOST_ACTIONS:]
-        return {"actions": self.actions + 1, "done": done}
+    def with_action(self, action: str, performed: RunAction | None = None) -> dict[str, object]:
+        """Return the changes to the run that record an action; empty without an id and ``performed``.
+
+        Args:
+            action: its id; empty: it has none.
+            performed: its entry in the history.
+        """
+        changes: dict[str, object] = {}
+        if action:
+            changes["done"] = (*self.done, _fingerprint(action))[-MOST_ACTIONS:]
+        if performed:
+            changes["history"] = _with_last(self.history, performed)
+        # The counter makes concurrent changes of the two lists exclude each other.
+        return {"actions": self.actions + 1, **changes} if changes else {}
 
     def has_given_up(self, round_: Round) -> bool:
         """Return whether the operator replaced this attempt by another one, with ``retry``."""
         return round_.number == self.granted_round and round_.attempt <= self.granted_attempts
+
+
+def _with_last(history: tuple[RunAction, ...], performed: RunAction) -> tuple[RunAction, ...]:
+    """Return the history with one more entry. The start stays, whatever a timer adds every minute."""
+    if len(history) < MOST_HISTORY:
+        return (*history, performed)
+    start = history[:1] if history[0].action == "start" else ()
+    return (*start, *history[len(start) - MOST_HISTORY + 1 :], performed)
 
 
 def _fingerprint(action: str) -> str:

@@ -13,7 +13,7 @@ ROOT = "fedgrass"
 class Kind(TextEnum):
     """The last level of a device's topics."""
 
-    ANNOUNCE = "announce"  # cloud to device: work, and the verdict on a reply
+    ANNOUNCE = "announce"  # cloud to device: work, the verdict on a reply, a request for log lines
     COMPLETE = "complete"  # device to cloud: the update is in S3
     STATUS = "status"  # device to cloud: accepted, declined, progress, failed
     HELLO = "hello"  # device to cloud: after a start or a reconnect
@@ -34,6 +34,11 @@ def of_run(fleet: str, run: str) -> str:
 def of_models(fleet: str, task: str) -> str:
     """Return the topic on which each new global model of a task is published."""
     return f"{ROOT}/{checked_name('fleet', fleet)}/models/{checked_name('task', task)}"
+
+
+def of_alias(fleet: str, task: str, alias: str) -> str:
+    """Return the topic on which it is published that an alias of a task names another model."""
+    return f"{of_models(fleet, task)}/aliases/{checked_name('alias', alias)}"
 
 
 def everything(fleet: str) -> str:

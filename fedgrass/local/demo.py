@@ -3,7 +3,6 @@
 Read ``_demo`` first: it starts the testbed, follows the run, and writes its history to ``runs/<run>``.
 """
 
-import argparse
 import difflib
 import json
 import shlex
@@ -13,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -232,11 +232,11 @@ def _output_folder(parent: Path, task: str) -> Iterator[Path]:
             (parent / name).mkdir(parents=True)
         except FileExistsError:
             if not parent.is_dir():
-                message = f"--output {parent} is a file: choose a folder"
+                message = f"--out {parent} is a file: choose a folder"
                 raise SettingsError(message) from None
             continue
         except OSError as error:
-            message = f"--output {parent} cannot be written to: {error.strerror}"
+            message = f"--out {parent} cannot be written to: {error.strerror}"
             raise SettingsError(message) from error
         break
     try:
@@ -373,7 +373,6 @@ def _wait_for_interrupt() -> None:
         time.sleep(3600)
 
 
-def main(arguments: argparse.Namespace) -> None:
-    """Run the demo and exit with its code."""
-    options = {name: getattr(arguments, name) for name in DemoOptions.__dataclass_fields__}
+def main(**options: Any) -> None:
+    """Run the demo with the options of DemoOptions, and exit with its code."""
     sys.exit(run_demo(DemoOptions(**options), plain_console()))

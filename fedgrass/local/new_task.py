@@ -1,6 +1,5 @@
 """``fedgrass task new``: create the file of a task and its test from templates."""
 
-import argparse
 import importlib.util
 import keyword
 from pathlib import Path
@@ -14,12 +13,12 @@ _TEMPLATES = Path(__file__).parent / "templates"
 _FILES = ("example_task.py", "test_example_task.py")
 
 
-def new_command(arguments: argparse.Namespace) -> None:
+def new_command(name: str, folder: Path) -> None:
     """Create the files of a task, and print what to do next."""
-    file, test = write_task(arguments.name, arguments.folder)
-    path = f" --path {arguments.folder}" if arguments.folder != Path() else ""
+    file, test = write_task(name, folder)
+    path = f" --path {folder}" if folder != Path() else ""
     say(f"wrote {file} and {test}: add your model and data, then")
-    say(f"  fedgrass task check {file.stem}:{class_of(arguments.name)}{path}")
+    say(f"  fedgrass task check {file.stem}:{class_of(name)}{path}")
 
 
 def write_task(name: str, folder: Path) -> list[Path]:

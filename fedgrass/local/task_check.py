@@ -1,17 +1,16 @@
 """``fedgrass task check``: examine a task in a separate process and report what a device needs for it."""
 
-import argparse
 import sys
 import warnings
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from fedgrass.console.interruption import is_interruption
 from fedgrass.console.options import Value, parse_key_values
-from fedgrass.console.terminal import say
 from fedgrass.federation.errors import FedgrassError, SettingsError
+from fedgrass.local.check_report import child_report, run_check
 from fedgrass.local.task_examination import Examination
 from fedgrass.local.task_loading import explain, load
 from fedgrass.local.task_process import run_in_child
@@ -27,19 +26,33 @@ class CheckOptions:
     settings: Mapping[str, Value] = field(default_factory=dict)
     examples: int = 256
     seconds: float = 60.0
+    report_file: str = ""  # where a child process writes its report; empty: it prints it
 
 
-def check_command(arguments: argparse.Namespace) -> None:
-    """Check a task, and exit with the code of the check."""
-    options = CheckOptions(
-        name=arguments.name,
-        path=arguments.path,
-        options=parse_key_values("--option", arguments.option),
-        settings=parse_key_values("--setting", arguments.setting),
-        examples=arguments.examples,
-        seconds=arguments.seconds,
+def check_command(  # noqa: PLR0913 - the options of the command
+    name: str,
+    *,
+    path: Path,
+    options: Sequence[str],
+    settings: Sequence[str],
+    examples: int,
+    seconds: float,
+    output: str,
+) -> None:
+    """Check a task, print the report, and exit with the code of the check."""
+    chosen = CheckOptions(
+        name=name,
+        path=path,
+        options=parse_key_values("--option", options),
+        settings=parse_key_values("--setting", settings),
+        examples=examples,
+        seconds=seconds,
     )
-    sys.exit(check_in_separate_process(options, say))
+
+    def check(file: str, report: Callable[[str], None]) -> int:
+        return check_in_separate_process(replace(chosen, report_file=file), report)
+
+    sys.exit(run_check(name, output, check))
 
 
 def check_in_separate_process(options: CheckOptions, report: Callable[[str], None]) -> int:
@@ -49,7 +62,8 @@ def check_in_separate_process(options: CheckOptions, report: Callable[[str], Non
 
 def check_in_child(options: dict[str, Any], note: Callable[[str], None]) -> int:
     """Check a task in the child process."""
-    return check_task(CheckOptions(**{**options, "path": Path(options["path"])}), say, note)
+    report = child_report(options["report_file"])
+    return check_task(CheckOptions(**{**options, "path": Path(options["path"])}), report, note)
 
 
 def check_task(

@@ -63,17 +63,20 @@ def run_in_child(function: str, options: object, report: Callable[[str], None]) 
 
 
 @contextmanager
-def time_limit(seconds: float, note: Callable[[str], None], failure: str) -> Iterator[None]:
+def time_limit(
+    seconds: float, note: Callable[[str], None], failure: str, report: Callable[[str], None] = say
+) -> Iterator[None]:
     """End the child process with exit code 1 and a line if the block takes longer, whatever it does.
 
     Args:
         seconds: the limit.
         note: records a step, as the function of the child got it.
-        failure: the line to print.
+        failure: the line to report.
+        report: called with it.
     """
 
     def end() -> None:
-        say(failure)
+        report(failure)
         sys.stdout.flush()
         note(f"{_DONE}1")
         os._exit(1)

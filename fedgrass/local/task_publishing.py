@@ -5,13 +5,12 @@ missed here and not on the devices. Data that only the devices have are not requ
 but the task cannot be created, that is a note.
 """
 
-import argparse
 import re
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from packaging.requirements import Requirement
 
@@ -21,7 +20,7 @@ from fedgrass.console import stack
 from fedgrass.console.deploy.component_publishing import Publisher, check_version
 from fedgrass.console.greengrass_cloud import Account, GreengrassCloud
 from fedgrass.console.interruption import is_interruption
-from fedgrass.console.options import parse_key_values
+from fedgrass.console.options import Value, parse_key_values
 from fedgrass.console.tasks import task_component
 from fedgrass.console.tasks.frozen_requirements import (
     PYTHONS,
@@ -31,6 +30,7 @@ from fedgrass.console.tasks.frozen_requirements import (
     read_requirements,
     resolve,
 )
+from fedgrass.console.tasks.publishing_options import PublishingOptions
 from fedgrass.console.tasks.task_component import PLATFORMS, TaskCode, build_task, component_name
 from fedgrass.console.tasks.task_files import task_files
 from fedgrass.console.terminal import fail, say
@@ -43,28 +43,61 @@ _PYTHON = re.compile(r"3\.(1[0-9]|2[0-9])")
 
 
 @stack.refusals()
-def publish_command(arguments: argparse.Namespace) -> None:
-    """Publish a task's component, delete one, or write one to a folder; print a line per step."""
-    module, class_name = task_component.checked_location(arguments.name)
-    task = arguments.task_name or task_component.task_name(class_name)
-    with publication(arguments, component_name(task), arguments.version) as carry_out:
+def publish_command(  # noqa: PLR0913 - the options of the command
+    location: str,
+    *,
+    stack_name: str,
+    version: str,
+    task_name: str,
+    path: Path,
+    options: Sequence[str],
+    include: Sequence[str],
+    requirements: Path | None,
+    publishing: PublishingOptions,
+) -> None:
+    """Publish a task's component, delete one, or write one to a folder; print a line per step.
+
+    Args:
+        location: of the task's class, as module:ClassName.
+        stack_name: name of the stack.
+        version: to publish.
+        task_name: name of the task on the devices; empty: from the class.
+        path: folder of the module.
+        options: of the task, as KEY=VALUE, for its check.
+        include: patterns of data files that belong to it.
+        requirements: file of its requirements; None: requirements.txt, if it exists.
+        publishing: what becomes of the component.
+    """
+    module, class_name = task_component.checked_location(location)
+    task = task_name or task_component.task_name(class_name)
+    with publication(publishing, stack_name, component_name(task), version) as carry_out:
         if carry_out is None:
             return
-        task_files(arguments.path, module, arguments.include)
+        task_files(path, module, include)
         with tempfile.TemporaryDirectory(prefix="fedgrass-publish-") as folder:
-            code = _code(arguments, task, Path(folder))
-            _check(arguments, code, Path(folder))
+            code = _code(TaskSource(location, path, include, requirements), publishing, task, Path(folder))
+            _check(code, Path(folder), parse_key_values("--option", options), full=publishing.check == "full")
             carry_out(code)
+
+
+class TaskSource(NamedTuple):
+    """Where the code of a task is."""
+
+    location: str  # module:ClassName
+    path: Path  # folder of the module
+    include: Sequence[str]  # patterns of data files
+    requirements: Path | None
 
 
 @contextmanager
 def publication(
-    arguments: argparse.Namespace, component: str, version: str
+    publishing: PublishingOptions, stack_name: str, component: str, version: str
 ) -> Iterator[Callable[[TaskCode], None] | None]:
-    """Do what the options --remove, --output, --dry-run and --account ask for with a component.
+    """Do what the options --remove, --out, --dry-run and --account ask for with a component.
 
     Args:
-        arguments: the parsed command line.
+        publishing: the options.
+        stack_name: name of the stack.
         component: its name.
         version: its version.
 
@@ -76,50 +109,52 @@ def publication(
         SettingsError: the version is invalid or exists already.
     """
     check_version(version)
-    if arguments.remove:
-        if arguments.output:
-            fail("--remove and --output exclude each other: delete the files in the folder yourself")
-        for line in _publisher(arguments).remove(component, version, dry_run=arguments.dry_run):
+    if publishing.remove:
+        if publishing.out:
+            fail("--remove and --out exclude each other: delete the files in the folder yourself")
+        for line in _publisher(stack_name, publishing.account).remove(
+            component, version, dry_run=publishing.dry_run
+        ):
             say(line)
         yield None
         return
-    publisher = None if arguments.output else _publisher(arguments)
+    publisher = None if publishing.out else _publisher(stack_name, publishing.account)
     if publisher:
         publisher.check_new(component, version)  # before the check, which takes seconds
 
     def carry_out(code: TaskCode) -> None:
-        for line in _carry_out(arguments, code, version, publisher):
+        for line in _carry_out(publishing, code, version, publisher):
             say(line)
 
     yield carry_out
 
 
-def _publisher(arguments: argparse.Namespace) -> Publisher:
-    cloud = GreengrassCloud(stack.client, Account(stack.client, arguments.account))
-    return Publisher(stack.client, cloud, stack.outputs(arguments.stack)["BucketName"])
+def _publisher(stack_name: str, account: str) -> Publisher:
+    cloud = GreengrassCloud(stack.client, Account(stack.client, account))
+    return Publisher(stack.client, cloud, stack.outputs(stack_name)["BucketName"])
 
 
 def _carry_out(
-    arguments: argparse.Namespace, code: TaskCode, version: str, publisher: Publisher | None
+    publishing: PublishingOptions, code: TaskCode, version: str, publisher: Publisher | None
 ) -> Iterator[str]:
-    component = component_name(code.name)
+    component, out = component_name(code.name), publishing.out or Path()
 
     def make(folder: Path) -> list[str]:
         return build_task(code, version, folder)
 
     if publisher:
         deploy = f"fedgrass deploy devices --group GROUP --task {code.name}={version}"
-        yield from publisher.publish(component, version, make, deploy=deploy, dry_run=arguments.dry_run)
-    elif arguments.dry_run:
-        yield f"would write {component} {version} to {arguments.output}"
+        yield from publisher.publish(component, version, make, deploy=deploy, dry_run=publishing.dry_run)
+    elif publishing.dry_run:
+        yield f"would write {component} {version} to {out}"
     else:
-        files = make(arguments.output)
-        recipes = arguments.output / "recipes"
+        files = make(out)
+        recipes = out / "recipes"
         # As the command lines of both nuclei expect the files of a local deployment.
         recipe = (recipes / f"{component}.yaml").replace(recipes / f"{component}-{version}.yaml")
         count = f"{len(files)} file{'s' * (len(files) != 1)}"
-        yield f"wrote {component} {version} ({count}: {_few(files)}) to {arguments.output}"
-        yield (f"  fedgrass core deploy --recipe {recipe} --artifacts {arguments.output / 'artifacts'}")
+        yield f"wrote {component} {version} ({count}: {_few(files)}) to {out}"
+        yield (f"  fedgrass core deploy --recipe {recipe} --artifacts {out / 'artifacts'}")
 
 
 def _few(files: list[str]) -> str:
@@ -127,20 +162,21 @@ def _few(files: list[str]) -> str:
     return ", ".join(files[:most]) + (f" and {len(files) - most} more" if len(files) > most else "")
 
 
-def _code(arguments: argparse.Namespace, task: str, folder: Path) -> TaskCode:
+def _code(source: TaskSource, publishing: PublishingOptions, task: str, folder: Path) -> TaskCode:
     """Return what the component is made of, with its requirements pinned."""
-    check_pythons(arguments.python)
-    platforms, pythons = chosen_platforms(arguments), tuple(dict.fromkeys(arguments.python)) or PYTHONS
-    default = arguments.path / "requirements.txt"
-    file = arguments.requirements or (default if default.is_file() else None)
+    check_pythons(publishing.python)
+    platforms = chosen_platforms(publishing.platform)
+    pythons = tuple(dict.fromkeys(publishing.python)) or PYTHONS
+    default = source.path / "requirements.txt"
+    file = source.requirements or (default if default.is_file() else None)
     wanted = read_requirements(file) if file else []
     targets = [(one, python) for one in platforms for python in pythons]
-    requirements, wheels = pinned(wanted, str(file), targets, folder if arguments.bundle else None)
+    requirements, wheels = pinned(wanted, str(file), targets, folder if publishing.bundle else None)
     return TaskCode(
         name=task,
-        module=arguments.name,
-        folder=arguments.path,
-        include=arguments.include,
+        module=source.location,
+        folder=source.path,
+        include=source.include,
         requirements=requirements,
         wheels=wheels,
         platforms=platforms,
@@ -155,9 +191,9 @@ def check_pythons(pythons: Iterable[str]) -> None:
             raise SettingsError(message)
 
 
-def chosen_platforms(arguments: argparse.Namespace) -> tuple[str, ...]:
+def chosen_platforms(given: Sequence[str]) -> tuple[str, ...]:
     """Return Greengrass's architectures that --platform names; without it, all."""
-    return tuple(one for one in PLATFORMS if one in arguments.platform) or tuple(PLATFORMS)
+    return tuple(one for one in PLATFORMS if one in given) or tuple(PLATFORMS)
 
 
 def pinned(
@@ -187,14 +223,14 @@ def pinned(
     return found, download(resolved, folder) if folder else []
 
 
-def _check(arguments: argparse.Namespace, code: TaskCode, folder: Path) -> None:
+def _check(code: TaskCode, folder: Path, given: Mapping[str, Value], *, full: bool) -> None:
     """Check the task in a folder with the files of its component; exit with an error if it fails."""
     options = {
         "name": code.module,
         "path": str(staged(code, folder)),
-        "shown": str(arguments.path.absolute()),
-        "options": parse_key_values("--option", arguments.option),
-        "full": arguments.check == "full",
+        "shown": str(code.folder.absolute()),
+        "options": given,
+        "full": full,
     }
     if run_in_child("fedgrass.local.task_publishing:check_in_child", options, say):
         fail(f"nothing was published: mend {code.module}, then repeat the command")

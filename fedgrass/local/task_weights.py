@@ -1,8 +1,7 @@
 """``fedgrass task weights``: write the initial model of a task, from which a run can start."""
 
-import argparse
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +17,19 @@ from fedgrass.local.task_process import run_in_child
 from fedgrass.local.task_sharing import InitialModel, check_frozen, describe_roles, initial_model
 
 
-def weights_command(arguments: argparse.Namespace) -> None:
-    """Write the initial model of a task in a child process, and exit with its code."""
-    options = {
-        "name": arguments.name,
-        "path": str(arguments.path),
-        "options": parse_key_values("--option", arguments.option),
-        "seed": arguments.seed,
-        "target": str(arguments.out),
-        "frozen": str(arguments.frozen_out) if arguments.frozen_out else "",
+def weights_command(  # noqa: PLR0913 - the options of the command
+    name: str, *, path: Path, options: Sequence[str], seed: int, target: Path, frozen: Path | None
+) -> None:
+    """Write the initial model of a task in a child process, and exit with its code; see write_weights."""
+    order = {
+        "name": name,
+        "path": str(path),
+        "options": parse_key_values("--option", options),
+        "seed": seed,
+        "target": str(target),
+        "frozen": str(frozen) if frozen else "",
     }
-    sys.exit(run_in_child("fedgrass.local.task_weights:write_in_child", options, say))
+    sys.exit(run_in_child("fedgrass.local.task_weights:write_in_child", order, say))
 
 
 def write_in_child(options: dict[str, Any], note: Callable[[str], None]) -> int:

@@ -8,6 +8,7 @@ import pytest
 
 from cloud_functions.aws.device_directory import DynamoDevices
 from cloud_functions.aws.dynamodb_table import marshal
+from fedgrass.federation.errors import LostRace
 from fedgrass.federation.ports import DeviceDirectory
 from fedgrass.federation.selection import Candidate
 from fedgrass.local.aws.embedded_cloud import EmbeddedCloud
@@ -59,6 +60,30 @@ def test_one_device_is_found_by_its_name_however_long_ago_it_was_seen(
     heartbeat("thing-2", NOW)
     assert devices.find("thing") == Candidate("thing", 5, frozenset({"digits"}), 1)
     assert devices.find("thing-3") is None
+
+
+def test_a_device_is_forgotten_as_it_was_seen_and_comes_back_with_a_heartbeat(
+    directory: tuple[DeviceDirectory, Heartbeat],
+) -> None:
+    devices, heartbeat = directory
+    heartbeat("thing", NOW)
+    heartbeat("other", NOW)
+    devices.forget("thing", NOW)
+    assert devices.find("thing") is None
+    assert [candidate.device for candidate in devices.seen_since(0)] == ["other"]
+    heartbeat("thing", NOW + 1)
+    assert devices.find("thing") == Candidate("thing", NOW + 1, frozenset({"digits"}))
+
+
+def test_a_device_that_was_seen_since_or_is_not_there_is_not_forgotten(
+    directory: tuple[DeviceDirectory, Heartbeat],
+) -> None:
+    devices, heartbeat = directory
+    heartbeat("thing", NOW)
+    for device, last_seen in (("thing", NOW - 1), ("thing", NOW + 1), ("stranger", NOW)):
+        with pytest.raises(LostRace):
+            devices.forget(device, last_seen)
+    assert devices.find("thing") is not None
 
 
 def test_an_empty_directory_is_not_an_error(directory: tuple[DeviceDirectory, Heartbeat]) -> None:

@@ -13,7 +13,7 @@ from fedgrass.federation.errors import LostRace
 from fedgrass.federation.messages import CarriedFile, Completion
 from fedgrass.federation.ports import RoundStore
 from fedgrass.federation.rounds import TRANSITIONS, Event, Participant, Participation, Round, State
-from fedgrass.federation.runs import Progress, Run, RunState
+from fedgrass.federation.runs import Progress, Run, RunAction, RunState
 from fedgrass.federation.settings import RunSettings
 
 THREADS = 8
@@ -783,6 +783,21 @@ def test_of_two_actions_at_one_moment_the_second_looks_again(store: RoundStore) 
 def test_one_of_many_copies_of_an_action_is_done(store: RoundStore) -> None:
     store.create_run(a_run())
     assert race(lambda _number: store.change_run(a_run(), wanted=1, **a_run().with_action("a"))) == 1
+
+
+def test_of_two_operators_who_act_at_once_one_is_kept_and_the_other_reads_again(store: RoundStore) -> None:
+    started = RunAction(at=1, action="start", by="anna")
+    store.create_run(msgspec.structs.replace(a_run(), history=(started,)))
+    run = store.run("run-1")
+    assert run is not None
+    assert run.history == (started,)
+    actions = [RunAction(at=number, action="next", by=f"operator-{number}") for number in range(THREADS)]
+    # Also without ids, as from a caller of an older version.
+    assert race(lambda number: store.change_run(run, wanted=1, **run.with_action("", actions[number]))) == 1
+    found = store.run("run-1")
+    assert found is not None
+    assert (len(found.history), found.actions, found.history[0]) == (2, 1, started)
+    assert found.history[1] in actions
 
 
 # ---------------------------------------------------------------- what a run left

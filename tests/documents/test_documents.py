@@ -1,6 +1,5 @@
 """The pages match the code: settings, links, paths, commands, the diagram of a round."""
 
-import argparse
 import json
 import re
 import runpy
@@ -149,7 +148,7 @@ def test_every_command_that_a_page_shows_is_understood(page: str, command: str) 
     if "--help" in command:
         return
     try:
-        assert isinstance(parse(_fed(command)), argparse.Namespace)
+        assert callable(parse(_fed(command)))
     except SystemExit:
         pytest.fail(f"{page}: {command} is not understood")
 

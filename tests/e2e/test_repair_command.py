@@ -1,4 +1,4 @@
-"""``fedgrass repair`` on a deployed stack: rebuild all rounds of a run after its rows were deleted."""
+"""``fedgrass run repair`` on a deployed stack: rebuild all rounds of a run after its rows were deleted."""
 
 import os
 import subprocess
@@ -25,7 +25,7 @@ def test_a_run_whose_items_were_all_deleted_is_repaired_and_has_its_rounds(
     before = watched.rounds(run)
     _delete_all_items(watched)
     assert operator.runs() == {}
-    said = _fedgrass(watched, "repair", run, "--stack", "fedgrass", "--dry-run")
+    said = _fedgrass(watched, "run", "repair", run, "--stack", "fedgrass", "--dry-run")
     assert operator.runs() == {}
     assert [line.replace("would write", "wrote") for line in said] == operator.repair(run)
     assert "would write round 2 attempt 1: CLOSED" in said

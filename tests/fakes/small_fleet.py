@@ -49,6 +49,17 @@ INITIAL: Arrays = {
 }
 
 
+def unrepaired(fleet: "SmallFleet") -> dict[object, object]:
+    """Return the rows of the table, with runs as they were before a repair noted itself in their history."""
+    rows: dict[object, object] = {}
+    for key, row in fleet.rounds.rows().items():
+        kept = row
+        if isinstance(row, Run) and row.history[-1].action == "repair":
+            kept = msgspec.structs.replace(row, actions=row.actions - 1, history=row.history[:-1])
+        rows[key] = kept
+    return rows
+
+
 class SmallFleet:
     """Some devices, one run and the cloud; the clock changes only when a test moves it."""
 
@@ -244,7 +255,7 @@ class SmallFleet:
     def told_of(self, device: str) -> list[str]:
         return [change.text for change in self.told() if change.device == device]
 
-    def heard(self, device: str) -> list[Announcement | Verdict]:
+    def heard(self, device: str) -> list[messages.AnnounceMessage]:
         """Return what was published on a device's announce topic."""
         topic = topics.of_device(FLEET, device, Kind.ANNOUNCE)
         return [messages.decode_announce(text) for text in self.publisher.on(topic)]

@@ -9,7 +9,7 @@ import pytest
 from components.predictor.local_requests import topic_of
 from components.predictor.predictor_configuration import FOR_OTHERS, Configuration, parse_configuration
 from components.runtime.component_errors import ConfigurationError
-from fedgrass.federation.topics import Kind, of_device, of_models
+from fedgrass.federation.topics import Kind, of_alias, of_device, of_models
 from greengrass_emulator.recipe.access_control import covers
 from tests.guards.recipes import PROJECT, braces_outside_variables, default_configuration, read_recipe
 
@@ -48,8 +48,14 @@ TOPICS = {
 def test_access_control_allows_what_the_predictor_uses_and_nothing_else(
     defaults: dict[str, Any], operation: str
 ) -> None:
-    (resource,) = allowed(defaults, operation)
+    resource, *further = allowed(defaults, operation)
     assert covers(resource, TOPICS[operation])
+    if operation == "SubscribeToIoTCore":  # also to the aliases of models
+        (aliases,) = further
+        assert covers(aliases, of_alias("plant", "digits", "production"))
+        assert not covers(aliases, of_models("plant", "digits"))
+    else:
+        assert not further
     others = (
         {of_device("plant", "press-1", kind) for kind in Kind} | {*TOPICS.values()} | {"fedgrass/predict"}
     )
@@ -91,6 +97,8 @@ def test_numbers_may_be_spelled_as_texts_and_a_task_be_taken_away_by_null() -> N
     [
         ({"http_port": 70000}, "http_port is 70000: it takes a whole number from 0 to 65,535"),
         ({"fleet": "A b"}, "fleet is 'A b'"),
+        ({"alias": "A b"}, "alias is 'A b': it takes empty, or 1 to 32 lower-case letters"),
+        ({"alias": "latest", "tasks": {"noise": {}}}, "'latest' always names the newest model"),
         ({"tasks": 3}, "tasks is 3"),
         ({"tasks": {"digits": 3}}, "tasks.digits is 3"),
         ({"tasks": {f"t{number}": {"module": "a:B"} for number in range(17)}}, "has 17 tasks"),

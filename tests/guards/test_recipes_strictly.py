@@ -67,7 +67,8 @@ ACCESS = {
     FULL_NAMES["trainer-lite"]: OF_TRAINER,
     FULL_NAMES["predictor"]: {
         "aws.greengrass#PublishToIoTCore": filters(of(Kind.PREDICTOR)),
-        "aws.greengrass#SubscribeToIoTCore": filters(of_models("plant", "digits")),
+        "aws.greengrass#SubscribeToIoTCore": filters(of_models("plant", "digits"))
+        | {"fedgrass/+/models/+/aliases/+"},
         "aws.greengrass#SubscribeToTopic": {LOCAL},
         "aws.greengrass#PublishToTopic": {LOCAL},  # answers below replies/, and probes
     },

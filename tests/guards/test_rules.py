@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from fedgrass.federation.messages import Completion, Heartbeat
+from fedgrass.federation.messages import Completion, Heartbeat, Status
 from tests.guards.cloud_files import RULE_FILES, rule, sql, template
 
 # Functions that both support (MiniStack silently returns nothing for others).
@@ -49,7 +49,11 @@ def test_a_rule_uses_nothing_that_ministack_silently_ignores(path: Path) -> None
 
 @every_rule
 def test_only_the_sql_of_a_rule_has_templates_and_they_are_parameters_of_the_stack(path: Path) -> None:
-    lasting = {"heartbeats": ["${ForgetSeconds}"], "turnarounds": ["${TurnaroundRetentionDays}"]}
+    lasting = {
+        "declines": ["${TurnaroundRetentionDays}"],
+        "heartbeats": ["${ForgetSeconds}"],
+        "turnarounds": ["${TurnaroundRetentionDays}"],
+    }
     expected = [*lasting.get(path.stem, []), "${FleetName}"]
     assert re.findall(r"\$\{[^}]*\}", path.read_text()) == expected
     assert re.findall(r"\$\{[^}]*\}", rule(path)["Sql"]["Fn::Sub"]) == expected
@@ -83,15 +87,19 @@ def test_every_column_of_a_rule_is_flat_and_named(path: Path) -> None:
     assert all(re.fullmatch(r"\w+", name) for name in columns(path))
 
 
-def test_each_table_has_one_writer_and_no_rule_writes_rounds() -> None:
-    """The heartbeat rule writes devices, the completion rule turnarounds, the driver rounds."""
+def test_only_these_rules_write_tables_and_none_writes_rounds() -> None:
+    """Heartbeats become devices; completions, declines and failures turnarounds. The driver writes rounds."""
     written = {
         path.name: action["PutItem"]["TableName"]["Ref"]
         for path in RULE_FILES
         for name, action in actions(path)
         if name == "DynamoDBv2"
     }
-    assert written == {"heartbeats.yaml": "DevicesTable", "turnarounds.yaml": "TurnaroundsTable"}
+    assert written == {
+        "declines.yaml": "TurnaroundsTable",
+        "heartbeats.yaml": "DevicesTable",
+        "turnarounds.yaml": "TurnaroundsTable",
+    }
 
 
 WRITES = {
@@ -103,7 +111,7 @@ WRITES = {
 }
 
 
-def test_the_functions_may_write_no_table_but_rounds() -> None:
+def test_the_functions_may_write_no_table_but_rounds_and_the_initiator_may_forget_devices() -> None:
     resources = template()["Resources"]
     documents = [resources["RoundPolicy"]["Properties"]["PolicyDocument"]]
     for function in ("Initiator", "Averager"):
@@ -112,13 +120,21 @@ def test_the_functions_may_write_no_table_but_rounds() -> None:
         policies = resources[f"{function}Role"]["Properties"]["Policies"]
         documents += [policy["PolicyDocument"] for policy in policies]
     written = [
-        statement["Resource"]
+        (statement["Resource"]["Fn::GetAtt"][0], writes)
         for document in documents
         for statement in document["Statement"]
-        if set(_many(statement["Action"])) & WRITES
+        if (writes := set(_many(statement["Action"])) & WRITES)
     ]
-    assert written
-    assert all(resource == {"Fn::GetAtt": ["RoundsTable", "Arn"]} for resource in written)
+    others = [(table, writes) for table, writes in written if table != "RoundsTable"]
+    assert len(others) < len(written)
+    assert others == [("DevicesTable", {"dynamodb:DeleteItem"})]
+    forgets = [
+        statement["Action"]
+        for policy in resources["InitiatorRole"]["Properties"]["Policies"]
+        for statement in policy["PolicyDocument"]["Statement"]
+        if statement["Resource"] == {"Fn::GetAtt": ["DevicesTable", "Arn"]}
+    ]
+    assert forgets == ["dynamodb:DeleteItem"]
 
 
 def _many(value: str | list[str]) -> list[str]:
@@ -146,8 +162,8 @@ def test_no_policy_allows_everything() -> None:
 
 
 def test_what_rules_write_into_tables_are_fields_of_the_messages_or_the_clouds_own_words() -> None:
-    heartbeat, turnaround = (
-        columns(path) for path in RULE_FILES if path.stem in {"heartbeats", "turnarounds"}
+    decline, heartbeat, turnaround = (
+        columns(path) for path in RULE_FILES if path.stem in {"declines", "heartbeats", "turnarounds"}
     )
     own = {"device": "topic(4)", "last_seen": "timestamp()"}
     # Whole seconds, as required by DynamoDB's time to live; AWS and MiniStack round differently.
@@ -158,6 +174,9 @@ def test_what_rules_write_into_tables_are_fields_of_the_messages_or_the_clouds_o
     computed = {"device", "received_at", "turnaround_ms", "expires_at"}
     assert set(turnaround) - computed <= _fields(Completion)
     assert turnaround["turnaround_ms"] == "timestamp() - announced_at"
+    assert decline["expires_at"] == turnaround["expires_at"]
+    assert set(decline) == {"device", "received_at", "expires_at", "round_id", "state", "reason"}
+    assert {"round_id", "state", "reason"} <= _fields(Status)
 
 
 def _fields(kind: type[msgspec.Struct]) -> set[str]:

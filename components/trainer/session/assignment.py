@@ -30,7 +30,7 @@ from components.trainer.worker.worker_protocol import (
 from fedgrass.federation import object_keys
 from fedgrass.federation.messages import Announcement, Completion
 from fedgrass.federation.messages.message_codec import LARGEST_MESSAGE
-from fedgrass.federation.messages.message_fields import shorten
+from fedgrass.federation.messages.message_fields import LONGEST_CODE, shorten
 from fedgrass.federation.trace_context import format_timeline
 
 
@@ -96,13 +96,15 @@ log = logging.getLogger(__name__)
 class Assignment:
     """Runs one assignment; unless cancelled, calls ``finished`` once with the reply and the seconds left."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what each assignment gets
         self,
         context: DeviceContext,
         announcement: Announcement,
         finished: Callable[[Reply, float], None],
         progress: Callable[[float], None],
         unloadable: Callable[[str], None] = lambda _: None,
+        *,
+        code: str = "",
     ) -> None:
         self.announcement = announcement
         self.name = id_of(announcement)
@@ -110,6 +112,7 @@ class Assignment:
         self._finished = finished
         self._progress = progress
         self._unloadable = unloadable  # called with the reason if the class of the task cannot be used
+        self._code = code  # versions of the code that does the work
         self._cancelled = threading.Event()
         self._deadline = Deadline(
             context.loop,
@@ -305,7 +308,8 @@ class Assignment:
             partial=result.partial,
             answer=result.answer,
         )
-        completion = self._with_timeline(_with_note(completion, result.note), result, upload_seconds)
+        completion = _completed(completion, self._code, result.note)
+        completion = self._with_timeline(completion, result, upload_seconds)
         self._end(Reply(announcement=announcement, completion=completion))
 
     def _with_timeline(self, completion: Completion, result: Result, upload_seconds: float) -> Completion:
@@ -330,14 +334,18 @@ class Assignment:
         self._finished(reply, seconds_left)
 
 
-def _with_note(completion: Completion, note: str) -> Completion:
-    """Return a completion with a note for the operator, as long as the message has room for it."""
-    if not note:
-        return completion
-    noted = replace(completion, note=shorten(note))
-    if len(msgspec.json.encode(noted)) > LARGEST_MESSAGE:  # its metrics are worth more; the log has the note
-        return completion
-    return noted
+def _completed(completion: Completion, code: str, note: str) -> Completion:
+    """Return a completion with versions of code and a note, as long as the message has room for each."""
+    further: list[dict[str, str]] = []
+    if code:
+        further.append({"code": shorten(code, LONGEST_CODE)})
+    if note:
+        further.append({"note": shorten(note)})
+    for fields in further:
+        longer = replace(completion, **fields)
+        if len(msgspec.json.encode(longer)) <= LARGEST_MESSAGE:  # its metrics are worth more
+            completion = longer
+    return completion
 
 
 def _measured(result: Result) -> str:

@@ -3,6 +3,7 @@
 It also records what currently blocks an assignment: a service on the device, or AWS, that does not answer.
 """
 
+import logging
 import random
 import threading
 from collections.abc import Callable, Mapping
@@ -16,10 +17,11 @@ from components.trainer.session.journal import Journal, result_path
 from components.trainer.session.restarts import RestartBudget
 from components.trainer.session.run_files import PrivateStore, TaskStates, pending_private, pending_state
 from components.trainer.session.session_ports import Uploader, Worker
-from fedgrass.federation.messages import Announcement, WorkMessage
+from fedgrass.federation.messages import Announcement, LogRequest, WorkMessage
 from fedgrass.federation.messages.message_fields import shorten, shorten_to_bytes
 
 LONGEST_REASON = 200  # characters, the limit of a heartbeat's field
+log = logging.getLogger(__name__)
 
 
 def fit_heartbeat(reason: str) -> str:
@@ -56,6 +58,11 @@ def in_thread(call: Call) -> None:
     threading.Thread(target=call, daemon=True, name="upload").start()
 
 
+def keep_no_lines(request: LogRequest) -> None:
+    """Drop a request for log lines: this process keeps none."""
+    log.info("dropped the request %s for log lines: none are kept", request.id)
+
+
 @dataclass(frozen=True, kw_only=True)
 class DeviceContext:
     """Long-lived dependencies shared by all assignments of this device."""
@@ -71,6 +78,7 @@ class DeviceContext:
     background: Background = in_thread
     measure: Callable[[], Mapping[str, float | bool]] = dict  # returns battery and mains, if known
     host_metrics: Callable[[Path], HostMetrics] = read_host_metrics
+    send_log: Callable[[LogRequest], None] = keep_no_lines  # answers a request for log lines
     trouble: WorkTrouble = field(default_factory=WorkTrouble)
 
     def update_path(self, work: WorkMessage) -> Path:

@@ -28,6 +28,7 @@ from fedgrass.federation.messages import (
     Announcement,
     Completion,
     Heartbeat,
+    LogRequest,
     Message,
     Verdict,
     decode_announce,
@@ -160,7 +161,9 @@ class Session:
         except MessageError as error:
             log.warning("dropped a message: %s", error)
             return
-        if isinstance(message, Verdict):
+        if isinstance(message, LogRequest):
+            self._context.send_log(message)
+        elif isinstance(message, Verdict):
             self._on_verdict(message)
         else:
             self._on_announcement(message)
@@ -251,6 +254,7 @@ class Session:
             unloadable=lambda reason: self._readiness.cannot_be_loaded(
                 announcement.task, options or {}, reason
             ),
+            code=self._readiness.code(announcement.task, self._version),
         )
 
     def _finished(self, reply: Reply, seconds_left: float) -> None:

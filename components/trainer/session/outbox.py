@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Literal
 
 import msgspec
+from msgspec import UNSET
 
 from components.runtime.component_errors import Forbidden, Unavailable
 from components.runtime.event_loop import EventLoop, Timer
@@ -36,6 +37,7 @@ def status(
     progress: float = 0.0,
 ) -> Status:
     """Return the status of an assignment; a reason that is too long for a message is cut."""
+    named = round_id(announcement.run, announcement.round, announcement.attempt)
     return Status(
         version=announcement.version,
         run=announcement.run,
@@ -44,6 +46,7 @@ def status(
         state=state,
         reason=shorten(reason),
         progress=progress,
+        round_id=named if state in {"declined", "failed"} else UNSET,
     )
 
 

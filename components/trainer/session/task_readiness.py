@@ -98,6 +98,17 @@ class TaskReadiness:
             found[attribute] = version
         return found
 
+    def code(self, name: str, trainer: str) -> str:
+        """Return the versions of the code that works for a task, such as "trainer 0.4.0, cracks 1.2.0".
+
+        Args:
+            name: of the task; without a component, its code has no version.
+            trainer: version of the trainer; empty: it was not deployed.
+        """
+        release = self._in_force.get(name)
+        versions = [f"trainer {trainer}"] if trainer else []
+        return ", ".join([*versions, *([f"{name} {release.version}"] if release else [])])
+
     def _resolved(self, name: str, options: TaskOptions) -> tuple[TaskOptions, str]:
         component = component_of(name, options)
         if not component:

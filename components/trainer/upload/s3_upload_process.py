@@ -4,6 +4,7 @@ boto3 with an S3 client takes more memory than the rest of the trainer, which ru
 """
 
 import logging
+import os
 import signal
 import subprocess
 import sys
@@ -48,11 +49,13 @@ class S3UploadProcess:
     Args:
         folder: the work folder.
         bytes_per_second: rate limit; 0: none.
+        niceness: how much lower than the trainer's the priority of the process is.
     """
 
-    def __init__(self, folder: Path, bytes_per_second: int = 0) -> None:
+    def __init__(self, folder: Path, bytes_per_second: int = 0, niceness: int = 0) -> None:
         self._folder = folder.absolute()
         self._bytes_per_second = bytes_per_second
+        self._niceness = niceness
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -78,6 +81,7 @@ class S3UploadProcess:
                 raise UploadFailed(message) from error
             self._process = process
             try:
+                _lower_priority(process, self._niceness)
                 answer, exit_code = _exchange(process, order, cancelled)
                 if cancelled.is_set():
                     message = f"the upload of {path.name} was cancelled"
@@ -127,6 +131,14 @@ def _check(path: Path, answer: bytes, exit_code: int) -> None:
         raise UploadFailed(message) from error
     if outcome.failure:
         raise UploadFailed(outcome.failure, transient=outcome.transient)
+
+
+def _lower_priority(process: subprocess.Popen[bytes], niceness: int) -> None:
+    if niceness:
+        try:
+            os.setpriority(os.PRIO_PROCESS, process.pid, os.getpriority(os.PRIO_PROCESS, 0) + niceness)
+        except OSError as error:
+            log.debug("the priority of an upload stays as it is: %s", error)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -17,6 +17,7 @@ from typing import IO
 import msgspec
 
 from components.runtime.event_loop import Call
+from components.trainer.device_log.worker_output import AddLine, forward_output
 from components.trainer.worker.resource_limits import ResourceLimits
 from components.trainer.worker.worker_protocol import (
     Answer,
@@ -45,11 +46,18 @@ class WorkerProcess:
     Args:
         post: schedules a call on the main thread.
         bounds: the resource limits of the process.
+        add_line: called, on another thread, with each line that the process prints.
     """
 
-    def __init__(self, post: Callable[[Call], None], bounds: ResourceLimits | None = None) -> None:
+    def __init__(
+        self,
+        post: Callable[[Call], None],
+        bounds: ResourceLimits | None = None,
+        add_line: AddLine | None = None,
+    ) -> None:
         self.bounds = bounds or ResourceLimits()  # a change takes effect with the next work
         self._post = post
+        self._add_line = add_line
         self._applied = self.bounds  # the limits of the running process
         self._packages = ""  # of the running process: the folder of its task's own requirements
         self._process: subprocess.Popen[bytes] | None = None
@@ -115,8 +123,15 @@ class WorkerProcess:
         self._applied = self.bounds
         environment = {**os.environ, **self._applied.environment()}
         process = subprocess.Popen(  # noqa: S603 - the running interpreter and a module of this project
-            COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, start_new_session=True
+            COMMAND,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE if self._add_line else None,
+            env=environment,
+            start_new_session=True,
         )
+        if process.stderr and self._add_line:
+            forward_output(process.stderr, self._add_line)
         self._applied.apply_to(process.pid)
         threading.Thread(target=self._read, args=(process,), daemon=True, name="worker-read").start()
         return process

@@ -1,71 +1,269 @@
-"""``fedgrass run``, ``runs``, ``devices``, ``repair``: their options. See runs/operator_actions.py."""
+"""``fedgrass run``: start, follow, control, compare and report runs of a deployed stack. See runs/."""
 
-import argparse
 from pathlib import Path
+from typing import Annotated, Literal
 
+from cyclopts import Parameter
+
+from fedgrass.console.command_line import ON_STACK, Output, StackOptions, command_group
 from fedgrass.console.deferred import deferred
-from fedgrass.console.options import add_stack, whole_number
 
-_SIMPLE_ACTIONS = {
-    "pause": "open no more rounds; the open round continues",
-    "resume": "continue a paused run",
-    "cancel": "end a run; its open round is abandoned, its models are kept",
-    "retry": "retry the latest round",
-    "next": "open the next round now, whatever the schedule says",
-    "status": "show a run and its rounds",
-}
+app = command_group("run", "Start, follow, control, compare and report runs.")
+
+_start = deferred("fedgrass.console.runs.run_start:start")
+_list = deferred("fedgrass.console.runs.run_display:list_runs")
+_show = deferred("fedgrass.console.runs.run_display:show_named_run")
+_act = deferred("fedgrass.console.runs.operator_actions:act")
+_repair = deferred("fedgrass.console.runs.operator_actions:repair")
+_follow = deferred("fedgrass.console.runs.run_follow:follow")
+_wait = deferred("fedgrass.console.runs.run_follow:wait")
+_download = deferred("fedgrass.console.runs.run_download:download")
+_report = deferred("fedgrass.console.reports.run_report:report")
+_compare = deferred("fedgrass.console.reports.run_comparison:compare")
 
 
-def add(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Add ``run``, ``runs``, ``devices`` and ``repair``."""
-    runs = commands.add_parser("runs", help="list the runs of a deployed stack")
-    add_stack(runs)
-    runs.set_defaults(run=deferred("fedgrass.console.runs.operator_actions:list_runs"))
-    devices = commands.add_parser("devices", help="list the devices of a stack and which of them are missing")
-    devices.add_argument("--task", default="", help="only devices that have this task")
-    devices.add_argument("--missing", action="store_true", help="only devices that were not seen recently")
-    devices.add_argument(
-        "--within-seconds",
-        type=whole_number(1, 10**9),
-        default=300,
-        help="age of a heartbeat that counts as recent, like a run's seen_within_seconds (300)",
-    )
-    add_stack(devices)
-    devices.set_defaults(run=deferred("fedgrass.console.runs.operator_actions:list_devices"))
-    actions = commands.add_parser(
-        "run", help="start, pause, resume, cancel, retry ... a run of a deployed stack"
-    )
-    kinds = actions.add_subparsers(required=True, metavar="action")
-    start = kinds.add_parser("start", help="start a run")
-    start.add_argument("name", help="name of the new run")
-    start.add_argument("settings", nargs="*", metavar="setting=value", help="such as task=digits rounds=10")
-    start.add_argument(
-        "--settings-file", type=Path, help="a JSON object of settings; setting=value overrides it"
-    )
-    start.add_argument("--model", type=Path, help="file of the initial model, in safetensors format")
-    start.add_argument(
-        "--app",
-        type=Path,
-        metavar="APP_DIR",
-        help="of a task flower:NAME: the folder of the Flower app, whose ServerApp brings the initial model;"
-        " without it, and without --model, a device is asked",
-    )
-    start.add_argument(
-        "--frozen", type=Path, help="file of the frozen arrays, which devices download once (with --model)"
-    )
-    start.add_argument("--continue-from", metavar="RUN/ROUND", help="start from a model of another run")
-    add_stack(start)
-    start.set_defaults(run=deferred("fedgrass.console.runs.operator_actions:start"))
-    for action, explanation in _SIMPLE_ACTIONS.items():
-        kind = kinds.add_parser(action, help=explanation)
-        kind.add_argument("name", help="name of the run")
-        add_stack(kind)
-        kind.set_defaults(run=deferred("fedgrass.console.runs.operator_actions:act"), action=action)
+@app.command
+def start(
+    name: str,
+    /,
+    *settings: str,
+    settings_file: Path | None = None,
+    model: Path | None = None,
+    app: Path | None = None,
+    frozen: Path | None = None,
+    continue_from: str = "",
+    dry_run: bool = False,
+    access: StackOptions = ON_STACK,
+    output: Output = "text",
+) -> None:
+    """Start a run, and show it.
 
-    repair = commands.add_parser(
-        "repair", help="rebuild lost rows of a run in the rounds table from the bucket"
+    Args:
+        name: name of the new run.
+        settings: setting=value, such as task=digits rounds=10 (docs/settings.md).
+        settings_file: TOML or JSON file of settings; setting=value overrides it.
+        model: file of the initial model, in safetensors format.
+        app: of a task flower:NAME: the folder of the Flower app, whose ServerApp brings the initial model;
+            without it, and without --model, a device is asked.
+        frozen: file of the frozen arrays, which devices download once (with --model).
+        continue_from: RUN/ROUND, to start from a model of another run.
+        dry_run: start nothing: show which devices the first round would ask, and the bytes, seconds and
+            dollars to expect.
+    """
+    access.use()
+    _start(
+        access.stack,
+        output,
+        dry_run=dry_run,
+        name=name,
+        settings=settings,
+        settings_file=settings_file,
+        model=model,
+        app=app,
+        frozen=frozen,
+        continue_from=continue_from,
     )
-    repair.add_argument("name", metavar="run", help="name of the run")
-    repair.add_argument("--dry-run", action="store_true", help="only print what would be written")
-    add_stack(repair)
-    repair.set_defaults(run=deferred("fedgrass.console.runs.operator_actions:repair"))
+
+
+@app.command(name="list")
+def list_runs(
+    *, state: str = "", task: str = "", access: StackOptions = ON_STACK, output: Output = "text"
+) -> None:
+    """List the runs with their states, rounds and last metrics, the latest first.
+
+    Args:
+        state: only runs in this state, such as RUNNING.
+        task: only runs of this task.
+    """
+    access.use()
+    _list(access.stack, output, state=state, task=task)
+
+
+@app.command(name=["show", "status"])
+def show(
+    name: str,
+    /,
+    *,
+    last: Annotated[int, Parameter(validator=lambda _, value: _at_least_0(value))] = 20,
+    access: StackOptions = ON_STACK,
+    output: Output = "text",
+) -> None:
+    """Show a run: its rounds, who acted on it, its cost, and the devices that contributed nothing and why.
+
+    Args:
+        name: name of the run.
+        last: number of rounds to show; 0: all.
+    """
+    access.use()
+    _show(access.stack, name, output, last=last)
+
+
+def _at_least_0(value: int) -> None:
+    if value < 0:
+        message = "it takes a number of rounds, 0 for all"
+        raise ValueError(message)
+
+
+@app.command(name=["follow", "watch"])
+def follow(name: str, /, *, access: StackOptions = ON_STACK, output: Output = "text") -> None:
+    """Follow a run until it has ended: redrawn on a terminal, otherwise a line per event.
+
+    Args:
+        name: name of the run.
+    """
+    access.use()
+    _follow(access.stack, name, output)
+
+
+@app.command
+def wait(
+    name: str,
+    /,
+    *,
+    timeout: float | None = None,
+    access: StackOptions = ON_STACK,
+    output: Output = "text",
+) -> None:
+    """Wait until a run has ended. Exit code: 0 SUCCEEDED, 3 FAILED, 4 CANCELLED, 5 timed out.
+
+    Args:
+        name: name of the run.
+        timeout: seconds to wait at most (no limit).
+    """
+    access.use()
+    _wait(access.stack, name, output, timeout=timeout)
+
+
+@app.command
+def pause(name: str, /, *, access: StackOptions = ON_STACK, output: Output = "text") -> None:
+    """Open no more rounds; the open round continues.
+
+    Args:
+        name: name of the run.
+    """
+    access.use()
+    _act(access.stack, "pause", name, output)
+
+
+@app.command
+def resume(name: str, /, *, access: StackOptions = ON_STACK, output: Output = "text") -> None:
+    """Continue a paused run.
+
+    Args:
+        name: name of the run.
+    """
+    access.use()
+    _act(access.stack, "resume", name, output)
+
+
+@app.command
+def retry(name: str, /, *, access: StackOptions = ON_STACK, output: Output = "text") -> None:
+    """Retry the latest round, also of a failed run.
+
+    Args:
+        name: name of the run.
+    """
+    access.use()
+    _act(access.stack, "retry", name, output)
+
+
+@app.command(name="next")
+def next_round(name: str, /, *, access: StackOptions = ON_STACK, output: Output = "text") -> None:
+    """Open the next round now, whatever the schedule.
+
+    Args:
+        name: name of the run.
+    """
+    access.use()
+    _act(access.stack, "next", name, output)
+
+
+@app.command
+def cancel(name: str, /, *, access: StackOptions = ON_STACK, output: Output = "text") -> None:
+    """End a run permanently; its open round is abandoned, its models are kept.
+
+    Args:
+        name: name of the run.
+    """
+    access.use()
+    _act(access.stack, "cancel", name, output)
+
+
+@app.command
+def repair(
+    name: str, /, *, dry_run: bool = False, access: StackOptions = ON_STACK, output: Output = "text"
+) -> None:
+    """Rebuild lost rows of a run in the rounds table from the bucket.
+
+    Args:
+        name: name of the run.
+        dry_run: only print what would be written.
+    """
+    access.use()
+    _repair(access.stack, name, output, dry_run=dry_run)
+
+
+@app.command
+def download(
+    name: str,
+    /,
+    *,
+    out: Path = Path("runs"),
+    model: int | None = None,
+    access: StackOptions = ON_STACK,
+    output: Output = "text",
+) -> None:
+    """Download the model, the history and the picture of a run, as they are after a demo.
+
+    Args:
+        name: name of the run.
+        out: folder in which the run's folder is made.
+        model: number of the global model to download (the latest).
+    """
+    access.use()
+    _download(access.stack, name, output, out=out, model=model)
+
+
+@app.command
+def report(
+    name: str,
+    /,
+    *,
+    out: Path = Path("runs"),
+    access: StackOptions = ON_STACK,
+    output: Output = "text",
+) -> None:
+    """Write a report on a run: one HTML file without external parts, and its pictures as PNG.
+
+    Args:
+        name: name of the run.
+        out: folder in which the run's folder is made.
+    """
+    access.use()
+    _report(access.stack, name, output, out=out)
+
+
+@app.command
+def compare(
+    first: str,
+    second: str,
+    /,
+    *others: str,
+    metric: str = "",
+    by: Literal["round", "time", "bytes"] = "round",
+    picture: Path | None = None,
+    access: StackOptions = ON_STACK,
+    output: Output = "text",
+) -> None:
+    """Compare runs: the settings in which they differ, then a metric by round, by time or by bytes.
+
+    Args:
+        first: name of a run.
+        second: name of another run.
+        others: names of more runs.
+        metric: the metric to compare (accuracy, or the first one that all runs have).
+        by: what the rows of the table are.
+        picture: write a picture (PNG) with the metric by round, by time and by bytes to this file.
+    """
+    access.use()
+    _compare(access.stack, [first, second, *others], output, metric=metric, by=by, picture=picture)

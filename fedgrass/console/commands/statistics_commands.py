@@ -1,68 +1,142 @@
-"""``fedgrass stats``: its options. See statistics/statistics_actions.py."""
+"""``fedgrass stats``: its commands. See statistics/statistics_actions.py."""
 
-import argparse
 from pathlib import Path
+from typing import Annotated, Any
 
-from fedgrass.console.deferred import deferred
-from fedgrass.console.options import add_stack, number_between, whole_number
+from cyclopts import Parameter
 
-_ACTIONS = "fedgrass.console.statistics.statistics_actions"
+from fedgrass.console.command_line import (
+    ON_STACK,
+    Output,
+    StackOptions,
+    command_group,
+    number_between,
+    whole_number,
+)
+from fedgrass.console.deferred import Deferred, deferred
 
+stats = command_group("stats", "Statistics of the devices' data, without moving the data.")
 
-def add_stats(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Add ``stats`` with ``start``, ``show``, ``compare`` and ``list``."""
-    stats = commands.add_parser("stats", help="statistics of the devices' data, without moving the data")
-    kinds = stats.add_subparsers(required=True, metavar="action")
-    _add_start(kinds)
-    show = kinds.add_parser("show", help="print the statistics of a run, and draw them")
-    show.add_argument("name", help="name of the run, or a file that `stats show --json` wrote")
-    show.add_argument("--json", action="store_true", help="print the result as JSON instead of a table")
-    show.add_argument("--picture", type=Path, metavar="FILE", help="write a picture (PNG) to this file")
-    add_stack(show)
-    show.set_defaults(run=deferred(f"{_ACTIONS}:show"))
-    compare = kinds.add_parser("compare", help="print how the data changed from one run to another")
-    compare.add_argument("before", help="name of the earlier run, or a file of its JSON")
-    compare.add_argument("after", help="name of the later run, or a file of its JSON")
-    compare.add_argument("--json", action="store_true", help="print the comparison as JSON")
-    add_stack(compare)
-    compare.set_defaults(run=deferred(f"{_ACTIONS}:compare"))
-    listed = kinds.add_parser("list", help="list the runs of statistics of a stack")
-    add_stack(listed)
-    listed.set_defaults(run=deferred(f"{_ACTIONS}:list_statistics"))
+_Names = Annotated[tuple[str, ...] | None, Parameter(consume_multiple=True, metavar="NAME")]
+_Json = Annotated[bool, Parameter(name="--json", help="the same as --output json")]
 
 
-def _add_start(kinds: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    start = kinds.add_parser("start", help="ask the devices of a task for statistics of their data")
-    start.add_argument("name", help="name of the new run")
-    start.add_argument("settings", nargs="*", metavar="setting=value", help="of the run, such as count=100")
-    start.add_argument("--task", required=True, help="the task whose data are meant")
-    start.add_argument(
-        "--features", nargs="+", metavar="NAME", help="only these features; * and ? match any text (all)"
+def _action(name: str) -> Deferred:
+    return deferred(f"fedgrass.console.statistics.statistics_actions:{name}")
+
+
+@stats.command
+def start(
+    name: str,
+    /,
+    *settings: str,
+    task: Annotated[str, Parameter(metavar="TASK")],
+    features: _Names = None,
+    statistics: _Names = None,
+    edges: Annotated[tuple[str, ...], Parameter(metavar="FEATURE=E0,E1,...")] = (),
+    edges_of: Annotated[str, Parameter(metavar="RUN")] = "",
+    bins: Annotated[int | None, whole_number(1, 256)] = None,
+    quantiles: Annotated[int | None, whole_number(2, 1000)] = None,
+    sketch_k: Annotated[int | None, whole_number(8, 4096)] = None,
+    most_labels: Annotated[int | None, whole_number(1, 1000)] = None,
+    minimum_devices: Annotated[int | None, whole_number(3, 1_000_000)] = None,
+    epsilon: Annotated[float | None, number_between(0, 1000)] = None,
+    no_wait: bool = False,
+    access: StackOptions = ON_STACK,
+    output: Output = "text",
+) -> None:
+    """Ask the devices of a task for statistics of their data.
+
+    Args:
+        name: name of the new run.
+        settings: setting=value of the run, such as count=100.
+        task: the task whose data are meant.
+        features: only these features; * and ? match any text (all).
+        statistics: of mean, variance, min, max, histogram, quantiles, labels (all).
+        edges: edges of a feature's histogram; without them, a first round agrees edges; may be repeated.
+        edges_of: take the histograms' edges of another run's result.
+        bins: of histograms with agreed edges (20).
+        quantiles: 4 for quartiles (20).
+        sketch_k: precision of quantiles (200).
+        most_labels: counted by name (100).
+        minimum_devices: behind any published figure (5).
+        epsilon: noise in each answer, of this privacy budget (none).
+        no_wait: return once the run is started.
+        access: the stack.
+        output: the form of the result.
+    """
+    access.use()
+    query: dict[str, Any] = {
+        "features": features and list(features),
+        "statistics": statistics and list(statistics),
+        "bins": bins,
+        "quantiles": quantiles,
+        "sketch_k": sketch_k,
+        "most_labels": most_labels,
+        "minimum_devices": minimum_devices,
+        "epsilon": epsilon,
+    }
+    _action("start")(
+        name,
+        stack_name=access.stack,
+        settings=settings,
+        task=task,
+        query={option: value for option, value in query.items() if value is not None},
+        edges=edges,
+        edges_of=edges_of,
+        wait=not no_wait,
+        output=output,
     )
-    start.add_argument(
-        "--statistics",
-        nargs="+",
-        metavar="NAME",
-        help="of mean, variance, min, max, histogram, quantiles, labels (all)",
-    )
-    start.add_argument(
-        "--edges",
-        action="append",
-        default=[],
-        metavar="FEATURE=E0,E1,...",
-        help="edges of a feature's histogram; without them, a first round agrees edges",
-    )
-    start.add_argument("--edges-of", metavar="RUN", help="take the histograms' edges of another run's result")
-    start.add_argument("--bins", type=whole_number(1, 256), help="of histograms with agreed edges (20)")
-    start.add_argument("--quantiles", type=whole_number(2, 1000), help="4: quartiles (20)")
-    start.add_argument("--sketch-k", type=whole_number(8, 4096), help="precision of quantiles (200)")
-    start.add_argument("--most-labels", type=whole_number(1, 1000), help="counted by name (100)")
-    start.add_argument(
-        "--minimum-devices", type=whole_number(3, 1_000_000), help="behind any published figure (5)"
-    )
-    start.add_argument(
-        "--epsilon", type=number_between(0, 1000), help="noise in each answer, of this privacy budget (none)"
-    )
-    start.add_argument("--no-wait", action="store_true", help="return once the run is started")
-    add_stack(start)
-    start.set_defaults(run=deferred(f"{_ACTIONS}:start"))
+
+
+@stats.command
+def show(
+    name: str,
+    /,
+    *,
+    picture: Annotated[Path | None, Parameter(metavar="FILE")] = None,
+    json: _Json = False,
+    access: StackOptions = ON_STACK,
+    output: Output = "text",
+) -> None:
+    """Print the statistics of a run, and draw them.
+
+    Args:
+        name: name of the run, or a file that `stats show --output json` wrote.
+        picture: write a picture (PNG) to this file.
+        json: the same as --output json.
+        access: the stack.
+        output: the form of the result.
+    """
+    access.use()
+    _action("show")(name, stack_name=access.stack, picture=picture, output="json" if json else output)
+
+
+@stats.command
+def compare(
+    before: str,
+    after: str,
+    /,
+    *,
+    json: _Json = False,
+    access: StackOptions = ON_STACK,
+    output: Output = "text",
+) -> None:
+    """Print how the data changed from one run to another.
+
+    Args:
+        before: name of the earlier run, or a file of its JSON.
+        after: name of the later run, or a file of its JSON.
+        json: the same as --output json.
+        access: the stack.
+        output: the form of the result.
+    """
+    access.use()
+    _action("compare")(before, after, stack_name=access.stack, output="json" if json else output)
+
+
+@stats.command(name="list")
+def list_statistics(*, access: StackOptions = ON_STACK, output: Output = "text") -> None:
+    """List the runs of statistics of a stack."""
+    access.use()
+    _action("list_statistics")(stack_name=access.stack, output=output)

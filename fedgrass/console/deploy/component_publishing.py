@@ -3,7 +3,6 @@
 The artifact is uploaded under a key with its checksum, then the component version is created from the recipe.
 """
 
-import argparse
 import hashlib
 import re
 import tempfile
@@ -232,11 +231,12 @@ def _exists(name: str, version: str, latest: str) -> SettingsError:
 
 
 @stack.refusals()
-def component_command(arguments: argparse.Namespace) -> None:
-    """Publish a component version, or delete one, and print a line per step."""
-    cloud = GreengrassCloud(stack.client, Account(stack.client, arguments.account))
-    bucket = stack.outputs(arguments.stack)["BucketName"]
-    publisher = Publisher(stack.client, cloud, bucket)
-    do = publisher.remove if arguments.remove else publisher.publish
-    for line in do(FULL_NAMES[arguments.name], arguments.version, dry_run=arguments.dry_run):
+def component_command(  # noqa: PLR0913 - the options of the command
+    name: str, *, stack_name: str, version: str, remove: bool, dry_run: bool, account: str
+) -> None:
+    """Publish a component version, or delete one, and print a line per step; ``name`` as in FULL_NAMES."""
+    cloud = GreengrassCloud(stack.client, Account(stack.client, account))
+    publisher = Publisher(stack.client, cloud, stack.outputs(stack_name)["BucketName"])
+    do = publisher.remove if remove else publisher.publish
+    for line in do(FULL_NAMES[name], version, dry_run=dry_run):
         say(line)

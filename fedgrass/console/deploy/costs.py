@@ -4,13 +4,14 @@ Nothing here was measured on AWS. Requests and messages are counted as the code 
 of a Lambda function follows from the bytes that it reads, at the rate that AWS publishes (400 to 700 Mbit/s).
 """
 
-import argparse
 import math
 from collections.abc import Mapping
+from typing import Any
 
 from msgspec import Struct
 
 from fedgrass.console import tables
+from fedgrass.console.results import show_result
 from fedgrass.console.terminal import say
 from fedgrass.federation.aggregation.means import Mean
 from fedgrass.federation.aggregation.sharding_plan import Scale, group_size
@@ -166,15 +167,62 @@ def month(fleet: Fleet) -> list[tuple[str, float, float]]:
     return [*found, ("heartbeats", 0.0, standing(fleet.devices, fleet.heartbeat_seconds))]
 
 
-def costs_command(arguments: argparse.Namespace) -> None:
-    """Print what a fleet costs, or the tables of the documentation."""
-    if arguments.tables:
-        for line in [*table().splitlines(), "", *standing_table().splitlines()]:
-            say(line)
-        return
-    fleet = Fleet(**{name: getattr(arguments, name) for name in Fleet.__struct_fields__})
-    found = month(fleet)
-    rows = [(name, dollars(once) if once else "-", dollars(monthly)) for name, once, monthly in found]
-    total = ("total", dollars(sum(cost for _, cost, _ in found)), dollars(sum(cost for _, _, cost in found)))
+def tables_command() -> None:
+    """Print the tables of the documentation."""
+    for line in [*table().splitlines(), "", *standing_table().splitlines()]:
+        say(line)
+
+
+class CostPart(Struct, frozen=True, kw_only=True):
+    """One part of the costs."""
+
+    name: str  # egress, S3, messages, DynamoDB, Lambda or heartbeats
+    dollars_per_round: float  # 0 for heartbeats
+    dollars_per_month: float
+
+
+class Costs(Struct, frozen=True, kw_only=True):
+    """What a fleet costs, by part: the JSON of `fedgrass costs`."""
+
+    fleet: Fleet  # the figures that the estimate is for
+    parts: tuple[CostPart, ...]
+    dollars_per_round: float  # of all parts
+    dollars_per_month: float  # of all parts
+
+
+def costs_of(fleet: Fleet) -> Costs:
+    """Return what a fleet costs, by part."""
+    parts = tuple(
+        CostPart(name=name, dollars_per_round=once, dollars_per_month=monthly)
+        for name, once, monthly in month(fleet)
+    )
+    return Costs(
+        fleet=fleet,
+        parts=parts,
+        dollars_per_round=sum(part.dollars_per_round for part in parts),
+        dollars_per_month=sum(part.dollars_per_month for part in parts),
+    )
+
+
+def costs_command(*, output: str, **figures: Any) -> None:
+    """Print what a fleet costs.
+
+    Args:
+        output: ``text`` or ``json``.
+        figures: of the fleet; see Fleet.
+    """
+    show_result(costs_of(Fleet(**figures)), output, _draw)
+
+
+def _draw(costs: Costs) -> None:
+    rows = [
+        (
+            part.name,
+            dollars(part.dollars_per_round) if part.dollars_per_round else "-",
+            dollars(part.dollars_per_month),
+        )
+        for part in costs.parts
+    ]
+    total = ("total", dollars(costs.dollars_per_round), dollars(costs.dollars_per_month))
     tables.show(tables.table("US dollars", "a round", "a month", rows=[*rows, total]))
     say("plus alarms, dashboard, logs and stored models, a few dollars a month: see docs/costs.md")

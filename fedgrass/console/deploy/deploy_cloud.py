@@ -4,7 +4,6 @@ Everything that can be wrong is checked before anything is created; a deployment
 artifacts.
 """
 
-import argparse
 import re
 import subprocess
 import tempfile
@@ -240,17 +239,27 @@ def _build(target: Path, architecture: str, extra: Sequence[tuple[str, Path]], r
 
 
 @stack.refusals()
-def cloud_command(arguments: argparse.Namespace) -> None:
+def cloud_command(  # noqa: PLR0913 - the options of the command
+    *,
+    stack_name: str,
+    parameters: Sequence[str],
+    strategies: Sequence[Path],
+    without_strategies: Sequence[str],
+    dry_run: bool,
+    timeout_minutes: float,
+    account: str,
+    artifact_bucket: str,
+) -> None:
     """Create or update a stack, and print its outputs."""
     options = CloudOptions(
-        stack=arguments.stack,
-        parameters=_parameters(arguments.parameter),
-        account=arguments.account,
-        artifact_bucket=arguments.artifact_bucket,
-        strategies=arguments.strategy,
-        without_strategies=arguments.without_strategy,
-        timeout=arguments.timeout_minutes * 60,
-        dry_run=arguments.dry_run,
+        stack=stack_name,
+        parameters=_parameters(parameters),
+        account=account,
+        artifact_bucket=artifact_bucket,
+        strategies=strategies,
+        without_strategies=without_strategies,
+        timeout=timeout_minutes * 60,
+        dry_run=dry_run,
     )
     outputs = deploy_cloud(stack.client, options, say)
     longest = max(map(len, outputs), default=0)

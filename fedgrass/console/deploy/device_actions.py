@@ -1,9 +1,9 @@
 """Carry out ``fedgrass deploy devices``: create or revise a deployment, and watch it."""
 
-import argparse
 import time
 
 from fedgrass.console import stack
+from fedgrass.console.deploy.deployment_options import DeviceOptions
 from fedgrass.console.deploy.device_deployment import Limits, Rollout
 from fedgrass.console.deploy.device_plan import Asked, make_plan, read_configuration
 from fedgrass.console.device_options.options_command import deploy_options
@@ -17,68 +17,66 @@ _RETRY = "fix what they report, then send the deployment again by the same comma
 
 
 @stack.refusals()
-def devices_command(arguments: argparse.Namespace) -> None:
+def devices_command(options: DeviceOptions, *, stack_name: str, account: str) -> None:
     """Create or revise the deployment of a thing group, or of single things, and print what changes."""
-    if arguments.thing or arguments.options_table:
-        deploy_options(arguments)
+    if options.thing or options.options_table:
+        deploy_options(options, stack_name=stack_name, account=account)
         return
-    asked = _asked(arguments)
-    cloud = GreengrassCloud(stack.client, Account(stack.client, arguments.account))
-    plan = make_plan(cloud, stack.outputs(arguments.stack), asked)
-    if not (plan.changes or (arguments.again and plan.current)):
+    asked = _asked(options)
+    cloud = GreengrassCloud(stack.client, Account(stack.client, account))
+    plan = make_plan(cloud, stack.outputs(stack_name), asked)
+    if not (plan.changes or (options.again and plan.current)):
         say(f"the deployment to {asked.group} is up to date: nothing to change")
         if plan.current:
-            _report(cloud, plan.current, arguments.watch)
+            _report(cloud, plan.current, options.watch_minutes)
         return
     say(f"the deployment to {asked.group} ({plan.things} things):")
     for line in plan.changes:
         say(f"  {line}")
     for note in plan.notes:
         say(f"note: {note}")
-    if arguments.dry_run:
+    if options.dry_run:
         say("nothing was changed (--dry-run)")
         return
     deployment = cloud.deploy(plan.arguments)
     say(f"deployment {deployment} was created")
-    if arguments.watch is not None:
-        _watch(cloud, deployment, arguments.watch * 60)
+    if options.watch_minutes is not None:
+        _watch(cloud, deployment, options.watch_minutes * 60)
 
 
-def _asked(arguments: argparse.Namespace) -> Asked:
+def _asked(options: DeviceOptions) -> Asked:
     """Return the options of a deployment to a group. Raises SettingsError if they contradict each other."""
-    if not arguments.group:
+    if not options.group:
         message = (
             "deploy devices needs --group GROUP, or --thing or --options-table for options of single things"
         )
         raise SettingsError(message)
-    if arguments.at_once:
+    if options.at_once:
         message = "--at-once goes with --thing or --options-table: use --rate for a group"
         raise SettingsError(message)
-    if arguments.remove and arguments.option:
+    if options.remove and options.option:
         message = "--remove removes the components from the group: omit --option, or --remove"
         raise SettingsError(message)
-    limits = Limits(
-        posix_user=arguments.user, cpus=arguments.cpus, memory_megabytes=arguments.memory_megabytes
-    )
+    limits = Limits(posix_user=options.user, cpus=options.cpus, memory_megabytes=options.memory_megabytes)
     rollout = Rollout(
-        per_minute=arguments.rate,
-        timeout_minutes=arguments.timeout_minutes,
-        abort_percent=arguments.abort_percent,
-        on_failure=arguments.on_failure,
-        update_seconds=arguments.update_seconds,
+        per_minute=options.rate,
+        timeout_minutes=options.timeout_minutes,
+        abort_percent=options.abort_percent,
+        on_failure=options.on_failure,
+        update_seconds=options.update_seconds,
     )
     return Asked(
-        group=arguments.group,
-        components=arguments.component or ([] if arguments.task else ["trainer"]),
-        tasks=arguments.task,
-        configuration=read_configuration(arguments.configuration) if arguments.configuration else {},
-        options=arguments.option,
-        reset=arguments.reset,
-        checked=not arguments.unchecked,
+        group=options.group,
+        components=list(options.component) or ([] if options.task else ["trainer"]),
+        tasks=list(options.task),
+        configuration=read_configuration(options.configuration) if options.configuration else {},
+        options=list(options.option),
+        reset=list(options.reset),
+        checked=not options.unchecked,
         limits=limits,
         rollout=rollout,
-        remove=arguments.remove,
-        name=arguments.name,
+        remove=options.remove,
+        name=options.name,
     )
 
 

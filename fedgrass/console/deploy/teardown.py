@@ -1,6 +1,5 @@
 """List the resources of a stack, including those that outlive it, and delete them."""
 
-import argparse
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -223,37 +222,45 @@ def empty_bucket(s3: "S3Client", bucket: str) -> None:
 
 
 @stack.refusals()
-def down_command(arguments: argparse.Namespace) -> None:
+def down_command(  # noqa: PLR0913 - the options of the command
+    *,
+    stack_name: str,
+    dry_run: bool,
+    confirmed: bool,
+    delete_data: bool,
+    timeout_minutes: float,
+    account: str,
+    artifact_bucket: str,
+) -> None:
     """List the resources of a stack and, after confirmation, delete them."""
-    account, _ = stack.caller(stack.client, arguments.account)
-    removal = Removal(stack.client, account, arguments.stack, say, artifact_bucket=arguments.artifact_bucket)
+    account, _ = stack.caller(stack.client, account)
+    removal = Removal(stack.client, account, stack_name, say, artifact_bucket=artifact_bucket)
     found = removal.inventory()
     if found.empty:
-        say(f"there are no resources of a stack {arguments.stack!r} in account {account}")
+        say(f"there are no resources of a stack {stack_name!r} in account {account}")
         return
     for line in removal.describe(found):
         say(line)
-    if arguments.dry_run:
+    if dry_run:
         say("nothing was removed (--dry-run)")
         return
-    _confirm(arguments, has_data=bool(found.data))
-    removal.remove(found, data=arguments.delete_data, timeout=arguments.timeout_minutes * 60)
-    if found.data and not arguments.delete_data:
+    if not confirmed:
+        _confirm(stack_name, deletes_data=delete_data and bool(found.data))
+    removal.remove(found, data=delete_data, timeout=timeout_minutes * 60)
+    if found.data and not delete_data:
         say("the data were kept, and S3 and DynamoDB charge for them; to delete them as well:")
-        say(f"    fedgrass deploy down --stack {arguments.stack} --delete-data")
+        say(f"    fedgrass deploy down --stack {stack_name} --delete-data")
     else:
-        say(f"all resources of the stack {arguments.stack!r} were removed")
+        say(f"all resources of the stack {stack_name!r} were removed")
 
 
-def _confirm(arguments: argparse.Namespace, *, has_data: bool) -> None:
+def _confirm(stack_name: str, *, deletes_data: bool) -> None:
     """Ask the operator to type the stack's name. Raises SettingsError for any other answer."""
-    if arguments.yes:
-        return
     if not sys.stdin.isatty():
         message = "nothing was removed: there is no terminal to ask for confirmation; add --yes to remove"
         message += " what is listed"
         raise SettingsError(message)
-    data = " AND ITS DATA, which cannot be restored," if arguments.delete_data and has_data else ""
-    if prompt(f"type {arguments.stack} to remove it{data} for good:") != arguments.stack:
-        message = f"nothing was removed: that is not {arguments.stack!r}"
+    data = " AND ITS DATA, which cannot be restored," if deletes_data else ""
+    if prompt(f"type {stack_name} to remove it{data} for good:") != stack_name:
+        message = f"nothing was removed: that is not {stack_name!r}"
         raise SettingsError(message)

@@ -1,11 +1,11 @@
 """Carry out ``fedgrass deploy devices --thing`` and ``--options-table``: plan, print, deploy, watch."""
 
-import argparse
 from collections.abc import Mapping, Sequence
 from typing import NoReturn
 
 from components.runtime.device_options import COMPONENT
 from fedgrass.console import stack
+from fedgrass.console.deploy.deployment_options import DeviceOptions
 from fedgrass.console.deploy.device_deployment import Rollout as RolloutOptions
 from fedgrass.console.device_options.options_component import VERSION, publish
 from fedgrass.console.device_options.options_plan import Asked, Plan, make_plan
@@ -19,28 +19,28 @@ _SHOWN = 20  # things whose changes are printed
 # Options of a deployment to a group, with what they are when they are not given.
 _OF_GROUPS: Mapping[str, object] = {
     "group": "",
-    "component": [],
+    "component": (),
     "configuration": None,
-    "reset": [],
+    "reset": (),
     "user": None,
     "cpus": None,
     "memory_megabytes": None,
 }
 
 
-def deploy_options(arguments: argparse.Namespace) -> None:
+def deploy_options(options: DeviceOptions, *, stack_name: str, account: str) -> None:
     """Give things their own options, and print what changes.
 
     Raises:
         SettingsError: the options contradict each other, or a thing, a task or an option cannot be used.
     """
-    asked = _asked(arguments)
-    cloud = GreengrassCloud(stack.client, Account(stack.client, arguments.account))
-    plan = _plan(cloud, stack.outputs(arguments.stack), asked)
+    asked = _asked(options)
+    cloud = GreengrassCloud(stack.client, Account(stack.client, account))
+    plan = _plan(cloud, stack.outputs(stack_name), asked)
     _print(plan)
     if not plan.things:
         return
-    if arguments.dry_run:
+    if options.dry_run:
         say("nothing was changed (--dry-run)")
         return
     if plan.publishes:
@@ -49,9 +49,9 @@ def deploy_options(arguments: argparse.Namespace) -> None:
     rollout = Rollout(
         cloud,
         say,
-        per_minute=arguments.rate or PER_MINUTE,
-        at_once=arguments.at_once,
-        abort_percent=arguments.abort_percent or 0,
+        per_minute=options.rate or PER_MINUTE,
+        at_once=options.at_once,
+        abort_percent=options.abort_percent or 0,
     )
     for group in plan.groups:
         say(f"deployment {cloud.deploy(group.arguments)} to the group {group.name} was created")
@@ -61,8 +61,8 @@ def deploy_options(arguments: argparse.Namespace) -> None:
         say("interrupted: repeat the command to continue; what was deployed changes nothing then")
         raise
     say(f"deployments created: {len(plan.things):,}")
-    if arguments.watch is not None:
-        _watch(rollout, arguments.watch * 60)
+    if options.watch_minutes is not None:
+        _watch(rollout, options.watch_minutes * 60)
 
 
 def _plan(cloud: GreengrassCloud, outputs: Mapping[str, str], asked: Asked) -> Plan:
@@ -87,44 +87,44 @@ def _watch(rollout: Rollout, seconds: float) -> None:
         )
 
 
-def _asked(arguments: argparse.Namespace) -> Asked:
-    table, things = arguments.options_table, arguments.thing
-    _check(arguments)
+def _asked(options: DeviceOptions) -> Asked:
+    table, things = options.options_table, options.thing
+    _check(options)
     try:
-        rows = read_table(table) if table else rows_of(things, arguments.option)
+        rows = read_table(table) if table else rows_of(things, options.option)
     except WrongRows as error:
         _fail(error)
     return Asked(
         source=f"--options-table {table}" if table else "the command line",
         rows=rows,
-        cleared=[*dict.fromkeys(things)] if arguments.remove else [],
+        cleared=[*dict.fromkeys(things)] if options.remove else [],
         rollout=RolloutOptions(
-            timeout_minutes=arguments.timeout_minutes,
-            on_failure=arguments.on_failure,
-            update_seconds=arguments.update_seconds,
+            timeout_minutes=options.timeout_minutes,
+            on_failure=options.on_failure,
+            update_seconds=options.update_seconds,
         ),
-        name=arguments.name,
-        checked=not arguments.unchecked,
-        again=arguments.again,
+        name=options.name,
+        checked=not options.unchecked,
+        again=options.again,
     )
 
 
-def _check(arguments: argparse.Namespace) -> None:
+def _check(options: DeviceOptions) -> None:
     """Check that the options fit together. Raises SettingsError."""
     for name, absent in _OF_GROUPS.items():
-        if getattr(arguments, name) != absent:
+        if getattr(options, name) != absent:
             message = (
                 f"--{name.replace('_', '-')} does not go with --thing or --options-table, which set options"
                 " of tasks only: use a separate command for the group"
             )
             raise SettingsError(message)
-    if arguments.options_table and (arguments.thing or arguments.option or arguments.remove):
+    if options.options_table and (options.thing or options.option or options.remove):
         message = "--options-table does not go with --thing, --option or --remove: give them in the table"
         raise SettingsError(message)
-    if arguments.thing and arguments.remove and arguments.option:
+    if options.thing and options.remove and options.option:
         message = "--remove removes all options of the things: omit --option, or --remove"
         raise SettingsError(message)
-    if arguments.thing and not (arguments.option or arguments.remove):
+    if options.thing and not (options.option or options.remove):
         message = "--thing needs --option TASK.OPTION=VALUE, or --remove"
         raise SettingsError(message)
 

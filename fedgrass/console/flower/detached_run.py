@@ -6,7 +6,6 @@ run_task(`flower serve RUN`)  -> Fargate ->      bucket -> folder; `flower run F
                                                  if there is such a run, `flower resume RUN FOLDER`
 """
 
-import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from fedgrass.console.flower.app_archive import LARGEST_ARCHIVE, pack, unpack
 from fedgrass.console.flower.flower_files import app_files
 from fedgrass.console.flower.flower_project import FlowerProject
 from fedgrass.console.flower.server_app_task import ServerAppTasks
-from fedgrass.console.main import parse
+from fedgrass.console.main import run
 from fedgrass.console.runs.fleet_operator import Operator
 from fedgrass.console.terminal import say
 from fedgrass.federation import object_keys
@@ -79,33 +78,44 @@ class DetachedRun:
         return self._tasks.advice(self._run, self._tasks.start(self._run))
 
 
-def start(arguments: argparse.Namespace, project: FlowerProject, name: str) -> None:
+def start(  # noqa: PLR0913 - the options of the command
+    project: FlowerProject,
+    name: str,
+    *,
+    stack_name: str,
+    settings: Sequence[str],
+    app_name: str,
+    run_config: Sequence[str],
+) -> None:
     """Start the ServerApp of a new run in a container, and print how to follow it.
 
     Args:
-        arguments: of ``fedgrass flower run``, which were checked.
         project: the app.
         name: of the run.
+        stack_name: name of the stack.
+        settings: setting=value, which were checked.
+        app_name: name of the task after ``flower:``; empty: that of the app.
+        run_config: values of the app's configuration to override, which were checked.
 
     Raises:
         SettingsError: there is such a run, another app of this name, or no container in the stack.
         StackError: the container cannot be started.
     """
-    outputs = stack.outputs(arguments.stack)
-    detached = DetachedRun(stack.client, arguments.stack, outputs, name)
+    outputs = stack.outputs(stack_name)
+    detached = DetachedRun(stack.client, stack_name, outputs, name)
     if name in Operator(stack.client, outputs).runs():
         message = f"run {name!r} exists: `fedgrass flower resume {name} --detach` continues it"
         raise SettingsError(message)
-    words = [*arguments.settings, "--name", name]
-    words += ["--app-name", arguments.app_name] if arguments.app_name else []
-    words += [word for given in arguments.run_config for word in ("--run-config", given)]
+    words = [*settings, "--name", name]
+    words += ["--app-name", app_name] if app_name else []
+    words += [word for given in run_config for word in ("--run-config", given)]
     for line in detached.start(app_files(project), words):
         say(line)
 
 
-def resume(arguments: argparse.Namespace, name: str) -> None:
+def resume(stack_name: str, name: str) -> None:
     """Start the container of a run again, and print how to follow it; raises as ``DetachedRun.resume``."""
-    for line in DetachedRun(stack.client, arguments.stack, stack.outputs(arguments.stack), name).resume():
+    for line in DetachedRun(stack.client, stack_name, stack.outputs(stack_name), name).resume():
         say(line)
 
 
@@ -125,18 +135,17 @@ def command_line(run: str, app: Path, words: Sequence[str], stack: str, *, known
 
 
 @stack.refusals()
-def serve_command(arguments: argparse.Namespace) -> None:
+def serve_command(run_name: str, *, stack_name: str, apps: Path) -> None:
     """Run the app that ``fedgrass flower run --detach`` uploaded for a run; the command of the container."""
-    name = checked_name("run", arguments.run_name)
-    outputs = stack.outputs(arguments.stack)
+    name = checked_name("run", run_name)
+    outputs = stack.outputs(stack_name)
     key = object_keys.server_app_files(name)
     try:
         data = S3Bucket(stack.client("s3"), outputs["BucketName"]).read(key, LARGEST_ARCHIVE)
     except KeyError as error:
         message = f"there is no app at {key}: start the run by `fedgrass flower run APP_DIR --detach`"
         raise SettingsError(message) from error
-    folder = arguments.folder / name
+    folder = apps / name
     words = unpack(data, folder)
     known = name in Operator(stack.client, outputs).runs()
-    called = parse(command_line(name, folder, words, arguments.stack, known=known))
-    called.run(called)
+    run(command_line(name, folder, words, stack_name, known=known))

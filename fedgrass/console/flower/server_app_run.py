@@ -4,7 +4,6 @@ The run in the cloud outlives this process: after Ctrl-C, a failed connection or
 ``resume`` continues it. It ends when the ServerApp returns, or raises.
 """
 
-import argparse
 import json
 import logging
 import signal
@@ -32,7 +31,7 @@ from fedgrass.console.flower.flower_project import (
 )
 from fedgrass.console.options import Value, read_text
 from fedgrass.console.runs.fleet_operator import Operator
-from fedgrass.console.runs.operator_actions import parse_pairs
+from fedgrass.console.runs.given_settings import parse_pairs
 from fedgrass.console.tables import console
 from fedgrass.console.task_messages.exchange_ports import FleetRun
 from fedgrass.console.task_messages.exchange_view import ExchangeView, LogToView
@@ -67,17 +66,38 @@ class DrivenRun(FleetRun, Protocol):
 
 
 @stack.refusals()
-def run_command(arguments: argparse.Namespace) -> None:
-    """Start a run, and run its ServerApp to the end."""
-    project = read_project(arguments.app)
-    overrides = run_config_overrides(project, arguments.run_config)
-    settings = _settings(project, arguments, overrides)
-    name = checked_name("run", arguments.run_name or f"{_plain(project.name)}-{time.strftime('%m%d-%H%M%S')}")
-    if arguments.detach:
-        detached_run.start(arguments, project, name)
+def run_command(  # noqa: PLR0913 - the options of the command
+    app: Path,
+    given: Sequence[str],
+    *,
+    stack_name: str,
+    run_name: str,
+    app_name: str,
+    run_config: Sequence[str],
+    detach: bool,
+) -> None:
+    """Start a run, and run its ServerApp to the end.
+
+    Args:
+        app: folder of the app.
+        given: settings of the run, as setting=value.
+        stack_name: name of the stack.
+        run_name: name of the run; empty: from the app and the time.
+        app_name: name of the task after ``flower:``; empty: that of the app.
+        run_config: values of the app's configuration to override.
+        detach: run it in a container instead.
+    """
+    project = read_project(app)
+    overrides = run_config_overrides(project, run_config)
+    settings = _settings(project, given, app_name, overrides)
+    name = checked_name("run", run_name or f"{_plain(project.name)}-{time.strftime('%m%d-%H%M%S')}")
+    if detach:
+        detached_run.start(
+            project, name, stack_name=stack_name, settings=given, app_name=app_name, run_config=run_config
+        )
         return
     _check_flower()
-    operator = Operator(stack.client, stack.outputs(arguments.stack))
+    operator = Operator(stack.client, stack.outputs(stack_name))
     if (state := operator.runs().get(name)) is not None:
         can_resume = state in _RESUMABLE
         resume = f": `fedgrass flower resume {name}` continues it" if can_resume else f" and is {state}"
@@ -92,16 +112,16 @@ def run_command(arguments: argparse.Namespace) -> None:
 
 
 @stack.refusals()
-def resume_command(arguments: argparse.Namespace) -> None:
+def resume_command(run_name: str, app: Path | None, *, stack_name: str, detach: bool) -> None:
     """Continue the ServerApp of a run whose process has ended before it."""
-    name = checked_name("run", arguments.run_name)
-    if arguments.detach:
-        detached_run.resume(arguments, name)
+    name = checked_name("run", run_name)
+    if detach:
+        detached_run.resume(stack_name, name)
         return
     folder = Path("runs") / name
-    project = read_project(arguments.app or _noted_place(folder, name))
+    project = read_project(app or _noted_place(folder, name))
     _check_flower()
-    operator = Operator(stack.client, stack.outputs(arguments.stack))
+    operator = Operator(stack.client, stack.outputs(stack_name))
     run = _resumable(operator, operator.run(name))
     _note_place(folder, project)
     drive(operator, run, project, {**project.config, **run.settings.training}, folder, resume=True)
@@ -360,10 +380,10 @@ def _logged(flower: logging.Logger, view: ExchangeView, file: Path) -> Iterator[
 
 
 def _settings(
-    project: FlowerProject, arguments: argparse.Namespace, overrides: Mapping[str, Value]
+    project: FlowerProject, pairs: Sequence[str], app_name: str, overrides: Mapping[str, Value]
 ) -> dict[str, Any]:
     """Return the settings of a new run. Raises SettingsError for one that the ServerApp decides."""
-    given = parse_pairs(arguments.settings)
+    given = parse_pairs(pairs)
     for name in given:
         if name not in SETTINGS:
             message = (
@@ -377,7 +397,7 @@ def _settings(
                 )
             raise SettingsError(message)
     settings = {
-        "task": task_name(project, arguments.app_name),
+        "task": task_name(project, app_name),
         "mode": "server_app",
         "deadline_seconds": _DEADLINE_SECONDS,
         **given,

@@ -1,6 +1,5 @@
 """``fedgrass fleet``: provision things with certificates and their core devices' files, or remove them."""
 
-import argparse
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -232,40 +231,58 @@ def _file_errors() -> Iterator[None]:
 
 @stack.refusals()
 @_file_errors()
-def provision_command(arguments: argparse.Namespace) -> None:
+def provision_command(  # noqa: PLR0913 - the options of the command
+    *,
+    stack_name: str,
+    account: str,
+    things: Sequence[str],
+    group: str,
+    folder: Path,
+    nucleus: str,
+    nucleus_version: str,
+    role_alias: str,
+) -> None:
     """Provision devices, and print a line per step."""
     devices = Devices(
-        things=arguments.things,
-        group=arguments.group,
-        folder=arguments.out,
-        role_alias=arguments.role_alias,
-        nucleus=arguments.nucleus,
-        nucleus_version=arguments.nucleus_version,
+        things=things,
+        group=group,
+        folder=folder,
+        role_alias=role_alias,
+        nucleus=nucleus,
+        nucleus_version=nucleus_version,
     )
-    for line in _provisioning(arguments).provision(devices):
+    for line in _provisioning(stack_name, account).provision(devices):
         say(line)
 
 
 @stack.refusals()
 @_file_errors()
-def remove_command(arguments: argparse.Namespace) -> None:
+def remove_command(  # noqa: PLR0913 - the options of the command
+    *,
+    stack_name: str,
+    account: str,
+    things: Sequence[str],
+    folder: Path | None,
+    confirmed: bool,
+    dry_run: bool,
+) -> None:
     """Remove devices after confirmation, or print what would be deleted."""
-    provisioning = _provisioning(arguments)
-    if arguments.dry_run:
-        for thing in arguments.things:
+    provisioning = _provisioning(stack_name, account)
+    if dry_run:
+        for thing in things:
             say(provisioning.describe(thing))
         return
-    if not arguments.yes:
-        names = ", ".join(arguments.things)
+    if not confirmed:
+        names = ", ".join(things)
         _confirm(f"Delete {names} with certificates and policies? They can no longer connect. [y/N]")
-    for line in provisioning.remove(arguments.things, arguments.out):
+    for line in provisioning.remove(things, folder):
         say(line)
 
 
-def _provisioning(arguments: argparse.Namespace) -> FleetProvisioning:
-    account = Account(stack.client, arguments.account)
+def _provisioning(stack_name: str, expected_account: str) -> FleetProvisioning:
+    account = Account(stack.client, expected_account)
     registry, cloud = ThingRegistry(stack.client, account), GreengrassCloud(stack.client, account)
-    return FleetProvisioning(registry, cloud, account, stack.outputs(arguments.stack))
+    return FleetProvisioning(registry, cloud, account, stack.outputs(stack_name))
 
 
 def _confirm(question: str) -> None:

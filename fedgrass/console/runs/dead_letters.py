@@ -1,12 +1,14 @@
 """The stack's dead-letter queue: list its messages, or send them back to the queues they came from."""
 
-import argparse
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
+
+from msgspec import Struct
 
 from fedgrass.console import stack
 from fedgrass.console.aws_clients import Clients
+from fedgrass.console.results import show_result
 from fedgrass.console.terminal import say
 
 _BATCH_SIZE = 10  # messages per request, the maximum of SQS
@@ -40,6 +42,22 @@ class Letter(NamedTuple):
             reasons = ", ".join(str(one.get("errorMessage", one)) for one in content["failures"])
             return f"{content.get('ruleName')} on {content.get('topic')} failed: {reasons}"
         return json.dumps(content)
+
+
+class DeadLetter(Struct, frozen=True, kw_only=True):
+    """A message that could not be processed."""
+
+    line: str  # its origin and content in one line, cut to 200 characters
+    body: str  # the message as it is
+    source: str  # name of the queue that gave up on it; empty if a topic rule could not deliver it
+    received: int  # how often it was received from the dead-letter queue
+
+
+class DeadLetterList(Struct, frozen=True, kw_only=True):
+    """The JSON of `fedgrass queue show`."""
+
+    letters: tuple[DeadLetter, ...]
+    count: int
 
 
 class DeadLetters:
@@ -112,20 +130,37 @@ class DeadLetters:
 
 
 @stack.refusals()
-def show_command(arguments: argparse.Namespace) -> None:
+def show_command(*, stack_name: str, output: str) -> None:
     """Print every dead letter of a stack."""
-    letters = _dead_letters(arguments).show()
-    for letter in letters:
+    show_result(letter_list(_dead_letters(stack_name).show()), output, _draw)
+
+
+def letter_list(letters: Sequence[Letter]) -> DeadLetterList:
+    """Return dead letters as `fedgrass queue show` prints them."""
+    found = tuple(
+        DeadLetter(
+            line=letter.line,
+            body=letter.body,
+            source=letter.source.rpartition(":")[2],
+            received=letter.received,
+        )
+        for letter in letters
+    )
+    return DeadLetterList(letters=found, count=len(found))
+
+
+def _draw(letters: DeadLetterList) -> None:
+    for letter in letters.letters:
         say(letter.line)
-    say(f"{len(letters)} dead letters")
+    say(f"{letters.count} dead letters")
 
 
 @stack.refusals()
-def redrive_command(arguments: argparse.Namespace) -> None:
+def redrive_command(*, stack_name: str, drop_rule_failures: bool) -> None:
     """Send every dead letter of a stack back to its queue, and print what was done with it."""
-    for letter, done in _dead_letters(arguments).redrive(drop_rule_failures=arguments.drop_rule_failures):
+    for letter, done in _dead_letters(stack_name).redrive(drop_rule_failures=drop_rule_failures):
         say(f"{done}: {letter.line}")
 
 
-def _dead_letters(arguments: argparse.Namespace) -> DeadLetters:
-    return DeadLetters(stack.client, stack.outputs(arguments.stack))
+def _dead_letters(stack_name: str) -> DeadLetters:
+    return DeadLetters(stack.client, stack.outputs(stack_name))

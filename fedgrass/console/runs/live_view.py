@@ -154,6 +154,10 @@ class LiveView(RedrawnView):
         """Move the run's bar to ``number`` closed rounds."""
         self._bar.update(self._bar_task, completed=number, note=printable(note, LONGEST_TEXT))
 
+    def show_device(self, thing: str, number: int, state: str, note: str) -> None:
+        """Show the state of a device's work for round ``number``; ``note`` is its reason, if there is one."""
+        self._set(thing, number, state, 1.0 if state == "done" else 0.0, note)
+
     def receive(self, topic: str, payload: bytes) -> None:
         """Process one message on any topic of the fleet; an unreadable one is shown as such."""
         try:
@@ -198,13 +202,15 @@ class LiveView(RedrawnView):
     def _update(
         self, thing: str, about: WorkMessage, state: str, progress: float = 0.0, note: str = ""
     ) -> None:
-        if about.run != self._run:
-            return
+        if about.run == self._run:
+            self._set(thing, about.round, state, progress, note)
+
+    def _set(self, thing: str, number: int, state: str, progress: float, note: str) -> None:
         with self._lock:
             line = self._devices.setdefault(thing, DeviceLine())
-            if (about.round, state, line.state) == (line.round, "training", "done"):
+            if (number, state, line.state) == (line.round, "training", "done"):
                 return  # progress that arrives after completion
-            line.round, line.state, line.progress, line.note = about.round, state, progress, note
+            line.round, line.state, line.progress, line.note = number, state, progress, note
 
     def _render(self) -> RenderableType:
         lines = Table.grid(padding=(0, 2))

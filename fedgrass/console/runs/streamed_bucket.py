@@ -53,6 +53,19 @@ class StreamedObjects(Protocol):
 class StreamedBucket(S3Bucket):
     """The ``StreamedObjects`` in S3."""
 
+    def keys(self, prefix: str) -> list[str]:
+        """Return the keys of all objects below a prefix, sorted."""
+        pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self.name, Prefix=prefix)
+        return [entry["Key"] for page in pages for entry in page.get("Contents", [])]
+
+    def folders(self, prefix: str) -> list[str]:
+        """Return the names of the folders directly below a prefix that ends with ``/``, sorted."""
+        pages = self._client.get_paginator("list_objects_v2").paginate(
+            Bucket=self.name, Prefix=prefix, Delimiter="/"
+        )
+        found = [entry["Prefix"] for page in pages for entry in page.get("CommonPrefixes", [])]
+        return [name.removeprefix(prefix).removesuffix("/") for name in found]
+
     def write_pieces(self, key: str, pieces: Sequence[memoryview]) -> None:
         """Write an object from pieces; see ``StreamedObjects``."""
         size = sum(len(piece) for piece in pieces)

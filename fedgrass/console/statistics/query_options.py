@@ -1,30 +1,28 @@
 """The query that the options of ``fedgrass stats start`` describe."""
 
-import argparse
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fedgrass.federation.errors import SettingsError
 from fedgrass.federation.statistics.statistics_query import ALL, LABELS
 from fedgrass.federation.statistics.statistics_result import StatisticsResult
 
-_PLAIN = (
-    *("features", "statistics", "bins", "quantiles", "sketch_k", "most_labels", "minimum_devices"),
-    "epsilon",
-)
 
-
-def query_of(arguments: argparse.Namespace, other: StatisticsResult | None = None) -> dict[str, Any]:
-    """Return the given options as the setting ``statistics``; what was not given is left out.
+def query_of(
+    given: Mapping[str, Any], given_edges: Sequence[str], other: StatisticsResult | None = None
+) -> dict[str, Any]:
+    """Return the given options as the setting ``statistics``.
 
     Args:
-        arguments: the parsed command line.
+        given: the plain options, by the name of their setting.
+        given_edges: histograms' edges, as FEATURE=E0,E1,...
         other: the result whose histograms' edges are taken, if any.
 
     Raises:
         SettingsError: edges are not numbers, or the other result has none.
     """
-    query = {name: value for name in _PLAIN if (value := getattr(arguments, name)) is not None}
-    edges = dict(map(_parse_edges, arguments.edges))
+    query = dict(given)
+    edges = dict(map(_parse_edges, given_edges))
     if other:
         found = {
             name: feature.histogram.edges for name, feature in other.features.items() if feature.histogram

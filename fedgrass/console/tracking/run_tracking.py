@@ -1,7 +1,7 @@
 """Bring sinks up to date with a run, once or until the run has ended."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from typing import Literal
 
@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from fedgrass.console import stack
 from fedgrass.console.results import show_result
-from fedgrass.console.runs.fleet_operator import Operator
+from fedgrass.console.runs.fleet_operator import Operator, RoundRecord
 from fedgrass.console.terminal import complain, printable, say
 from fedgrass.console.tracking.tracked_run import (
     Key,
@@ -21,6 +21,7 @@ from fedgrass.console.tracking.tracked_run import (
 )
 from fedgrass.console.tracking.tracking_sink import Sink, open_sink
 from fedgrass.federation.errors import FedgrassError, SettingsError
+from fedgrass.federation.rounds import ENDED
 from fedgrass.federation.runs import LIVING, Run
 
 Models = Literal["last", "all", "none"]
@@ -141,13 +142,24 @@ def _turn(operator: Operator, place: Place, name: str, deliveries: Sequence["Del
     first = min((each.first for each in deliveries if each.is_begun), default=0)
     if not first:
         return run
-    for record in operator.ended_rounds(run, first):
+    for record in _ended_rounds(operator, run, first):
         found = tracked_round(record)
         for delivery in deliveries:
             delivery.offer(found, place.bucket)
     for delivery in deliveries:
         delivery.finish(tracked, run.published + 1)
     return run
+
+
+def _ended_rounds(operator: Operator, run: Run, first: int) -> Iterator[RoundRecord]:
+    """Yield the attempts at rounds from ``first`` on that have ended and whose result is published.
+
+    The participants of other attempts are not read: while a round is open, that would be most of the rows.
+    """
+    for found in operator.rounds_alone(run, first):
+        published = found.number <= run.published or run.state not in LIVING
+        if found.state in ENDED and published:
+            yield RoundRecord(found, operator.participants(found))
 
 
 def _draw(report: TrackReport) -> None:

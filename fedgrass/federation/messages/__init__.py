@@ -9,7 +9,13 @@ Receivers ignore unknown fields, so that newer senders may add some; they refuse
 messages about work.
 """
 
-from fedgrass.federation.messages.message_codec import LARGEST_MESSAGE, decode, decode_announce, encode
+from fedgrass.federation.messages.message_codec import (
+    LARGEST_MESSAGE,
+    AnnounceMessage,
+    decode,
+    decode_announce,
+    encode,
+)
 from fedgrass.federation.messages.message_types import (
     Announcement,
     Carried,
@@ -17,8 +23,10 @@ from fedgrass.federation.messages.message_types import (
     Completion,
     Heartbeat,
     Hello,
+    LogRequest,
     Message,
     MessageHeader,
+    ModelAlias,
     NewModel,
     PredictorReport,
     RoundChange,
@@ -31,14 +39,17 @@ from fedgrass.federation.messages.message_types import (
 
 __all__ = [
     "LARGEST_MESSAGE",
+    "AnnounceMessage",
     "Announcement",
     "Carried",
     "CarriedFile",
     "Completion",
     "Heartbeat",
     "Hello",
+    "LogRequest",
     "Message",
     "MessageHeader",
+    "ModelAlias",
     "NewModel",
     "PredictorReport",
     "RoundChange",

@@ -17,7 +17,9 @@ from fedgrass.federation.messages.message_types import (
     Completion,
     Heartbeat,
     Hello,
+    LogRequest,
     Message,
+    ModelAlias,
     NewModel,
     PredictorReport,
     RoundChange,
@@ -51,13 +53,16 @@ _DECODERS: Mapping[type[Message], msgspec.json.Decoder[Any]] = {
         Completion,
         Status,
         Hello,
+        LogRequest,
         Heartbeat,
         RoundChange,
         NewModel,
+        ModelAlias,
         PredictorReport,
     )
 }
-_ANNOUNCE_DECODER: msgspec.json.Decoder[Announcement | Verdict] = msgspec.json.Decoder(Announcement | Verdict)
+AnnounceMessage = Announcement | Verdict | LogRequest  # what arrives on a device's announce topic
+_ANNOUNCE_DECODER: msgspec.json.Decoder[AnnounceMessage] = msgspec.json.Decoder(AnnounceMessage)
 _VERSION_DECODER = msgspec.json.Decoder(_Versioned)
 
 
@@ -98,7 +103,7 @@ def decode(text: bytes, kind: type[AnyMessage]) -> AnyMessage:
     return message
 
 
-def decode_announce(text: bytes) -> Announcement | Verdict:
+def decode_announce(text: bytes) -> AnnounceMessage:
     """Return a message from a device's announce topic; raises the same errors as :func:`decode`."""
     _check_size(text)
     _check_version(text)

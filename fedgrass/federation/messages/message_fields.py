@@ -14,6 +14,7 @@ from fedgrass.federation.errors import SettingsError
 THING_NAME = r"^[A-Za-z0-9:_-]{1,128}\Z"
 FLEET_NAME = r"^[a-z][a-z0-9-]{0,31}\Z"
 _RUN_NAME = r"^[A-Za-z0-9][A-Za-z0-9-]{0,63}\Z"
+_ALIAS_NAME = r"^[a-z][a-z0-9-]{0,31}\Z"
 _TASK_NAME = r"^(flower:)?[a-z][a-z0-9_-]{0,31}\Z"
 
 RULES = {
@@ -24,18 +25,20 @@ RULES = {
         _TASK_NAME,
         "1 to 32 lower-case letters, digits, '_' or '-', the first a letter (after 'flower:': a Flower app)",
     ),
+    "alias": (_ALIAS_NAME, "1 to 32 lower-case letters, digits or '-', the first a letter"),
 }
 
 
 def checked_name(kind: str, name: str) -> str:
-    """Return ``name`` if it is a valid name of a ``kind`` (thing, fleet, run or task).
+    """Return ``name`` if it is a valid name of a ``kind`` (thing, fleet, run, task or alias).
 
     Raises:
         SettingsError: The name is invalid; the message lists the allowed characters.
     """
     pattern, rule = RULES[kind]
     if not re.match(pattern, name):
-        message = f"{name!r} cannot name a {kind}: it takes {rule}"
+        article = "an" if kind == "alias" else "a"
+        message = f"{name!r} cannot name {article} {kind}: it takes {rule}"
         raise SettingsError(message)
     return name
 
@@ -56,8 +59,11 @@ Seconds = Annotated[float, Meta(ge=0, le=LARGEST_NUMBER)]
 Milliseconds = Annotated[int, Meta(ge=0, le=LARGEST_NUMBER)]  # since the epoch, by the cloud's clock
 RunName = Annotated[str, Meta(pattern=_RUN_NAME)]
 TaskName = Annotated[str, Meta(pattern=_TASK_NAME, description=RULES["task"][1])]
+AliasName = Annotated[str, Meta(pattern=_ALIAS_NAME, description=RULES["alias"][1])]
 LONGEST_REASON = 512  # characters
 Reason = Annotated[str, Meta(max_length=LONGEST_REASON)]
+LONGEST_CODE = 100  # characters
+CodeVersions = Annotated[str, Meta(max_length=LONGEST_CODE)]  # such as "trainer 0.4.0, cracks 1.2.0"
 # Metric names take one byte of JSON per character, so that the largest completion stays under the limit.
 LONGEST_METRIC_NAME = 64
 MOST_METRICS = 24  # per message
@@ -89,6 +95,9 @@ Options = Annotated[dict[str, Option], Meta(max_length=MOST_OPTIONS)]
 StrategyOptions = dict[str, Option]  # of a selection or aggregation strategy, which bounds them itself
 Sha256 = Annotated[
     str, Meta(pattern="^[0-9a-f]{64}\\Z", description="a SHA-256 as 64 hexadecimal digits, in lower case")
+]
+RequestId = Annotated[
+    str, Meta(pattern="^[0-9a-f]{32}\\Z", description="an id of 32 hexadecimal digits, in lower case")
 ]
 StateName = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]{0,31}\Z")]
 # Patterns of array names: see weights/array_sharing.py.

@@ -12,15 +12,18 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from fedgrass.federation.errors import SettingsError
 from fedgrass.federation.messages.message_fields import (
     MOST_CARRIED,
+    AliasName,
     Answer,
     ArrayPatterns,
     Attributes,
+    CodeVersions,
     Count,
     Metrics,
     Milliseconds,
     Options,
     Positive,
     Reason,
+    RequestId,
     RunName,
     Seconds,
     Sha256,
@@ -52,9 +55,12 @@ def newest_common(theirs: Collection[int]) -> int | None:
 WorkKind = Literal["train", "evaluate", "statistics", "message"]
 
 
+LOGS = "logs"  # among the kinds of work in a heartbeat: the device answers a LogRequest
+
+
 def known_work() -> str:
-    """Return the kinds of work that this device knows, as in a heartbeat: separated by commas."""
-    return ",".join(get_args(WorkKind))
+    """Return what this device knows to do, as in a heartbeat: separated by commas."""
+    return ",".join((*get_args(WorkKind), LOGS))
 
 
 Kind = Literal["float32", "float16", "bfloat16", "int8", "top_k"]
@@ -189,6 +195,18 @@ class Verdict(WorkMessage, frozen=True, kw_only=True, tag_field="type", tag="ver
     reason: Reason = ""
 
 
+class LogRequest(Message, frozen=True, kw_only=True, tag_field="type", tag="logs"):
+    """Cloud to device: upload the last log lines, to the object key that ``id`` and the thing name give.
+
+    It is no work: a device that trains answers it too. Older devices drop it.
+    """
+
+    id: RequestId  # an id that was answered is not answered again
+    bucket: str
+    # A clock may be compared here: S3 refuses the upload of a device whose clock is 15 minutes off.
+    expires_at: Milliseconds
+
+
 class Completion(WorkMessage, frozen=True, kw_only=True):
     """Device to cloud: the work is done, and the update (of a training) is in S3."""
 
@@ -207,6 +225,7 @@ class Completion(WorkMessage, frozen=True, kw_only=True):
     upload_seconds: Seconds = 0.0
     partial: bool = False  # the deadline cut the training short; ``examples`` are those really seen
     answer: Answer = ""  # to a query of statistics, instead of metrics; empty: it was uploaded
+    code: CodeVersions = ""  # that did the work; empty: unknown, or there was no room for it
     note: Reason | UnsetType = UNSET  # what the operator should know of this reply
     timeline: TimelineText | UnsetType = UNSET  # if the announcement carried a trace
 
@@ -217,6 +236,8 @@ class Status(WorkMessage, frozen=True, kw_only=True):
     state: Literal["accepted", "declined", "progress", "failed"]
     reason: Reason = ""
     progress: Annotated[float, Meta(ge=0, le=1)] = 0.0
+    # Of declined and failed: repeats run, round and attempt as the key of the decline rule's row.
+    round_id: str | UnsetType = UNSET
 
 
 class Hello(Message, frozen=True, kw_only=True):
@@ -238,7 +259,8 @@ class Heartbeat(Message, frozen=True, kw_only=True):
     uptime_seconds: Seconds
     attributes: Attributes = {}  # for a run's `where`
     speaks: Annotated[str, Meta(pattern=r"^([0-9,]{1,39})?\Z")] = ""  # message versions
-    # The kinds of work that it knows, separated by commas; empty: those before messages of ServerApps.
+    # The kinds of work that it knows, and `logs`, separated by commas; empty: those before messages of
+    # ServerApps.
     works: Annotated[str, Meta(pattern=r"^([a-z,]{1,64})?\Z")] = ""
     metrics: Annotated[str, Meta(max_length=512)] = (
         ""  # reported by its tasks, separated by commas; empty: unknown
@@ -307,6 +329,14 @@ class NewModel(Message, frozen=True, kw_only=True):
     frozen_sha256: Sha256 | UnsetType = UNSET
     frozen: CarriedFile | UnsetType = UNSET
     continues: RunName | UnsetType = UNSET
+
+
+class ModelAlias(Message, frozen=True, kw_only=True):
+    """Cloud to all subscribers: an alias of a task, such as ``production``, names another model."""
+
+    alias: AliasName
+    serial: Positive  # how often the alias was moved; of two messages the one with more is the later one
+    model: NewModel
 
 
 class PredictorReport(Message, frozen=True, kw_only=True):

@@ -8,6 +8,7 @@ the developer's browser could run code on the machine. Therefore:
   a browser sends for a page are refused;
 - every request must be signed with Signature Version 4, by the random key of the owner or by credentials that
   the cloud itself issued;
+- the only WebSockets are those of MQTT clients with such a signature, which the operator's console is;
 - MiniStack's own API is closed, except for two resources without secrets, and the code of functions, which
   has a presigned address.
 """
@@ -32,6 +33,9 @@ _SIGNED_PATH = "/_ministack/lambda-code/"
 _OWN_API = ("/_ministack", "/_localstack", "/health")
 _STREAMING_SIGNATURE = "STREAMING-AWS4-HMAC-SHA256"
 _LOOPBACK_HOST = re.compile(r"(127\.0\.0\.1|localhost)(:[0-9]{1,5})?", re.IGNORECASE)
+# The name that IoT's DescribeEndpoint returns, which is signed; the connection is to 127.0.0.1.
+_IOT_HOST = re.compile(r"[0-9a-z-]+\.iot\.[0-9a-z-]+\.localhost(:[0-9]{1,5})?", re.IGNORECASE)
+_MQTT_PATH, _MQTT_SERVICE = "/mqtt", "iotdevicegateway"
 _POLICY_VIOLATION = 1008  # RFC 6455, section 7.4.1
 
 
@@ -45,8 +49,7 @@ class RequestGuard:
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """Serve one request."""
-        if scope["type"] == "websocket":
-            # No AWS client of fedgrass uses the WebSockets of MiniStack; MQTT has a separate listener.
+        if scope["type"] == "websocket" and not self._is_signed_mqtt(_Request.of(scope)):
             await receive()
             await send({"type": "websocket.close", "code": _POLICY_VIOLATION})
             return
@@ -61,6 +64,18 @@ class RequestGuard:
                 await _refuse(send, refusal)
                 return
         await self._application(scope, receive, send)
+
+    def _is_signed_mqtt(self, request: "_Request") -> bool:
+        """Return whether a WebSocket is the operator's, to the broker of IoT Core, and signed for it."""
+        signed = sigv4.parse_query_signature(request.query)
+        return (
+            request.path == _MQTT_PATH
+            and bool(_IOT_HOST.fullmatch(request.headers.get("host", "")))
+            and "origin" not in request.headers  # a web page cannot leave it out
+            and not isinstance(signed, tuple)
+            and signed.service == _MQTT_SERVICE
+            and self._unauthenticated(request) is None
+        )
 
     @staticmethod
     def _foreign(request: "_Request") -> str | None:
@@ -141,7 +156,11 @@ class _Request:
         raw = scope.get("raw_path") or scope["path"].encode()
         query = parse_qs(scope.get("query_string", b"").decode("utf-8", "replace"), keep_blank_values=True)
         return cls(
-            scope["method"], scope["path"], raw.decode("latin-1"), query, _joined(scope.get("headers", ()))
+            scope.get("method", "GET"),
+            scope["path"],
+            raw.decode("latin-1"),
+            query,
+            _joined(scope.get("headers", ())),
         )
 
     @property

@@ -4,7 +4,6 @@ Two child processes, as in the field: one imports both components and runs the S
 message of training; the other one is the device, whose memory is measured.
 """
 
-import argparse
 import json
 import sys
 import tempfile
@@ -30,9 +29,11 @@ from fedgrass.console.flower.flower_project import (
 from fedgrass.console.interruption import is_interruption
 from fedgrass.console.options import Value, parse_key_values
 from fedgrass.console.tasks.frozen_requirements import trainer_pins
+from fedgrass.console.tasks.publishing_options import AppTrial
 from fedgrass.console.tasks.task_component import TaskCode
 from fedgrass.console.terminal import complain, say
 from fedgrass.federation.errors import FedgrassError, SettingsError
+from fedgrass.local.check_report import child_report, run_check
 from fedgrass.local.flower.flower_examination import FlowerExamination
 from fedgrass.local.flower.flower_initial_model import (
     ARRAYS_KEY,
@@ -60,39 +61,57 @@ class AppCheck(Struct, frozen=True, kw_only=True):
     options: Mapping[str, Value]  # of the task
     seconds: float
     only_import: bool = False
+    report_file: str = ""  # where a child process writes its report; empty: it prints it
 
 
-def check_command(arguments: argparse.Namespace) -> None:
-    """Check an app, and exit with the code of the check."""
-    try:
-        project = read_project(arguments.app)
+def check_command(app: Path, *, trial: AppTrial, output: str) -> None:
+    """Check an app, print the report, and exit with the code of the check."""
+
+    def check(file: str, report: Callable[[str], None]) -> int:
+        project = read_project(app)
         check_flwr()
         with tempfile.TemporaryDirectory(prefix="fedgrass-flower-") as name:
             code = flower_code(project, task_name(project), Path(name))
-            result = check_app(arguments, project, code, Path(name))
-            if not result:
-                for line in requirements_lines(project):
-                    say(line)
+            result = check_app(trial, project, code, Path(name), report_file=file, report=report)
+        if not result:
+            for line in requirements_lines(project):
+                report(line)
+        return result
+
+    try:
+        result = run_check(str(app), output, check)
     except SettingsError as error:
         complain(f"fedgrass: {error}")
         result = _CANNOT_BE_LOADED
     sys.exit(result)
 
 
-def check_app(arguments: argparse.Namespace, project: FlowerProject, code: TaskCode, folder: Path) -> int:
+def check_app(  # noqa: PLR0913 - the last three are options
+    trial: AppTrial,
+    project: FlowerProject,
+    code: TaskCode,
+    folder: Path,
+    *,
+    only_import: bool = False,
+    report_file: str = "",
+    report: Callable[[str], None] = say,
+) -> int:
     """Check an app in child processes; return 0, 1 if a check failed, or 2 if the app cannot be loaded.
 
     Args:
-        arguments: the options that ``flower add`` and ``flower check`` share.
+        trial: how it is tried.
         project: the app.
         code: the files of its component.
         folder: an empty one, for copies of the files.
+        only_import: only check that the components are found.
+        report_file: where the child processes write their report; empty: they print it.
+        report: called with a line on how a child process ended that did not return.
 
     Raises:
         SettingsError: an option cannot be used.
     """
-    given = parse_key_values("--option", arguments.option)
-    overrides = run_config_overrides(project, arguments.run_config)
+    given = parse_key_values("--option", trial.option)
+    overrides = run_config_overrides(project, trial.run_config)
     results = folder / "results"
     results.mkdir()
     check = AppCheck(
@@ -102,16 +121,17 @@ def check_app(arguments: argparse.Namespace, project: FlowerProject, code: TaskC
         config={**project.config, **overrides},
         training={
             **overrides,
-            **parse_key_values("--setting", arguments.setting),
+            **parse_key_values("--setting", trial.setting),
         },
         options=with_node_options(given),
-        seconds=arguments.seconds,
-        only_import=getattr(arguments, "check", "full") == "import",
+        seconds=trial.seconds,
+        only_import=only_import,
+        report_file=report_file,
     )
-    code_of_server = run_in_child("fedgrass.local.flower.flower_check:check_server_in_child", check, say)
+    code_of_server = run_in_child("fedgrass.local.flower.flower_check:check_server_in_child", check, report)
     if code_of_server or check.only_import:
         return code_of_server
-    return run_in_child("fedgrass.local.flower.flower_check:check_device_in_child", check, say)
+    return run_in_child("fedgrass.local.flower.flower_check:check_device_in_child", check, report)
 
 
 def requirements_lines(project: FlowerProject) -> list[str]:
@@ -141,7 +161,7 @@ def check_server_in_child(options: dict[str, Any], note: Callable[[str], None]) 
     note("import")
     limit = f"FAIL  import: the app is not imported within {check.seconds:g} s: raise --seconds"
     try:
-        with time_limit(check.seconds, note, limit):
+        with time_limit(check.seconds, note, limit, report):
             types = flower_server.message_types(flower_server.load_client_app(project))
             flower_server.load_server_app(project)
     except SettingsError as error:
@@ -188,7 +208,7 @@ def check_device_in_child(options: dict[str, Any], note: Callable[[str], None]) 
     note("device")
     limit = f"the app takes longer than {check.seconds:g} s: raise --seconds, or use less data here"
     try:
-        with time_limit(check.seconds, note, f"FAIL  device: {limit}"):
+        with time_limit(check.seconds, note, f"FAIL  device: {limit}", report):
             task = load(CLASS_LOCATION, Path(check.folder), check.options)
     except SettingsError as error:
         report(f"FAIL  device: {error}")
@@ -199,7 +219,7 @@ def check_device_in_child(options: dict[str, Any], note: Callable[[str], None]) 
     for name, step in examination.steps().items():
         note(name)
         try:
-            with time_limit(check.seconds, note, f"FAIL  {name}: {limit}"):
+            with time_limit(check.seconds, note, f"FAIL  {name}: {limit}", report):
                 finding = step()
         except FedgrassError as error:
             report(f"FAIL  {name}: {error}")
@@ -216,8 +236,10 @@ def check_device_in_child(options: dict[str, Any], note: Callable[[str], None]) 
 
 
 def _reporter(check: AppCheck) -> Callable[[str], None]:
+    add = child_report(check.report_file)
+
     def report(text: str) -> None:
         for line in text.replace(check.folder, check.shown).splitlines():
-            say(line)
+            add(line)
 
     return report

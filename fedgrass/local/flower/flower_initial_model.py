@@ -4,7 +4,6 @@ The ServerApp runs in a child process, until it sends its first message of train
 ClientApp of the former API may have one (``get_parameters``).
 """
 
-import argparse
 import json
 import sys
 import tempfile
@@ -24,6 +23,7 @@ from fedgrass.console.flower.flower_project import (
 )
 from fedgrass.console.interruption import is_interruption
 from fedgrass.console.options import Value, parse_key_values
+from fedgrass.console.tasks.publishing_options import AppTrial
 from fedgrass.console.terminal import say
 from fedgrass.federation.errors import FedgrassError, SettingsError
 from fedgrass.federation.weights import check_finite, encode, read_layout
@@ -75,14 +75,14 @@ class NoInitialModel(SettingsError):
     """Neither the ServerApp nor, if it was asked, the ClientApp brings an initial model."""
 
 
-def initial_model_command(arguments: argparse.Namespace) -> None:
-    """Write the initial model of an app."""
-    check_new_file(arguments.out)
-    options = parse_key_values("--option", arguments.option)
-    found = initial_model_of(arguments.app, arguments.run_config, arguments.seconds, options)
-    write_new_file(arguments.out, found.model)
-    task = task_name(read_project(arguments.app))
-    say(f"wrote {arguments.out} ({len(found.model):,} bytes): the initial model of {task}")
+def initial_model_command(app: Path, *, out: Path, trial: AppTrial) -> None:
+    """Write the initial model of an app to the file ``out``."""
+    check_new_file(out)
+    options = parse_key_values("--option", trial.option)
+    found = initial_model_of(app, trial.run_config, trial.seconds, options)
+    write_new_file(out, found.model)
+    task = task_name(read_project(app))
+    say(f"wrote {out} ({len(found.model):,} bytes): the initial model of {task}")
     if found.settings:
         training = json.dumps(found.settings)
         say(f"the ServerApp sends settings with it, for the run: training='{training}'")

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Iterator
 from random import Random
 
 from fedgrass.federation.aggregation.sharding_plan import Job
+from fedgrass.federation.errors import LostRace
 from fedgrass.federation.messages.alarms import Alarm, Reminder
 from fedgrass.federation.rounds import Work
 from fedgrass.federation.selection import Candidate
@@ -56,6 +57,12 @@ class MemoryDevices:
 
     def find(self, device: str) -> Candidate | None:
         return self.seen.get(device)
+
+    def forget(self, device: str, last_seen: int) -> None:
+        found = self.seen.get(device)
+        if found is None or found.last_seen != last_seen:
+            raise LostRace(device)
+        del self.seen[device]
 
 
 def _names(text: str) -> frozenset[str]:

@@ -139,7 +139,7 @@ class MessageSimulation(Simulation):
         said, device = messages.decode_announce(payload), topic.split("/")[3]
         if isinstance(said, Verdict):
             self._done.pop((device, said.round, said.attempt, 0), None)
-        else:
+        elif isinstance(said, Announcement):
             self.clock.after(self.dice.uniform(0.1, 5), partial(self._work, device, said))
 
     def _work(self, device: str, work: Announcement) -> None:

@@ -337,7 +337,8 @@ class Simulation:
                     if key[:3] != (device, said.round, said.attempt) or done
                 }
                 return
-            self.clock.after(self.dice.uniform(0.1, 5), partial(self._work, device, said))
+            if isinstance(said, Announcement):
+                self.clock.after(self.dice.uniform(0.1, 5), partial(self._work, device, said))
         elif topic == topics.of_models(FLEET, TASK):
             self._watch_newest()
 

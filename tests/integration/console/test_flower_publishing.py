@@ -63,7 +63,7 @@ def test_an_app_becomes_a_component_that_installs_itself_and_trains(
 ) -> None:
     assert index.is_dir()
     write_app(tmp_path / "app")
-    words = ("--output", "out", "--bundle", "--platform", "amd64", "--python", f"3.{sys.version_info[1]}")
+    words = ("--out", "out", "--bundle", "--platform", "amd64", "--python", f"3.{sys.version_info[1]}")
     done = fedgrass(tmp_path, "add", "app", *words)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "the devices install next to the trainer's packages: flwr, iterlib\n" in done.stdout
@@ -114,8 +114,7 @@ def test_an_app_is_published_to_the_account_with_how_to_deploy_it(
         aws.expect("greengrassv2", "list_component_versions", {"componentVersions": []}, arn=arn)
     aws.expect("greengrassv2", "create_component_version", made, inlineRecipe=ANY)
     aws.expect("greengrassv2", "describe_component", described("DEPLOYABLE"), arn=f"{arn}:versions:1.2.0")
-    arguments = parse(["flower", "add", str(tmp_path / "app"), "--python", "3.12", "--check", "import"])
-    arguments.run(arguments)
+    parse(["flower", "add", str(tmp_path / "app"), "--python", "3.12", "--check", "import"])()
     aws.all_came()
     shown = capfd.readouterr().out
     assert "fedgrass deploy devices --group GROUP --task flower:mean-of-numbers=1.2.0" in shown
@@ -229,7 +228,7 @@ def test_a_wrong_option_of_add_is_reported_in_one_line(
 ) -> None:
     assert index.is_dir()
     write_app(tmp_path / "app")
-    done = fedgrass(tmp_path, "add", "app", "--output", "out", *words)
+    done = fedgrass(tmp_path, "add", "app", "--out", "out", *words)
     assert done.returncode == 1
     assert said in done.stderr
     assert len(done.stderr.splitlines()) == 1
@@ -242,7 +241,7 @@ def test_an_app_that_fails_is_not_published_unless_only_its_import_is_checked(
     assert index.is_dir()
     client = CLIENT.replace("    lr =", '    open("/no/such/data")\n    lr =')
     write_app(tmp_path / "app", client=client)
-    words = ("add", "app", "--output", "out", "--python", "3.12", "--platform", "aarch64")
+    words = ("add", "app", "--out", "out", "--python", "3.12", "--platform", "aarch64")
     done = fedgrass(tmp_path, *words)
     assert done.returncode == 1
     assert "FAIL  train: " in done.stdout

@@ -99,8 +99,7 @@ def publish(
 
     def command(*words: str) -> None:
         aws.expect_account()
-        arguments = parse(["task", "publish", "cracks:Cracks", "--version", "1.2.0", *words])
-        arguments.run(arguments)
+        parse(["task", "publish", "cracks:Cracks", "--version", "1.2.0", *words])()
 
     return command
 
@@ -192,7 +191,7 @@ def test_a_broken_task_is_not_uploaded(
 def test_without_aws_the_component_is_written_to_a_folder(tmp_path: Path) -> None:
     folder = source(tmp_path / "task")
     (folder / "labels.txt").write_text("crack\n")
-    done = fedgrass(folder, "--version", "1.2.0", "--output", "../out", "--include", "labels.txt")
+    done = fedgrass(folder, "--version", "1.2.0", "--out", "../out", "--include", "labels.txt")
     assert (done.returncode, done.stderr) == (0, "")
     assert f"wrote {COMPONENT} 1.2.0 (3 files: cracks.py, labels.txt, scaling.py) to ../out" in done.stdout
     assert f"fedgrass core deploy --recipe ../out/recipes/{COMPONENT}-1.2.0.yaml" in done.stdout
@@ -201,14 +200,14 @@ def test_without_aws_the_component_is_written_to_a_folder(tmp_path: Path) -> Non
 
 
 def test_a_dry_run_of_a_folder_writes_nothing(tmp_path: Path) -> None:
-    done = fedgrass(source(tmp_path / "task"), "--version", "1.2.0", "--output", "../out", "--dry-run")
+    done = fedgrass(source(tmp_path / "task"), "--version", "1.2.0", "--out", "../out", "--dry-run")
     assert f"would write {COMPONENT} 1.2.0 to ../out" in done.stdout
     assert not (tmp_path / "out").exists()
 
 
 def test_data_that_only_the_devices_have_are_not_required(tmp_path: Path) -> None:
     folder = source(tmp_path / "task")
-    words = ("--version", "1.2.0", "--output", "../out", "--option", "folder=/data/of/the/device")
+    words = ("--version", "1.2.0", "--out", "../out", "--option", "folder=/data/of/the/device")
     done = fedgrass(folder, *words)
     assert done.returncode == 0
     assert "note  creation: " in done.stdout
@@ -219,9 +218,7 @@ def test_data_that_only_the_devices_have_are_not_required(tmp_path: Path) -> Non
 
 
 def test_the_import_alone_can_be_checked(tmp_path: Path) -> None:
-    done = fedgrass(
-        source(tmp_path / "task"), "--version", "1.2.0", "--output", "../out", "--check", "import"
-    )
+    done = fedgrass(source(tmp_path / "task"), "--version", "1.2.0", "--out", "../out", "--check", "import")
     assert done.returncode == 0
     assert "training" not in done.stdout
 
@@ -247,7 +244,7 @@ def test_a_task_that_no_device_could_use_is_refused_in_one_line(
     tmp_path: Path, text: str, words: str
 ) -> None:
     folder = source(tmp_path / "task", text)
-    done = fedgrass(folder, "--version", "1.2.0", "--output", "../out")
+    done = fedgrass(folder, "--version", "1.2.0", "--out", "../out")
     assert done.returncode == 1
     assert words in done.stdout + done.stderr
     assert not (tmp_path / "out").exists()
@@ -257,7 +254,7 @@ def test_a_file_that_is_read_but_not_included_is_missed_by_the_check(tmp_path: P
     text = "from pathlib import Path\nLABELS = (Path(__file__).parent / 'labels.txt').read_text()\n" + TASK
     folder = source(tmp_path / "task", text)
     (folder / "labels.txt").write_text("crack\n")
-    words = ("--version", "1.2.0", "--output", "../out")
+    words = ("--version", "1.2.0", "--out", "../out")
     refused = fedgrass(folder, *words)
     assert refused.returncode == 1
     assert "FileNotFoundError" in refused.stdout
@@ -273,13 +270,13 @@ def test_a_file_that_is_read_but_not_included_is_missed_by_the_check(tmp_path: P
         (("--version", "1.2.0", "--include", "../x"), "is not below the task's folder"),
         (("--version", "1.2.0", "--requirements", "none.txt"), "none.txt cannot be read"),
         (("--version", "1.2.0", "--python", "three"), "--python is 'three'; it takes a version such as 3.11"),
-        (("--version", "1.2.0", "--remove"), "--remove and --output exclude each other"),
+        (("--version", "1.2.0", "--remove"), "--remove and --out exclude each other"),
     ],
 )
 def test_what_cannot_be_meant_is_refused_in_one_line(
     tmp_path: Path, words: tuple[str, ...], said: str
 ) -> None:
-    done = fedgrass(source(tmp_path / "task"), "--output", "../out", *words)
+    done = fedgrass(source(tmp_path / "task"), "--out", "../out", *words)
     assert done.returncode == 1
     assert said in done.stderr
     assert not (tmp_path / "out").exists()
@@ -300,7 +297,7 @@ def test_requirements_are_pinned_and_may_be_bundled(tmp_path: Path, monkeypatch:
     words = (
         "--version",
         "1.2.0",
-        "--output",
+        "--out",
         "../out",
         "--platform",
         "aarch64",

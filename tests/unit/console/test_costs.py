@@ -51,8 +51,7 @@ def test_many_rounds_reach_the_cheaper_steps_of_egress_together() -> None:
 
 
 def test_the_command_prints_a_table_with_its_sums(capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = parse(["costs", "--devices", "50", "--model-megabytes", "5"])
-    arguments.run(arguments)
+    parse(["costs", "--devices", "50", "--model-megabytes", "5"])()
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines[1:8]] == [
         "egress", "S3", "messages", "DynamoDB", "Lambda", "heartbeats", "total",
@@ -61,8 +60,7 @@ def test_the_command_prints_a_table_with_its_sums(capsys: pytest.CaptureFixture[
 
 
 def test_the_command_prints_the_tables_of_the_pages(capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = parse(["costs", "--tables"])
-    arguments.run(arguments)
+    parse(["costs", "--tables"])()
     said = capsys.readouterr().out
     assert costs.table() in said
     assert costs.standing_table() in said
@@ -75,4 +73,4 @@ def test_the_command_prints_the_tables_of_the_pages(capsys: pytest.CaptureFixtur
 def test_a_number_that_is_none_is_refused(flag: str, value: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         parse(["costs", flag, value])
-    assert f"argument {flag}" in capsys.readouterr().err
+    assert f"fedgrass costs: {flag}: " in capsys.readouterr().err

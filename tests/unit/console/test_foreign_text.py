@@ -9,8 +9,9 @@ import subprocess
 import sys
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedgrass.console import main, tables, terminal
-from fedgrass.console.runs import dead_letters, history, operator_actions
+from fedgrass.console.runs import dead_letters, fleet_operator, history, operator_actions, run_display
 from fedgrass.console.runs.dead_letters import Letter
 from fedgrass.console.runs.fleet_operator import RoundRecord
 from fedgrass.console.runs.live_view import LiveView
@@ -31,8 +32,9 @@ from fedgrass.federation.runs import Run, RunState
 from fedgrass.federation.selection import Candidate
 from fedgrass.federation.settings import RunSettings
 from fedgrass.federation.topics import Kind
-from greengrass_emulator.command.core_actions import add_actions
+from greengrass_emulator.command.core_actions import core_commands
 from greengrass_emulator.command.terminal_output import Output, print_line, show_columns
+from greengrass_emulator.command.typed_options import call
 from greengrass_emulator.control import control_client
 
 PROJECT = Path(__file__).parents[3]
@@ -104,10 +106,16 @@ class Fleet:
     def act(self, *_: object) -> Run:
         return self.state
 
+    def run(self, _: str) -> Run:
+        return self.state
+
     def repair(self, *_: object, **__: object) -> list[str]:
         return [self.text]
 
-    def rounds(self, _: Run) -> Iterator[RoundRecord]:
+    def rounds_alone(self, run: Run, _: int = 1) -> Iterator[Round]:
+        return (record.round for record in self.rounds(run))
+
+    def rounds(self, _: Run, _first: int = 1) -> Iterator[RoundRecord]:
         lost = Participant(device=self.text, state=Participation.FAILED, reason=self.text, announced_at=1)
         times: dict[str, Any] = {"opened_at": 1, "deadline_at": 9, "needed": 1, "minimum": 1}
         named: dict[str, Any] = {"run": "run-1", "number": 1, "attempt": 1, "asked": 1, "failed": 1}
@@ -115,7 +123,16 @@ class Fleet:
         yield RoundRecord(Round(state=State.ABANDONED, reason=self.text, **named, **base, **times), [lost])
 
 
-OPERATORS = ("list_runs", "list_devices", "act", "repair")
+STACK = "fedgrass"
+OPERATORS: dict[str, Callable[[], None]] = {
+    "list": lambda: run_display.list_runs(STACK, "text", state="", task=""),
+    "show": lambda: run_display.show_named_run(STACK, "run-1", "text", last=0),
+    "pause": lambda: operator_actions.act(STACK, "pause", "run-1", "text"),
+    "repair": lambda: operator_actions.repair(STACK, "run-1", "text", dry_run=False),
+    "devices": lambda: operator_actions.list_devices(
+        argparse.Namespace(stack=STACK, task="", missing=False, within_seconds=3)
+    ),
+}
 
 
 @each_hostile
@@ -123,11 +140,8 @@ OPERATORS = ("list_runs", "list_devices", "act", "repair")
 def test_no_command_of_a_run_hands_on_what_a_device_wrote(
     command: str, text: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(operator_actions, "_operator", lambda _: Fleet(text))
-    arguments = argparse.Namespace(
-        action="status", name="run-1", task="", missing=False, within_seconds=3, dry_run=False
-    )
-    getattr(operator_actions, command)(arguments)
+    monkeypatch.setattr(fleet_operator, "open_operator", lambda _: Fleet(text))
+    OPERATORS[command]()
     assert_harmless(capsys.readouterr().out)
 
 
@@ -155,10 +169,10 @@ def test_the_live_view_hands_on_nothing_of_it(text: str, terminal_width: int | N
 
 @each_hostile
 def test_an_error_is_one_harmless_line(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(_: argparse.Namespace) -> None:
+    def refuse(_: object) -> None:
         raise SettingsError(text)
 
-    monkeypatch.setattr(main, "parse", lambda _: argparse.Namespace(run=refuse))
+    monkeypatch.setattr(main, "run", refuse)
     with pytest.raises(SystemExit) as ended:
         main.command()
     assert_harmless(str(ended.value.code), most_lines=1)
@@ -174,7 +188,7 @@ def test_a_dead_letter_is_one_harmless_line(
         Letter("receipt", body, "", 1) for body in (text, json.dumps({"a": text}), failed, json.dumps([text]))
     ]
     monkeypatch.setattr(dead_letters, "_dead_letters", lambda _: Letters(letters))
-    dead_letters.show_command(argparse.Namespace(stack="s"))
+    dead_letters.show_command(stack_name="s", output="text")
     assert_harmless(capsys.readouterr().out)
 
 
@@ -236,6 +250,7 @@ PRINTING = {
 }
 # They import Console as the type of a parameter, and construct none.
 TYPES_ONLY = {
+    "greengrass_emulator/command/plain_help.py",
     "fedgrass/console/flower/server_app_run.py",
     "fedgrass/console/redrawn_view.py",
     "fedgrass/console/runs/live_view.py",
@@ -348,7 +363,7 @@ def test_a_reader_that_goes_away_ends_a_command_without_a_traceback() -> None:
         "import sys; from fedgrass.console import main, terminal\n"
         "def run(_):\n"
         "    for number in range(100_000): terminal.say('line ' * 20)\n"
-        "main.parse = lambda _: __import__('argparse').Namespace(run=run)\n"
+        "main.run = run\n"
         "main.command()"
     )
     with subprocess.Popen(
@@ -371,15 +386,12 @@ def test_a_core_s_list_is_harmless(
     text: str, output: Output, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(control_client, "running_cores", lambda: ([core_of(text)], [text]))
-    commands = argparse.ArgumentParser()
-    add_actions(commands.add_subparsers(), output)
-    arguments = commands.parse_args(["list"])
-    arguments.run(arguments)
+    call(core_commands("core", "", output), ["list"])
     assert_harmless(capsys.readouterr().out)
 
 
 def core_of(text: str) -> Any:
-    component = argparse.Namespace(name=text, version=text, state=text)
-    return argparse.Namespace(
+    component = SimpleNamespace(name=text, version=text, state=text)
+    return SimpleNamespace(
         thing=text, profile=text, pid=1, root=text, components=[component], faults={text: None}
     )

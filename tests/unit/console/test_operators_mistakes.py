@@ -1,6 +1,5 @@
 """Every error of an operator ends in one line and an exit code above 0, never in a traceback."""
 
-import argparse
 import contextlib
 import os
 import re
@@ -11,12 +10,13 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Self
+from typing import Self, get_args
 
 import pytest
 from botocore.config import Config
 
 from fedgrass.console import main, stack
+from tests.unit.console.command_tree import commands
 
 pytestmark = pytest.mark.slow
 
@@ -115,15 +115,21 @@ def read_request(connection: socket.socket) -> bytes:
 
 APP = Path(__file__).parents[2] / "apps/numpy_mean"
 COMMANDS = [
-    "runs",
+    "run list",
     "devices",
     "devices --missing --task digits",
     "run start r task=digits",
     "run start r task=digits --continue-from other/3",
     "run start r task=digits --model {model}",
     *(f"run {action} r" for action in ("pause", "resume", "cancel", "retry", "next", "status")),
-    "repair r",
-    "repair r --dry-run",
+    "run start r task=digits --dry-run",
+    "run follow r",
+    "run wait r",
+    "run download r --out {folder}",
+    "run compare r s",
+    "report r --out {folder}",
+    "run repair r",
+    "run repair r --dry-run",
     "stats start s --task digits",
     "stats show s",
     "stats compare s t",
@@ -360,7 +366,7 @@ FOLDER_ARGUMENTS = [
     "flower resume r {file}",
     "core run --recipe {recipe} --root {file}",
     "core publish a/b @{file}",
-    "demo --task own=own:Own --task-path {file} --output {file}",
+    "demo --task own=own:Own --task-path {file} --out {file}",
 ]
 
 
@@ -534,7 +540,7 @@ def test_a_setting_that_is_none_is_one_line(setting: str, said: Said) -> None:
         ["fleet", "provision", "--things", "a,,b", "--group", "g", "--out", "x"],
         ["fleet", "provision", "--things", "\u202ea", "--group", "g", "--out", "x"],
         ["nonsense"],
-        [],
+        ["deploy"],
         ["run"],
     ],
     ids=lambda words: " ".join(words)[:40].encode("unicode_escape").decode(),
@@ -610,22 +616,12 @@ def test_a_task_that_ends_its_process_or_raises_anything_is_reported(
         assert not (tmp_path / "new.safetensors").exists()
 
 
-def leaves(parser: argparse.ArgumentParser, words: str = "") -> Iterator[tuple[str, argparse.ArgumentParser]]:
-    """Yield every command with its parser."""
-    groups = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
-    for group in groups:
-        for name, inner in group.choices.items():
-            yield from leaves(inner, f"{words} {name}".strip())
-    if not groups:
-        yield words, parser
-
-
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
         (
             "stats start look",
-            "stats start: the following arguments are required: --task; see `fedgrass stats",
+            "fedgrass stats start: --task is required; see `fedgrass stats start --help`",
         ),
         ("run pauze one", "run: argument action: invalid choice: 'pauze'"),
         (
@@ -651,23 +647,25 @@ HARMLESS = {"core list", "core stop"}
 def test_every_command_is_in_one_of_these_tables() -> None:
     tried = [*COMMANDS, *FILE_ARGUMENTS, *FOLDER_ARGUMENTS, *NUMBER_ARGUMENTS]
     missing = {
-        command
-        for command, _ in leaves(main.parser())
-        if command not in HARMLESS and not any(one.startswith(command) for one in tried)
+        " ".join(words)
+        for words, _ in commands()
+        if " ".join(words) not in HARMLESS and not any(one.startswith(" ".join(words)) for one in tried)
     }
     assert not missing
 
 
 def test_every_number_and_every_file_of_a_command_line_is_tried() -> None:
-    """Numbers are parsed by options.py, and each option is in NUMBER_ARGUMENTS."""
-    for command, parser in leaves(main.parser()):
-        for action in parser._actions:
-            flag = action.option_strings[-1] if action.option_strings else action.dest
-            assert action.type not in {int, float}, f"{command} {flag}: parse it by options.py"
-            if getattr(action.type, "__name__", "") == "read_number":
-                assert any(one.startswith(command) and one.endswith(flag) for one in NUMBER_ARGUMENTS), (
-                    f"{command} {flag}"
-                )
+    """Numbers are parsed by typed_options.py, and each option is in NUMBER_ARGUMENTS."""
+    for words, app in commands():
+        command = " ".join(words)
+        for argument in app.assemble_argument_collection():
+            kinds = {argument.hint, *get_args(argument.hint)}
+            if not argument.parse or not kinds & {int, float}:
+                continue
+            assert argument.parameter.converter, f"{command} {argument.name}: parse it by typed_options.py"
+            assert any(one.startswith(command) and one.endswith(argument.name) for one in NUMBER_ARGUMENTS), (
+                f"{command} {argument.name}"
+            )
 
 
 ONE_OUTPUT = (

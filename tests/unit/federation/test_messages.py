@@ -22,6 +22,7 @@ from fedgrass.federation.messages import (
     Heartbeat,
     Hello,
     Message,
+    ModelAlias,
     NewModel,
     RoundChange,
     RoundFigures,
@@ -132,6 +133,20 @@ LARGEST: list[Message] = [
         sha256="f" * 64,
         bytes=MOST,
         closed_at=MOST,
+    ),
+    ModelAlias(
+        alias="a" * 32,
+        serial=MOST,
+        model=NewModel(
+            task="t" * 32,
+            run=RUN,
+            round=MOST,
+            bucket="b" * 63,
+            key=f"models/{RUN}/{MOST}.safetensors",
+            sha256="f" * 64,
+            bytes=MOST,
+            closed_at=MOST,
+        ),
     ),
 ]
 KINDS = [type(message) for message in LARGEST]

@@ -17,6 +17,7 @@ FROM_DEVICE = {*FROM_TRAINER, Kind.PREDICTOR}
 MODELS = topics.of_models(FLEET, "x").removesuffix("x") + "*"
 TO_DEVICE = {Kind.ANNOUNCE, Kind.HEARTBEAT}
 RULES = {
+    "declines.yaml": Kind.STATUS,
     "heartbeats.yaml": Kind.HEARTBEAT,
     "hellos.yaml": Kind.HELLO,
     "replies.yaml": Kind.COMPLETE,
@@ -74,7 +75,8 @@ def test_the_cloud_may_publish_its_own_topics_and_nothing_else() -> None:
     assert policy_resources("RoundPolicy", "iot:Publish") == {f"/{topic}" for topic in both}
     models = topics.of_models(FLEET, "x").removesuffix("x") + "*"
     assert policy_resources("AveragerRole", "iot:Publish") == {f"/{models}"}
-    assert policy_resources("InitiatorRole", "iot:Publish") == set()
+    aliases = topics.of_alias(FLEET, "x", "y").replace("/x/", "/*/").removesuffix("y") + "*"
+    assert policy_resources("InitiatorRole", "iot:Publish") == {f"/{aliases}"}
 
 
 def access_control(operation: str) -> list[str]:
@@ -113,7 +115,8 @@ def test_the_device_of_a_rule_is_the_thing_of_the_topic(path: Path) -> None:
     levels = topics.of_device(FLEET, "thing-7", RULES[path.name]).split("/")
     assert (levels[4 - 1], levels[5 - 1]) == ("thing-7", RULES[path.name])
     assert "topic(4) AS device" in sql(path)
-    assert ("topic(5) AS kind" in sql(path)) == (path.name not in {"heartbeats.yaml", "turnarounds.yaml"})
+    into_tables = {"declines.yaml", "heartbeats.yaml", "turnarounds.yaml"}
+    assert ("topic(5) AS kind" in sql(path)) == (path.name not in into_tables)
 
 
 @pytest.mark.parametrize("kind", Kind)

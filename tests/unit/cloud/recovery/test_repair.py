@@ -14,7 +14,7 @@ from fedgrass.federation.rounds import Participation, State
 from fedgrass.federation.runs import Run, RunState
 from fedgrass.federation.weights import encode
 from tests.fakes.memory_cloud import Crash
-from tests.fakes.small_fleet import RUN, SmallFleet, crash_at_every_call
+from tests.fakes.small_fleet import RUN, SmallFleet, crash_at_every_call, unrepaired
 
 ALL = {"runs": True, "rounds": True, "participants": True}
 
@@ -73,7 +73,7 @@ def test_all_rows_lost_after_three_of_five_rounds_come_back_and_the_run_has_its_
     models = {key: data for key, data in fleet.bucket.objects.items() if key.startswith("models/run-1/")}
     fleet.rounds.lose(**ALL)
     lines = repaired(fleet)
-    assert fleet.rounds.rows() == {key: as_paused(row) for key, row in before.items()}
+    assert unrepaired(fleet) == {key: as_paused(row) for key, row in before.items()}
     assert "wrote round 2 attempt 1: CLOSED" in lines
     assert "wrote round 3 attempt 1: 2 participants" in lines
     assert lines[-2:] == [
@@ -138,7 +138,7 @@ def test_a_repair_that_crashes_at_any_call_can_be_repeated() -> None:
     before = {key: as_paused(row) for key, row in fleet.rounds.rows().items()}
     fleet.rounds.lose(**ALL)
     assert crash_at_every_call(fleet, repaired) > 10
-    assert fleet.rounds.rows() == before
+    assert unrepaired(fleet) == before
 
 
 def crashed_at_the_last_reply(name: str, call: int) -> SmallFleet:
@@ -255,7 +255,7 @@ def test_a_run_that_had_ended_is_rebuilt_as_ended_and_does_not_move_the_latest_m
     fleet.bucket.write(key, newer)
     fleet.rounds.lose(**ALL)
     repaired(fleet)
-    assert fleet.run() == ended
+    assert unrepaired(fleet)[RUN] == ended
     assert fleet.bucket.objects[key] == newer
 
 

@@ -17,7 +17,7 @@ from fedgrass.federation.messages import NewModel
 from fedgrass.federation.rounds import Participation, State
 from fedgrass.federation.runs import RunState
 from tests.fakes.memory_cloud import Crash
-from tests.fakes.small_fleet import RUN, SmallFleet, crash_at_every_call, message_of
+from tests.fakes.small_fleet import RUN, SmallFleet, crash_at_every_call, message_of, unrepaired
 
 pytestmark = pytest.mark.slow  # seconds of trainings, crashes or processes: make test runs them
 
@@ -398,7 +398,7 @@ def test_participants_of_before_the_round_are_replaced_by_those_that_the_bucket_
     restore(fleet, backup[0])
     assert set(fleet.parts(opened).values()) == {Participation.ASKED}
     repaired(fleet)
-    assert fleet.rounds.rows() == rows
+    assert unrepaired(fleet) == rows
 
 
 def test_an_attempt_left_open_before_the_one_that_closed_the_round_is_ended() -> None:

@@ -1,6 +1,5 @@
 """``fedgrass deploy devices`` against a stubbed cloud."""
 
-import argparse
 from collections.abc import Callable
 
 import pytest
@@ -26,7 +25,6 @@ def run(aws: StubbedAws, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]
     monkeypatch.setattr(device_actions, "WATCH_SECONDS", 0.0)
 
     def command(*words: str) -> None:
-        arguments: argparse.Namespace = parse(["deploy", "devices", "--group", "presses", *words])
-        arguments.run(arguments)
+        parse(["deploy", "devices", "--group", "presses", *words])()
 
     return command

@@ -476,11 +476,14 @@ def test_a_deployment_with_no_devices_yet_is_not_over() -> None:
 @pytest.mark.parametrize(
     ("words", "complaint"),
     [
-        (["--rate", "0"], "argument --rate: '0' is not a whole number from 1 to 1,000"),
-        (["--cpus", "-1"], "argument --cpus: '-1' is not a number from 0.01"),
-        (["--cpus", "many"], "argument --cpus: 'many' is not a number"),
-        (["--memory-megabytes", "1.5"], "argument --memory-megabytes: '1.5' is not a whole number"),
-        (["--abort-percent", "nan"], "argument --abort-percent: 'nan' is not a number"),
+        (["--rate", "0"], "fedgrass deploy devices: --rate: '0' is not a whole number from 1 to 1,000"),
+        (["--cpus", "-1"], "fedgrass deploy devices: --cpus: '-1' is not a number from 0.01"),
+        (["--cpus", "many"], "fedgrass deploy devices: --cpus: 'many' is not a number"),
+        (
+            ["--memory-megabytes", "1.5"],
+            "fedgrass deploy devices: --memory-megabytes: '1.5' is not a whole number",
+        ),
+        (["--abort-percent", "nan"], "fedgrass deploy devices: --abort-percent: 'nan' is not a number"),
     ],
 )
 def test_a_limit_that_is_none_is_refused_before_aws_is_asked(
@@ -498,6 +501,6 @@ def test_a_missing_region_is_reported_with_the_way_out(
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
     stack.client.cache_clear()
-    arguments = parse(["deploy", "devices", "--group", "presses"])
+    command = parse(["deploy", "devices", "--group", "presses"])
     with pytest.raises(StackError, match=r"region.*AWS_REGION"):
-        arguments.run(arguments)
+        command()

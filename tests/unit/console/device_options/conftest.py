@@ -44,8 +44,7 @@ def run(cloud: MemoryGreengrass, monkeypatch: pytest.MonkeyPatch) -> Callable[..
     monkeypatch.setattr("fedgrass.console.device_options.options_command.PER_MINUTE", 60_000_000)
 
     def command(*words: str) -> None:
-        arguments = parse(["deploy", "devices", *words])
-        arguments.run(arguments)
+        parse(["deploy", "devices", *words])()
 
     return command
 

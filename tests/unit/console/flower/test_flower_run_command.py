@@ -85,8 +85,7 @@ def started(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Started:
 
 
 def command(*words: str) -> None:
-    arguments = main.parse(["flower", *words])
-    arguments.run(arguments)
+    main.parse(["flower", *words])()
 
 
 def test_a_run_has_the_settings_and_the_overrides_that_were_given(started: Started) -> None:

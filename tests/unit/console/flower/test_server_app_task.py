@@ -169,14 +169,15 @@ def test_the_command_of_the_container_is_one_that_the_parser_takes(known: bool) 
         "lr=0.1 b='x y'",
     ]
     called = parse(command_line("nightly", Path("apps/nightly"), words, "presses", known=known))
-    assert (called.stack, called.run_name, called.app) == ("presses", "nightly", Path("apps/nightly"))
+    given = called.bound.arguments
+    assert given["access"].stack == "presses"
+    assert given["app"] == Path("apps/nightly")
+    assert given["name"] == "nightly"
     if not known:
-        assert (called.settings, called.app_name, called.run_config) == (
-            ["deadline_seconds=9"],
-            "mean",
-            words[-1:],
-        )
-    assert parse(["flower", "serve", "nightly", "--stack", "presses"]).run_name == "nightly"
+        assert given["settings"] == ("deadline_seconds=9",)
+        assert (given["app_name"], given["run_config"]) == ("mean", tuple(words[-1:]))
+    served = parse(["flower", "serve", "nightly", "--stack", "presses"])
+    assert served.bound.arguments["name"] == "nightly"
 
 
 def test_run_with_detach_uploads_the_app_with_all_that_its_command_line_says(
@@ -198,7 +199,7 @@ def test_run_with_detach_uploads_the_app_with_all_that_its_command_line_says(
     expect_start(aws, {"tasks": [{"taskArn": TASK}], "failures": []})
     given = ["app", "accept_seconds=9", "--name", "nightly", "--run-config", "num-server-rounds=7"]
     called = parse(["flower", "run", *given, "--detach", "--stack", "presses"])
-    called.run(called)
+    called()
     aws.all_came()
     assert "starts on Fargate" in capsys.readouterr().out
     assert unpack(uploaded[0], tmp_path / "there") == given[1:]
@@ -212,7 +213,7 @@ def test_run_with_detach_refuses_what_run_refuses_before_anything_is_uploaded(
     monkeypatch.setattr(stack, "outputs", lambda _: pytest.fail("asked for the stack"))
     called = parse(["flower", "run", str(APP), "rounds=3", "--detach"])
     with pytest.raises(SettingsError, match="'rounds' is not a setting of a run with a ServerApp"):
-        called.run(called)
+        called()
 
 
 def test_a_run_that_exists_is_not_started_again(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -221,4 +222,4 @@ def test_a_run_that_exists_is_not_started_again(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(Operator, "runs", lambda _: {"nightly": "RUNNING"})
     called = parse(["flower", "run", str(APP), "--name", "nightly", "--detach"])
     with pytest.raises(SettingsError, match="`fedgrass flower resume nightly --detach` continues it"):
-        called.run(called)
+        called()

@@ -17,8 +17,9 @@ from rich.console import Console
 
 import package
 from fedgrass.console import main, stack
+from fedgrass.console.commands import run_commands
 from fedgrass.console.main import parse
-from fedgrass.console.runs import history, history_picture, operator_actions
+from fedgrass.console.runs import fleet_operator, history, history_picture, run_display, run_start
 from fedgrass.console.runs.fleet_operator import Operator, RoundRecord
 from fedgrass.console.runs.live_view import LiveView
 from fedgrass.console.stack import StackError
@@ -271,20 +272,29 @@ def test_ctrl_c_while_the_command_line_is_read_ends_the_command_without_a_traceb
     assert ended.value.code == 130
 
 
-def test_settings_may_stand_behind_the_options() -> None:
-    arguments = parse(["run", "start", "a", "task=noise", "--stack", "other", "rounds=3", 'where=x == "y"'])
-    assert arguments.settings == ["task=noise", "rounds=3", 'where=x == "y"']
+def test_settings_may_stand_behind_the_options(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[Any] = []
+    monkeypatch.setattr(run_commands, "_start", lambda *_words, **named: given.append(named["settings"]))
+    main.run(["run", "start", "a", "task=noise", "--stack", "other", "rounds=3", 'where=x == "y"'])
+    assert given == [("task=noise", "rounds=3", 'where=x == "y"')]
 
 
 @pytest.mark.parametrize(
-    "words", [["run", "start", "a", "--stak=b"], ["runs", "task=x"], ["run", "start", "a", "--x"]]
+    ("words", "said"),
+    [
+        (["run", "start", "a", "--stak=b"], 'Did you mean "--stack"?'),
+        (["run", "list", "task=x"], "task=x"),
+        (["run", "start", "a", "--x"], '"--x"'),
+        (["run", "strat", "a"], 'Did you mean "start"?'),
+    ],
 )
 def test_a_word_that_no_command_knows_is_refused(
-    words: list[str], capsys: pytest.CaptureFixture[str]
+    words: list[str], said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(SystemExit):
-        parse(words)
-    assert f"unrecognized arguments: {words[-1]}" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as ended:
+        main.run(words)
+    assert ended.value.code == 2
+    assert said in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -300,9 +310,8 @@ def test_a_bad_settings_file_is_refused_by_what_is_wrong_in_it(
 ) -> None:
     file = tmp_path / "settings.json"
     file.write_text(content)
-    arguments = parse(["run", "start", "a", "--settings-file", str(file), "task=noise"])
     with pytest.raises(SettingsError, match=re.escape(said)):
-        arguments.run(arguments)
+        main.run(["run", "start", "a", "--settings-file", str(file), "task=noise"])
 
 
 @pytest.mark.slow
@@ -316,9 +325,8 @@ def test_a_demos_cloud_that_is_gone_is_reported_as_such(monkeypatch: pytest.Monk
         monkeypatch.setenv("AWS_REGION", "us-east-1")
         monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
         monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-        arguments = parse(["runs"])
         with pytest.raises(StackError, match=f"AWS_ENDPOINT_URL is {endpoint}, the cloud of a demo: is it"):
-            arguments.run(arguments)
+            main.run(["run", "list"])
 
 
 @pytest.mark.parametrize("variable", ["AWS_REGION", "AWS_DEFAULT_REGION"])
@@ -344,9 +352,8 @@ def test_what_is_wrong_with_the_environment_is_reported_in_one_line(
     _without_aws(monkeypatch)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    arguments = parse(["runs"])
     with pytest.raises(StackError, match=re.escape(said)) as told:
-        arguments.run(arguments)
+        main.run(["run", "list"])
     assert "\n" not in str(told.value)
 
 
@@ -383,10 +390,10 @@ def test_a_run_that_waits_for_a_device_shows_since_when(capsys: pytest.CaptureFi
     )
 
     class NoRounds:
-        def rounds(self, _run: Run) -> list[RoundRecord]:
+        def rounds(self, _run: Run, _first: int = 1) -> list[RoundRecord]:
             return []
 
-    operator_actions.show_run(cast(Operator, NoRounds()), run)
+    run_display.show_run(cast(Operator, NoRounds()), run)
     assert "waiting for an eligible device since 22:13:20 UTC" in capsys.readouterr().out
 
 
@@ -475,8 +482,11 @@ class Fleet:
     def act(self, _action: str, _name: str, **_details: object) -> Run:
         return finished_run()
 
-    def rounds(self, _run: Run) -> list[RoundRecord]:
+    def rounds(self, _run: Run, _first: int = 1) -> list[RoundRecord]:
         return self._rounds
+
+    def rounds_alone(self, _run: Run, _first: int = 1) -> list[Round]:
+        return [each.round for each in self._rounds]
 
 
 def test_a_run_shows_why_its_devices_failed_once_per_reason(
@@ -484,9 +494,9 @@ def test_a_run_shows_why_its_devices_failed_once_per_reason(
 ) -> None:
     full = [(name, "the disk is\nfull [/]") for name in "abcde"]
     failed = failed_record(("f", "no such task"), *full)
-    operator_actions.show_run(cast(Operator, Fleet([failed, record(State.OPEN)], [])), finished_run())
+    run_display.show_run(cast(Operator, Fleet([failed, record(State.OPEN)], [])), finished_run())
     assert capsys.readouterr().out.splitlines()[-2:] == [
-        "round 2.1 a, b, c and 2 more failed: the disk is full [/]",
+        "round 2.1 a, b, c, d, e failed: the disk is full [/]",
         "round 2.1 f failed: no such task",
     ]
 
@@ -515,9 +525,9 @@ def test_old_reasons_are_not_repeated() -> None:
 def test_starting_an_existing_run_is_reported(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, runs: list[str], told: int
 ) -> None:
-    monkeypatch.setattr(operator_actions, "_operator", lambda _arguments: Fleet([], runs))
-    operator_actions.start(parse(["run", "start", "run-1", "task=digits"]))
-    assert capsys.readouterr().out.count("run run-1 already exists") == told
+    monkeypatch.setattr(fleet_operator, "open_operator", lambda _stack: Fleet([], runs))
+    run_start.start("fedgrass", "text", name="run-1", settings=("task=digits",))
+    assert capsys.readouterr().err.count("run run-1 already exists") == told
 
 
 def test_a_device_that_did_not_reply_has_no_turnaround() -> None:

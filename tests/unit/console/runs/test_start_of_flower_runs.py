@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from fedgrass.console.runs import operator_actions
+from fedgrass.console.runs import fleet_operator, run_start
 from fedgrass.federation import weights
 from fedgrass.federation.errors import SettingsError
 from fedgrass.federation.selection.selection_strategy import Candidate
@@ -49,9 +49,11 @@ class Recorder:
 
     def run(self) -> argparse.Namespace:
         settings = RunSettings(task="flower:mean")
-        return argparse.Namespace(name="r", state="RUNNING", reason="", waiting_since=0, settings=settings)
+        return argparse.Namespace(
+            name="r", state="RUNNING", reason="", waiting_since=0, round=0, settings=settings
+        )
 
-    def rounds(self, _run: object) -> list[object]:
+    def rounds(self, _run: object, _first: int = 1) -> list[object]:
         return []
 
     def servers_model(self, folder: Path) -> ServersModel | None:
@@ -66,17 +68,14 @@ class Recorder:
 @pytest.fixture
 def recorder(monkeypatch: pytest.MonkeyPatch) -> Recorder:
     found = Recorder()
-    monkeypatch.setattr(operator_actions, "_operator", lambda _arguments: found)
-    monkeypatch.setattr(operator_actions, "_SERVERS_MODEL", found.servers_model)
-    monkeypatch.setattr(operator_actions, "_ASK_FOR_PARAMETERS", found.ask)
+    monkeypatch.setattr(fleet_operator, "open_operator", lambda _stack: found)
+    monkeypatch.setattr(run_start, "_SERVERS_MODEL", found.servers_model)
+    monkeypatch.setattr(run_start, "_ASK_FOR_PARAMETERS", found.ask)
     return found
 
 
 def start(*settings: str, task: str = "flower:mean", **given: Any) -> None:
-    absent = dict.fromkeys(("settings_file", "continue_from", "model", "frozen", "app"))
-    operator_actions.start.__wrapped__(  # type: ignore[attr-defined] # without the handler of errors
-        argparse.Namespace(**{**absent, "name": "r", "settings": [f"task={task}", *settings], **given})
-    )
+    run_start.start("fedgrass", "text", name="r", settings=(f"task={task}", *settings), **given)
 
 
 def test_the_server_app_brings_the_model_in_its_order_and_its_settings(recorder: Recorder) -> None:
@@ -111,7 +110,7 @@ def test_a_model_in_the_bucket_and_a_run_that_exists_are_used(
 ) -> None:
     recorder.keys.add("models/r/0.safetensors")
     start()
-    assert "from the model that is in the bucket already, models/r/0.safetensors" in capsys.readouterr().out
+    assert "from the model that is in the bucket already, models/r/0.safetensors" in capsys.readouterr().err
     recorder.keys.clear()
     recorder.names.add("r")
     start()

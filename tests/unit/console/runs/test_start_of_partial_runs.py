@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fedgrass.console.runs import operator_actions
+from fedgrass.console.runs import fleet_operator, run_start
 from fedgrass.federation import weights
 from fedgrass.federation.errors import SettingsError
 from fedgrass.federation.settings import RunSettings
@@ -31,16 +31,18 @@ class Recorder:
 
     def start(self, _name: str, settings: RunSettings, model: bytes) -> argparse.Namespace:
         self.calls.append(("start", (settings, model)))
-        return argparse.Namespace(name="r", state="RUNNING", reason="", waiting_since=0, settings=settings)
+        return argparse.Namespace(
+            name="r", state="RUNNING", reason="", waiting_since=0, round=0, settings=settings
+        )
 
-    def rounds(self, _run: object) -> list[object]:
+    def rounds(self, _run: object, _first: int = 1) -> list[object]:
         return []
 
 
 @pytest.fixture
 def recorder(monkeypatch: pytest.MonkeyPatch) -> Recorder:
     found = Recorder()
-    monkeypatch.setattr(operator_actions, "_operator", lambda _arguments: found)
+    monkeypatch.setattr(fleet_operator, "open_operator", lambda _stack: found)
     return found
 
 
@@ -50,16 +52,7 @@ def start(folder: Path, *settings: str, frozen: bytes | None = None, model: byte
     for name, data in files.items():
         if data is not None:
             (folder / name).write_bytes(data)
-    operator_actions.start.__wrapped__(  # type: ignore[attr-defined] # without the handler of errors
-        argparse.Namespace(
-            name="r",
-            settings=["task=marked", *settings],
-            settings_file=None,
-            continue_from=None,
-            app=None,
-            **paths,
-        )
-    )
+    run_start.start("fedgrass", "text", name="r", settings=("task=marked", *settings), **paths)
 
 
 def started(recorder: Recorder) -> tuple[RunSettings, dict[str, Any]]:

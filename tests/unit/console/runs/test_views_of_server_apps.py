@@ -1,17 +1,18 @@
 """The views of a run with a ServerApp: the live view, the table, the picture."""
 
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
 from rich.console import Console
 
-from fedgrass.console.main import parse
-from fedgrass.console.runs import history, history_picture, operator_actions
+from fedgrass.console.runs import history, history_picture, run_display, run_start
 from fedgrass.console.runs.fleet_operator import Operator, RoundRecord
 from fedgrass.console.runs.live_view import LiveView
 from fedgrass.federation import messages, topics
 from fedgrass.federation.errors import SettingsError
 from fedgrass.federation.messages import Completion, Status
+from fedgrass.federation.rounds import Round
 from fedgrass.federation.runs import Run
 from fedgrass.federation.topics import Kind
 from tests.fakes.message_fleet import MessageFleet, started
@@ -24,9 +25,14 @@ class OperatorOf:
     def __init__(self, fleet: MessageFleet) -> None:
         self._fleet = fleet
 
-    def rounds(self, run: Run) -> list[RoundRecord]:
-        rounds = self._fleet.rounds.rounds_from(run.name, 1, run.round)
-        return [RoundRecord(found, list(self._fleet.rounds.participants(found))) for found in rounds]
+    def rounds(self, run: Run, first: int = 1) -> list[RoundRecord]:
+        return [
+            RoundRecord(found, list(self._fleet.rounds.participants(found)))
+            for found in self.rounds_alone(run, first)
+        ]
+
+    def rounds_alone(self, run: Run, first: int = 1) -> list[Round]:
+        return list(self._fleet.rounds.rounds_from(run.name, first, run.round))
 
 
 def after_rounds() -> MessageFleet:
@@ -81,7 +87,7 @@ def test_the_status_of_a_run_counts_its_open_rounds_and_says_why_devices_decline
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     fleet = after_rounds()
-    operator_actions.show_run(cast(Operator, OperatorOf(fleet)), fleet.run())
+    run_display.show_run(cast(Operator, OperatorOf(fleet)), fleet.run())
     shown = capsys.readouterr().out
     assert "run run-1: RUNNING" in shown
     assert "1 open rounds of its ServerApp's messages" in shown
@@ -92,17 +98,17 @@ def test_a_run_without_an_open_round_waits_for_its_server_app_until_it_has_ended
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     fleet = started()
-    operator_actions.show_run(cast(Operator, OperatorOf(fleet)), fleet.run())
+    run_display.show_run(cast(Operator, OperatorOf(fleet)), fleet.run())
     assert capsys.readouterr().out == "run run-1: RUNNING\nwaiting for its ServerApp\n"
     fleet.request("finish")
-    operator_actions.show_run(cast(Operator, OperatorOf(fleet)), fleet.run())
+    run_display.show_run(cast(Operator, OperatorOf(fleet)), fleet.run())
     assert capsys.readouterr().out == "run run-1: SUCCEEDED the ServerApp has ended\n"
 
 
 def test_a_model_for_a_run_with_a_server_app_is_refused() -> None:
-    arguments = parse(["run", "start", "a", "task=flower:x", "mode=server_app", "--model", "m.safetensors"])
+    settings = ("task=flower:x", "mode=server_app")
     with pytest.raises(SettingsError, match="takes its model from there: leave --model out"):
-        operator_actions.start.__wrapped__(arguments)  # type: ignore[attr-defined] # without its error handler
+        run_start.start("fedgrass", "text", name="a", settings=settings, model=Path("m.safetensors"))
 
 
 def test_the_picture_shows_the_apps_own_accuracy_at_the_rounds_that_measured_it() -> None:

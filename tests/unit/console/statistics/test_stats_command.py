@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from fedgrass.console.main import parse
+from fedgrass.console.deferred import Deferred
+from fedgrass.console.main import parse, run
 from fedgrass.console.statistics import statistics_actions, statistics_picture, statistics_tables
 from fedgrass.console.statistics.query_options import query_of
-from fedgrass.console.statistics.statistics_actions import compare, show, start
 from fedgrass.federation.errors import SettingsError
 from fedgrass.federation.runs import Run, RunState
 from fedgrass.federation.settings_parser import parse_settings
@@ -24,7 +24,12 @@ from fedgrass.federation.statistics.statistics_result import StatisticsResult, e
 
 
 def query(*options: str, other: StatisticsResult | None = None) -> dict[str, Any]:
-    return query_of(parse(["stats", "start", "look", "--task", "digits", *options]), other)
+    """Return the query that the command hands to its action."""
+    asked = dict[str, Any]()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Deferred, "__call__", lambda *_, **given: asked.update(given))
+        parse(["stats", "start", "look", "--task", "digits", *options])()
+    return query_of(asked["query"], asked["edges"], other)
 
 
 def result_of(batch: Batch, devices: int = 5, **asked: Any) -> StatisticsResult:
@@ -144,12 +149,12 @@ def test_results_kept_as_files_are_shown_and_compared(
 ) -> None:
     file, picture = tmp_path / "look.json", tmp_path / "look.png"
     file.write_bytes(encode_result(RESULT))
-    show(parse(["stats", "show", str(file), "--json", "--picture", str(picture)]))
+    run(["stats", "show", str(file), "--json", "--picture", str(picture)])
     printed = capsys.readouterr().out
     assert json.loads(printed)["features"]["x"]["count"] == 10
     assert printed.isascii()
     assert picture.read_bytes().startswith(b"\x89PNG")
-    compare(parse(["stats", "compare", str(file), str(file)]))
+    run(["stats", "compare", str(file), str(file)])
     printed = capsys.readouterr().out
     assert "stable" in printed
     assert "below 0.1 stable, below 0.25 moderate" in printed
@@ -159,7 +164,7 @@ def test_a_file_that_has_no_result_is_refused_by_its_name(tmp_path: Path) -> Non
     file = tmp_path / "notes.json"
     file.write_text("{}")
     with pytest.raises(SettingsError, match=r"notes.json is not a result of `fedgrass stats`"):
-        show(parse(["stats", "show", str(file)]))
+        run(["stats", "show", str(file)])
 
 
 class FailedRun:
@@ -187,4 +192,4 @@ def test_a_start_whose_run_fails_is_an_error_with_the_reason(monkeypatch: pytest
     monkeypatch.setattr(statistics_actions, "_operator", lambda _arguments: FailedRun())
     monkeypatch.setattr(statistics_actions, "show_run", lambda *_shown: None)
     with pytest.raises(SettingsError, match="run 'look' has no statistics: it is FAILED: all devices failed"):
-        start(parse(["stats", "start", "look", "--task", "noise"]))
+        run(["stats", "start", "look", "--task", "noise"])

@@ -19,7 +19,7 @@ from components.trainer.tasks.task import Fit
 from components.trainer.training import TorchTask, load_arrays, state_arrays
 from components.trainer.worker.work_runner import WorkRunner
 from components.trainer.worker.worker_protocol import Result, WorkOrder
-from fedgrass.console.runs import operator_actions
+from fedgrass.console.runs.initial_model_file import read_model
 from fedgrass.federation import encodings, weights
 from fedgrass.federation.encodings.array_types import bfloat16_to_float32, read_task_arrays, to_model_types
 from fedgrass.federation.errors import AggregationFailed, SettingsError, UpdateRefused
@@ -284,7 +284,7 @@ def test_no_model_is_written_with_values_that_are_not_finite(dtype: str, value: 
 def test_a_run_starts_from_a_file_of_any_precision_and_keeps_it(tmp_path: Path, precision: str) -> None:
     path = tmp_path / "model.safetensors"
     path.write_bytes(file_in(precision))
-    data = operator_actions._model(path)
+    data = read_model(path)
     assert types_of(data) == types_of(path.read_bytes())
     weights.check_data(data)
     fleet = SmallFleet(devices=2, rounds=1)
@@ -334,7 +334,7 @@ def test_a_file_of_a_type_that_is_not_averaged_is_refused_before_a_run(tmp_path:
     path = tmp_path / "model.safetensors"
     path.write_bytes(safetensors.torch.save({"w": torch.zeros(2).to(torch.float8_e5m2)}))
     with pytest.raises(SettingsError, match=r"array 'w' has the type 'F8_E5M2'; fedgrass averages F64"):
-        operator_actions._model(path)
+        read_model(path)
     path.write_bytes(safetensors.torch.save({"w": torch.full((2,), torch.inf, dtype=torch.bfloat16)}))
     with pytest.raises(SettingsError, match="'w' has 2 values that are not finite"):
-        operator_actions._model(path)
+        read_model(path)
