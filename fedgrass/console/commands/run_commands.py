@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from fedgrass.console.command_line import ON_STACK, Output, StackOptions, command_group
+from fedgrass.console.commands.tracking_commands import track
 from fedgrass.console.deferred import deferred
 
 app = command_group("run", "Start, follow, control, compare and report runs.")
@@ -267,3 +268,6 @@ def compare(
     """
     access.use()
     _compare(access.stack, [first, second, *others], output, metric=metric, by=by, picture=picture)
+
+
+app.command(track)

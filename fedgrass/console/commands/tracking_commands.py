@@ -1,8 +1,6 @@
 """``fedgrass run track``: its options. See tracking/run_tracking.py."""
 
-from typing import Annotated, Literal
-
-from cyclopts import Parameter
+from typing import Literal
 
 from fedgrass.console.command_line import ON_STACK, Output, StackOptions
 from fedgrass.console.deferred import deferred
@@ -10,11 +8,11 @@ from fedgrass.console.deferred import deferred
 _track = deferred("fedgrass.console.tracking.run_tracking:track")
 
 
-def track(  # noqa: PLR0913 - the options of the command
+def track(
     name: str,
     /,
     *,
-    sink: Annotated[list[str], Parameter(negative=())],
+    sink: tuple[str, ...],
     follow: bool = False,
     models: Literal["last", "all", "none"] = "last",
     access: StackOptions = ON_STACK,
@@ -30,8 +28,6 @@ def track(  # noqa: PLR0913 - the options of the command
         sink: jsonl:FILE, mlflow:URL, tensorboard:FOLDER, sagemaker:GROUP or otlp:URL; may be repeated.
         follow: continue until the run has ended.
         models: which models the registries get: the last one when the run has ended, all, or none.
-        access: the stack.
-        output: text or json.
     """
     access.use()
     _track(name, stack_name=access.stack, sinks=sink, follow=follow, models=models, output=output)
