@@ -21,6 +21,7 @@ device_options/       options of tasks for single things
 strategies/           custom aggregation strategies in the functions' zip
 provisioning/         things, certificates and the files of a core device
 statistics/           federated statistics: start them, show and compare results
+tracking/             figures, models and traces of runs, for MLflow, TensorBoard, OpenTelemetry and others
 runs/                 start and control runs, follow them, show their history
 """
 

@@ -11,6 +11,7 @@ from fedgrass.console.command_line import (
     number_between,
     whole_number,
 )
+from fedgrass.console.commands.tracking_commands import track
 from fedgrass.console.deferred import deferred
 
 app = command_group("run", "Start, follow, control, compare and report runs.")
@@ -273,3 +274,6 @@ def compare(
         by=by,
         picture=picture,
     )
+
+
+app.command(track)
