@@ -16,10 +16,12 @@ deploy/               the fleet's stack, its components and their deployments
 tasks/                the components of tasks: files, requirements, recipe
 flower/               Flower apps: their components, and ServerApps that drive a fleet
 task_messages/        the exchange of messages between a ServerApp and the devices
+devices/              the devices of a stack: their log lines
 device_options/       options of tasks for single things
 strategies/           custom aggregation strategies in the functions' zip
 provisioning/         things, certificates and the files of a core device
 statistics/           federated statistics: start them, show and compare results
+tracking/             figures, models and traces of runs, for MLflow, TensorBoard, OpenTelemetry and others
 runs/                 start and control runs, follow them, show their history
 """
 

@@ -36,7 +36,10 @@ _COMMANDS: dict[str, tuple[str, str]] = {
     "stats": ("statistics_commands:stats", "Statistics of the devices' data, without moving the data."),
     "task": ("laptop_commands:task", "Create a task of your own, check or publish one."),
     "run": ("run_commands:app", "Start, follow, control, compare and report runs."),
-    "report": ("run_commands:report", "Write a report on a run; the same as `run report`."),
+    "report": (
+        "run_commands:report",
+        "Write a report on a run: one HTML file without external parts, and its pictures as PNG.",
+    ),
     "devices": (
         "registered_device_commands:app",
         "List devices, show what one of them did and logged, or forget it.",

@@ -4,6 +4,7 @@ import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -216,6 +217,11 @@ def _delete_files(folder: Path) -> None:
         (folder / name).unlink(missing_ok=True)
     if folder.is_dir() and not any(folder.iterdir()):
         folder.rmdir()
+
+
+def expiry_of(certificate: str) -> datetime:
+    """Return when a certificate in PEM form expires."""
+    return x509.load_pem_x509_certificate(certificate.encode()).not_valid_after_utc
 
 
 @contextmanager

@@ -50,7 +50,7 @@ class Recorder:
     def run(self) -> SimpleNamespace:
         settings = RunSettings(task="flower:mean")
         return SimpleNamespace(
-            name="r", state="RUNNING", reason="", waiting_since=0, round=0, settings=settings
+            name="r", state="RUNNING", reason="", waiting_since=0, round=0, history=(), settings=settings
         )
 
     def rounds(self, _run: object, _first: int = 1) -> list[object]:
@@ -75,7 +75,8 @@ def recorder(monkeypatch: pytest.MonkeyPatch) -> Recorder:
 
 
 def start(*settings: str, task: str = "flower:mean", **given: Any) -> None:
-    run_start.start("fedgrass", "text", name="r", settings=(f"task={task}", *settings), **given)
+    request = {"settings": (f"task={task}", *settings), **given}
+    run_start.start("fedgrass", "text", name="r", **request)
 
 
 def test_the_server_app_brings_the_model_in_its_order_and_its_settings(recorder: Recorder) -> None:

@@ -32,7 +32,7 @@ class Recorder:
     def start(self, _name: str, settings: RunSettings, model: bytes) -> SimpleNamespace:
         self.calls.append(("start", (settings, model)))
         return SimpleNamespace(
-            name="r", state="RUNNING", reason="", waiting_since=0, round=0, settings=settings
+            name="r", state="RUNNING", reason="", waiting_since=0, round=0, history=(), settings=settings
         )
 
     def rounds(self, _run: object, _first: int = 1) -> list[object]:
