@@ -284,6 +284,7 @@ PRINTING = {
 }
 # They import Console as the type of a parameter, and construct none.
 TYPES_ONLY = {
+    "fedgrass/console/topic_feed/topic_watch.py",
     "greengrass_emulator/command/plain_help.py",
     "fedgrass/console/flower/server_app_run.py",
     "fedgrass/console/redrawn_view.py",
