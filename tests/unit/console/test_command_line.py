@@ -145,6 +145,14 @@ def test_of_a_repeated_option_the_last_value_counts_and_lists_are_collected(
     assert options.watch_minutes == 30
 
 
+@pytest.fixture(scope="module")
+def completion_script(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return bash's script, which takes a second or two to write."""
+    script = tmp_path_factory.mktemp("completion") / "fedgrass"
+    main.run(["--install-completion", "--shell", "bash", "--out", str(script)])
+    return script
+
+
 @pytest.mark.skipif(not shutil.which("bash"), reason="there is no bash")
 @pytest.mark.parametrize(
     ("typed", "expected"),
@@ -156,14 +164,11 @@ def test_of_a_repeated_option_the_last_value_counts_and_lists_are_collected(
     ],
 )
 def test_bash_completes_commands_options_and_choices(
-    typed: list[str], expected: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    typed: list[str], expected: list[str], completion_script: Path
 ) -> None:
-    script = tmp_path / "completion"
-    main.run(["--install-completion", "--shell", "bash", "--out", str(script)])
-    assert f"wrote {script}" in capsys.readouterr().out
     words = " ".join(f"'{word}'" for word in typed)
     code = (
-        f"source {script}; COMP_WORDS=({words}); COMP_CWORD={len(typed) - 1}; _fedgrass;"
+        f"source {completion_script}; COMP_WORDS=({words}); COMP_CWORD={len(typed) - 1}; _fedgrass;"
         ' printf "%s\\n" "${COMPREPLY[@]}"'
     )
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
