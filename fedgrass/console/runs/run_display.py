@@ -26,6 +26,7 @@ from fedgrass.federation.settings import RunSettings
 _NAMED = 10  # devices of one reason that the text names
 _USUAL_METRICS = ("accuracy", "loss")
 _ROUNDS_SHOWN = 20
+_MEASURED = 5  # rounds in which the list looks for the last metric
 # Devices that contributed nothing, or whose contribution was not used.
 _TROUBLES = frozenset(
     {
@@ -121,8 +122,8 @@ def list_runs(stack_name: str, output: str, *, state: str, task: str) -> None:
 
 
 def run_line(operator: Operator, run: Run) -> RunLine:
-    """Return a run's line of the list; reads its last two rounds."""
-    rounds = operator.rounds_alone(run, max(1, run.round - 1)) if run.round else iter(())
+    """Return a run's line of the list; reads its last rounds."""
+    rounds = operator.rounds_alone(run, max(1, run.round - _MEASURED + 1)) if run.round else iter(())
     metric, value = _last_metric(rounds)
     return RunLine(
         name=run.name,
