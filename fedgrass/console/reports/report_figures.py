@@ -285,7 +285,7 @@ def curve(run: Run, rounds: Sequence[RoundFigures], metric: str) -> list[Point]:
 
 
 def metrics_of(rounds: Sequence[RoundFigures]) -> list[str]:
-    """Return the metrics of global models that were reported: accuracy, loss, other shares, other losses ..."""
+    """Return the metrics of global models that were reported: accuracy, loss, shares, losses, others."""
     found = {name for each in rounds for name in each.metrics if not name.startswith(LOCAL_PREFIX)}
 
     def rank(name: str) -> tuple[bool, bool, bool, bool, str]:
