@@ -116,7 +116,8 @@ def list_runs(stack_name: str, output: str, *, state: str, task: str) -> None:
         raise SettingsError(message)
     operator = fleet_operator.open_operator(stack_name)
     names = [name for name, found in operator.runs().items() if not state or found == state.upper()]
-    lines = [run_line(operator, run) for run in map(operator.run, names) if task in {"", run.settings.task}]
+    runs = [run for run in operator.every_run(names) if task in {"", run.settings.task}]
+    lines = [run_line(operator, run) for run in runs]
     lines.sort(key=lambda line: (-line.started_at, line.name))
     show_result(RunList(runs=lines, count=len(lines)), output, _draw_list)
 
