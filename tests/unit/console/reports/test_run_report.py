@@ -111,6 +111,11 @@ def test_any_text_leaves_the_page_as_it_is_built(text: str) -> None:
     assert_harmless(page_with(text))
 
 
+def test_control_and_direction_characters_do_not_reach_the_page() -> None:
+    page = page_with("a\x1b[2J\u202eb\x00c")
+    assert not re.search("[\x00\x1b\u202e]", page)
+
+
 def test_the_policy_allows_the_pages_own_style_and_pictures_alone() -> None:
     text = page_with("fine")
     policy = next(a["content"] for tag, a in Page(text).tags if "Content-Security-Policy" in str(a))
