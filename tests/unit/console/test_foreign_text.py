@@ -115,6 +115,9 @@ class Fleet:
     def run(self, _: str) -> Run:
         return self.state
 
+    def every_run(self, _: object) -> list[Run]:
+        return [self.state]
+
     def repair(self, *_: object, **__: object) -> list[str]:
         return [self.text]
 
