@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from fedgrass.console import main
+from fedgrass.console import main, stack
 from fedgrass.console.devices import registered_devices
 from fedgrass.federation.errors import SettingsError
 from tests.fakes.device_operator import (
@@ -38,7 +38,7 @@ class Console:
 def console(monkeypatch: pytest.MonkeyPatch) -> Console:
     made = Console()
     monkeypatch.setattr(registered_devices, "_open", lambda _: (made.operator, "turnarounds"))
-    monkeypatch.setattr(registered_devices.stack, "client", made.clients)
+    monkeypatch.setattr(stack, "client", made.clients)
     monkeypatch.setattr(registered_devices, "_now", lambda: made.fleet.now + 5_000)
     return made
 
