@@ -15,6 +15,7 @@ import package
 from cloud_functions.aws.dynamodb_table import marshal, unmarshal
 from components.trainer.tasks.noise import Noise
 from fedgrass import __version__
+from fedgrass.console.devices.device_logs import fetch_logs
 from fedgrass.federation import messages, object_keys, weights
 from fedgrass.federation.messages import Heartbeat
 from fedgrass.federation.rounds import State
@@ -88,6 +89,7 @@ def do_everything(watched: Watched, folder: Path) -> None:
     _go_on_from_another_run(watched)
     _say_hello_in_a_round(watched)
     _send_messages(watched)
+    _fetch_log_lines(watched)
     _wait_for_devices(watched)
     with HandmadeDevice(watched.testbed, "handmade-1", folder / "handmade-1", FLEET) as handmade:
         _let_a_deadline_pass(watched, handmade)
@@ -97,6 +99,13 @@ def do_everything(watched: Watched, folder: Path) -> None:
     _fail_in_each_queue(watched)
     _repair(watched)
     _predict(watched, folder)
+
+
+def _fetch_log_lines(watched: Watched) -> None:
+    operator = watched.testbed.operator
+    for thing in THINGS:
+        found = fetch_logs(operator, thing, lines=1000, wait_seconds=60, note=print)
+        assert any("accepted: train noise" in line.text for line in found.lines)
 
 
 def _train_and_evaluate(watched: Watched) -> None:

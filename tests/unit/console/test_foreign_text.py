@@ -38,7 +38,7 @@ from fedgrass.federation.selection import Candidate
 from fedgrass.federation.settings import RunSettings
 from fedgrass.federation.topics import Kind
 from greengrass_emulator.command.core_actions import core_commands
-from greengrass_emulator.command.terminal_output import Output, print_line, show_columns
+from greengrass_emulator.command.terminal_output import Output, print_json, print_line, show_columns
 from greengrass_emulator.command.typed_options import call
 from greengrass_emulator.control import control_client
 
@@ -411,7 +411,10 @@ def test_a_reader_that_goes_away_ends_a_command_without_a_traceback() -> None:
         assert process.wait() == 1
 
 
-OUTPUTS = {"fedgrass": Output(terminal.say, show_columns), "own": Output(print_line, show_columns)}
+OUTPUTS = {
+    "fedgrass": Output(terminal.say, show_columns, terminal.say_json),
+    "own": Output(print_line, show_columns, print_json),
+}
 
 
 @pytest.mark.parametrize("output", OUTPUTS.values(), ids=OUTPUTS)
@@ -422,6 +425,11 @@ def test_a_core_s_list_is_harmless(
     monkeypatch.setattr(control_client, "running_cores", lambda: ([core_of(text)], [text]))
     call(core_commands("core", "", output), ["list"])
     assert_harmless(capsys.readouterr().out)
+    call(core_commands("core", "", output), ["list", "--output", "json"])
+    printed = capsys.readouterr().out
+    assert printed.replace("\n", "").isprintable()
+    assert printed.isascii()
+    assert json.loads(printed)["cores"][0]["thing"] == text
 
 
 def core_of(text: str) -> Any:
