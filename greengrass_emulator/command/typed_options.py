@@ -20,6 +20,7 @@ from cyclopts import (
     Parameter,
     Token,
     UnknownCommandError,
+    UnusedCliTokensError,
 )
 
 from greengrass_emulator.command.plain_help import PlainHelp
@@ -109,8 +110,11 @@ def _mistake(program: str, error: CycloptsError) -> str:
 
 
 def _reason(error: CycloptsError) -> str:
-    if isinstance(error, UnknownCommandError) and error.unused_tokens and error.app:
+    unused = isinstance(error, UnknownCommandError | UnusedCliTokensError)
+    if unused and error.unused_tokens and error.app:
         word, names = error.unused_tokens[0], _commands(error.app, ())
+        if not names:
+            return f"it takes no further argument {_shortened(word)}"
         close = difflib.get_close_matches(word, names, n=1)
         hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(names)}"
         return f"unknown command {_shortened(word)}: {hint}"

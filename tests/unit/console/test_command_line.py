@@ -40,6 +40,14 @@ def complaint(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
             "fedgrass deploy: unknown command 'clod': did you mean cloud?; see `fedgrass deploy --help`",
         ),
         (
+            "devices lst",
+            "fedgrass devices: unknown command 'lst': did you mean list?; see `fedgrass devices --help`",
+        ),
+        (
+            "devices show a b",
+            "fedgrass devices show: it takes no further argument 'b'; see `fedgrass devices show --help`",
+        ),
+        (
             "deploy",
             (
                 "fedgrass deploy: it needs a command: cloud, down, devices, component;"

@@ -176,7 +176,9 @@ def test_the_lines_of_devices_hand_on_nothing_of_it(text: str, capsys: pytest.Ca
         *device_views.reason_lines([work], 1),
     ]:
         terminal.say(line)
-    tables.show(device_views.work_table([work], 1))
+    for run, rounds in device_views.work_tables([work], 1):
+        terminal.say(run)
+        tables.show(rounds)
     assert_harmless(capsys.readouterr().out, most_lines=30)
 
 
