@@ -16,7 +16,11 @@ Rows = Annotated[int, Parameter(validator=validators.Number(gte=0, lte=10**6))]
 Rounds = Annotated[int, Parameter(validator=validators.Number(gte=1, lte=100))]
 
 app = command_group("devices", "List devices, show what one of them did and logged, or forget it.")
-app.command("fedgrass.console.commands.device_log_commands:logs", name="logs")
+app.command(
+    "fedgrass.console.commands.device_log_commands:logs",
+    name="logs",
+    help="Show the last log lines of a device, which uploads them on request.",
+)
 
 
 @app.default

@@ -14,7 +14,7 @@ from msgspec import Struct
 
 from fedgrass.console import stack
 from fedgrass.console.results import show_result
-from fedgrass.console.runs.fleet_operator import LogTicket, Operator
+from fedgrass.console.runs.fleet_operator import LogTicket, open_operator
 from fedgrass.console.terminal import complain, printable, say
 from fedgrass.federation import object_keys
 from fedgrass.federation.device_log import LARGEST_FILE, LONGEST_LOG_LINE, LogLine, decode_log, parse_line
@@ -42,7 +42,7 @@ class DeviceLog(Struct, frozen=True, kw_only=True):
 
 
 class LogSource(Protocol):
-    """What the functions here need of an :class:`Operator`."""
+    """What the functions here need of an ``Operator``."""
 
     def request_logs(self, device: str) -> LogTicket:
         """Ask the initiator to request the lines of a device."""
@@ -79,8 +79,9 @@ def show_logs(  # noqa: PLR0913 - the options of the command
         output: ``text`` or ``json``.
     """
     checked_name("thing", device)
-    operator = Operator(stack.client, stack.outputs(stack_name))
-    found = fetch_logs(operator, device, lines=lines, wait_seconds=wait_seconds, note=complain)
+    found = fetch_logs(
+        open_operator(stack_name), device, lines=lines, wait_seconds=wait_seconds, note=complain
+    )
     if out:
         text = "".join(line_text(line) + "\n" for line in found.lines)
         out.write_text(text, encoding="utf-8")

@@ -5,7 +5,6 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from fedgrass.console import stack as deployed
 from fedgrass.console.devices import device_logs
 from fedgrass.console.devices.device_logs import DeviceLog, fetch_logs, line_text, show_logs
 from fedgrass.console.results import show_result
@@ -144,8 +143,7 @@ def test_a_hostile_line_is_printed_as_text_on_one_line() -> None:
 @pytest.fixture
 def stack(monkeypatch: pytest.MonkeyPatch) -> Stack:
     made = Stack(answer(lines=[*LINES, HOSTILE[:100]]))
-    monkeypatch.setattr(device_logs, "Operator", lambda *_: made)
-    monkeypatch.setattr(deployed, "outputs", lambda _: {})
+    monkeypatch.setattr(device_logs, "open_operator", lambda _: made)
     return made
 
 
