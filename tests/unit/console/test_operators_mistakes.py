@@ -118,6 +118,7 @@ COMMANDS = [
     "run list",
     "devices",
     "devices --missing --task digits",
+    "devices logs press-1",
     "run start r task=digits",
     "run start r task=digits --continue-from other/3",
     "run start r task=digits --model {model}",
