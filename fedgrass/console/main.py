@@ -25,6 +25,7 @@ _COMMANDS: dict[str, tuple[str, str]] = {
     "costs": ("stack_commands:costs", "Estimate what a fleet costs on AWS from published prices."),
     "demo": ("laptop_commands:demo", "Train a model over Greengrass devices on this machine."),
     "deploy": ("deployment_commands:deploy", "Deploy the cloud and the devices of a fleet to AWS."),
+    "doctor": ("doctor_commands:doctor", "Examine a stack and its devices, and say what to do."),
     "fleet": ("stack_commands:fleet", "Provision devices in AWS IoT, or remove them."),
     "flower": ("flower_commands:flower", "Bring a Flower app to the fleet as it is, or try it here."),
     "queue": ("stack_commands:queue", "List the stack's dead letters, or send them back."),
