@@ -52,8 +52,8 @@ def _versions(devices: Sequence[Candidate]) -> Iterator[Finding]:
         yield good("component versions", text)
     else:
         remedy = (
-            f"this is fedgrass {__version__}: publish its component by `fedgrass deploy component`, deploy it by"
-            " `fedgrass deploy devices` (docs/devices.md)"
+            f"this is fedgrass {__version__}: publish its component by `fedgrass deploy component`, deploy it"
+            " by `fedgrass deploy devices` (docs/devices.md)"
         )
         yield note("component versions", text, remedy)
 

@@ -32,7 +32,7 @@ def refused(code: str) -> ClientError:
 
 def device(number: int, *, seen: int = NOW, version: str = __version__, **columns: str) -> Candidate:
     attributes = {"version": version, **columns}
-    return Candidate(f"press-{number}", seen, frozenset({"digits"}), 10, attributes)  # type: ignore[arg-type]
+    return Candidate(f"press-{number}", seen, frozenset({"digits"}), 10, attributes)
 
 
 class Account:
@@ -167,7 +167,7 @@ def account(monkeypatch: pytest.MonkeyPatch) -> Account:
 
 
 def examined(account: Account, certificates: int = 100) -> HealthReport:
-    return examine(account, "plant", certificates, lambda: NOW)  # type: ignore[arg-type]
+    return examine(account, "plant", certificates, lambda: NOW)
 
 
 def bad(account: Account) -> list[Finding]:
