@@ -333,5 +333,8 @@ def test_a_function_that_tries_another_s_things_is_refused(exercised: Exercised,
     key = "updates/device-1/first/1-1.safetensors"
     assert refusal(lambda: s3.put_object(Bucket=bucket, Key=key, Body=b"forged")) == "AccessDenied"
     assert refusal(lambda: s3.delete_object(Bucket=bucket, Key=key)) == "AccessDenied"
+    if function == "Averager":
+        forget = partial(dynamodb.delete_item, TableName=devices, Key=row)
+        assert refusal(forget) == "AccessDeniedException"
     if function == "Initiator":
         assert refusal(lambda: s3.get_object(Bucket=bucket, Key=key)) == "AccessDenied"

@@ -95,6 +95,7 @@ def do_everything(watched: Watched, folder: Path) -> None:
         _let_a_deadline_pass(watched, handmade)
         _average_in_shards_with_a_bad_update(watched, handmade)
         _send_useless_messages(watched, handmade)
+    _forget_a_device(watched)
     _fail_in_each_queue(watched)
     _repair(watched)
     _predict(watched, folder)
@@ -255,6 +256,12 @@ def _send_useless_messages(watched: Watched, handmade: HandmadeDevice) -> None:
         handmade.say("complete", b"garbage")
     log = watched.testbed.cloud.log
     wait_until(lambda: "MessagesIgnored" in log.read_text(encoding="utf-8"), "an ignored message")
+
+
+def _forget_a_device(watched: Watched) -> None:
+    found = watched.testbed.operator.device("handmade-1")
+    assert found is not None
+    assert watched.testbed.operator.forget("handmade-1", found.last_seen)
 
 
 def _fail_in_each_queue(watched: Watched) -> None:
