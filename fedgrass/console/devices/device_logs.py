@@ -181,7 +181,7 @@ def _draw(log: DeviceLog, out: Path | None) -> None:
     elif not log.lines:
         say(f"{log.device} has logged nothing yet")
     elif log.left_out:
-        complain(f"{log.left_out} older lines are not shown (--lines)")
+        complain(f"older lines that are not shown: {log.left_out}; --lines shows more")
 
 
 def _span(seconds: float) -> str:

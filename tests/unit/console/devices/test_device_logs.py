@@ -158,7 +158,7 @@ def test_the_lines_are_printed_with_their_times(capsys: pytest.CaptureFixture[st
         "2023-11-14 22:13:20 trainer INFO run-a/1/1: accepted: train digits",
         "a line of another form",
     ]
-    assert printed.err == "1 older lines are not shown (--lines)\n"
+    assert printed.err == "older lines that are not shown: 1; --lines shows more\n"
 
 
 @pytest.mark.usefixtures("stack")

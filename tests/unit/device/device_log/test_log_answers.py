@@ -85,10 +85,12 @@ def test_a_doubled_request_is_answered_once(answering: Answering) -> None:
     assert answering.bucket.tries == 2
 
 
-def test_an_expired_request_is_dropped(answering: Answering) -> None:
+def test_an_expired_request_is_dropped(answering: Answering, caplog: pytest.LogCaptureFixture) -> None:
     answering.now = NOW + 1001
-    answering.requests(0)
+    with caplog.at_level("INFO"):
+        answering.requests(0)
     assert answering.bucket.tries == 0
+    assert "it has expired" in caplog.text
 
 
 def test_a_request_that_expires_while_it_waits_is_given_up(answering: Answering) -> None:
