@@ -17,8 +17,14 @@ from fedgrass.console.results import show_result
 from fedgrass.console.runs.fleet_operator import LogTicket, open_operator
 from fedgrass.console.terminal import complain, printable, say
 from fedgrass.federation import object_keys
-from fedgrass.federation.device_log import LARGEST_FILE, LONGEST_LOG_LINE, LogLine, decode_log, parse_line
 from fedgrass.federation.errors import FedgrassError, SettingsError, UpdateRefused
+from fedgrass.federation.messages.device_log import (
+    LARGEST_FILE,
+    LONGEST_LOG_LINE,
+    LogLine,
+    decode_log,
+    parse_line,
+)
 from fedgrass.federation.messages.message_fields import checked_name
 
 _PAUSES = (0.5, 1.0, 2.0)  # seconds between looks at the bucket, the last one from then on

@@ -10,8 +10,8 @@ from fedgrass.console.devices.device_logs import DeviceLog, fetch_logs, line_tex
 from fedgrass.console.results import show_result
 from fedgrass.console.runs import fleet_operator
 from fedgrass.console.runs.fleet_operator import LogTicket
-from fedgrass.federation.device_log import LogHeader, LogLine, encode_log, format_line
 from fedgrass.federation.errors import FedgrassError, MessageError, SettingsError
+from fedgrass.federation.messages.device_log import LogHeader, LogLine, encode_log, format_line
 from fedgrass.local.in_memory.memory_bucket import MemoryBucket
 
 ID = "0123456789abcdef0123456789abcdef"

@@ -10,8 +10,8 @@ from components.runtime.event_loop import Call, EventLoop
 from components.trainer.device_log import log_answers
 from components.trainer.device_log.log_answers import LogAnswerPorts, LogAnswers
 from components.trainer.device_log.log_ring import FOLDER, LogRing
-from fedgrass.federation.device_log import decode_log
 from fedgrass.federation.messages import LogRequest
+from fedgrass.federation.messages.device_log import decode_log
 from tests.fakes.memory_device import THING, Bucket, Device, announcement
 
 NOW = 1_700_000_000_000
