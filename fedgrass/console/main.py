@@ -30,6 +30,10 @@ _COMMANDS: dict[str, tuple[str, str]] = {
         "deployment_commands:deploy",
         "Deploy the cloud and the devices of a fleet to an AWS account.",
     ),
+    "doctor": (
+        "doctor_commands:doctor",
+        "Examine a stack and its devices, and say what to do about each problem.",
+    ),
     "fleet": ("stack_commands:fleet", "Provision devices in AWS IoT, or remove them."),
     "flower": ("flower_commands:flower", "Bring a Flower app to the fleet as it is, or try it here."),
     "queue": ("stack_commands:queue", "List the stack's dead letters, or send them back."),

@@ -108,6 +108,12 @@ def is_passing(error: BaseException) -> bool:
     return isinstance(error, HTTPClientError | BotoConnectionError)
 
 
+def is_missing(error: BaseException) -> bool:
+    """Return whether AWS refused a request because what it names does not exist."""
+    code = str(error.response.get("Error", {}).get("Code", "")) if isinstance(error, ClientError) else ""
+    return code == "404" or "NotFound" in code or code.startswith("NoSuch")
+
+
 def is_aws_error(error: BaseException) -> bool:
     """Return whether AWS refused a request or could not be reached."""
     return isinstance(error, BotoCoreError | ClientError | StackError)
