@@ -182,7 +182,10 @@ def test_messages_that_come_late_twice_or_for_another_alias_have_no_effect(site:
 def test_a_lost_message_is_made_up_for_by_the_bucket_and_reported_as_missing(site: Site) -> None:
     first, second = site.model(1, 0.9), site.model(2, 0.9)
     site.moved(1, first, told=False)
-    assert (site.served(), site.unannounced) == (1, [])  # the first look is no sign of a lost message
+    assert (site.served(), site.unannounced) == (
+        1,
+        [],
+    )  # the first look does not show that a message was lost
     site.moved(2, second, told=False)
     site.moved(3, first, told=False)
     assert (site.served(), site.unannounced) == (1, ["scored", "scored"])

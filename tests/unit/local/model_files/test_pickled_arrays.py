@@ -1,4 +1,4 @@
-"""Arrays are taken out of pickles; everything else in them is refused by name, and nothing of it runs."""
+"""Arrays are taken out of pickles; everything else in them is refused by name before it runs."""
 
 import os
 import pickle
