@@ -83,6 +83,7 @@ bench: $(VENV)/.for-tests
 	$(BIN)/python -m benchmarks.cold_start $(OPTIONS)
 	$(BIN)/python -m benchmarks.device $(OPTIONS)
 	$(BIN)/python -m benchmarks.flower_apps $(OPTIONS)
+	$(BIN)/python -m benchmarks.dashboard $(OPTIONS)
 
 prose: $(VENV)/.for-tests
 	$(BIN)/python .ci/prose.py

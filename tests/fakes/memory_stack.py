@@ -3,12 +3,12 @@
 from collections.abc import Callable, Sequence
 from typing import Any, Self
 
-import msgspec
 from botocore.exceptions import ClientError, EndpointConnectionError
 
 from cloud_functions.aws.dynamodb_table import marshal, to_row
 from fedgrass.console.topic_feed.topic_subscription import Link, Received, SubscriptionStatus
 from fedgrass.federation import messages, topics
+from fedgrass.federation.messages.message_types import Message
 from fedgrass.federation.rounds import Participant, Participation, Round, State
 from fedgrass.federation.runs import LIVING, Run, RunState
 from fedgrass.federation.settings import RunSettings
@@ -79,7 +79,14 @@ class MemoryStack:
         return run
 
     def put_round(self, run: str, number: int, state: State = State.CLOSED, **fields: Any) -> Round:
-        base = {"attempt": 1, "asked": 2, "needed": 2, "minimum": 1, "opened_at": NOW, "deadline_at": NOW}
+        base: dict[str, Any] = {
+            "attempt": 1,
+            "asked": 2,
+            "needed": 2,
+            "minimum": 1,
+            "opened_at": NOW,
+            "deadline_at": NOW,
+        }
         base |= {"base": number - 1, "base_sha256": "0" * 64, "base_bytes": 1_000_000}
         round_ = Round(run=run, number=number, state=state, **{**base, **fields})
         self._put({**to_row(round_), "item": f"round/{number:06}/{round_.attempt:03}"})
@@ -137,7 +144,7 @@ class _Client:
         return call
 
 
-def received(thing: str, kind: Kind, message: msgspec.Struct, at: int = NOW) -> Received:
+def received(thing: str, kind: Kind, message: Message, at: int = NOW) -> Received:
     """Return a message on a device's topic."""
     return Received(at, topics.of_device(FLEET, thing, kind), messages.encode(message))
 

@@ -143,7 +143,12 @@ def test_no_second_has_more_than_ten_read_units_while_a_round_is_open(
         stack.put_device(name)
     spent: list[tuple[float, float]] = []
     spend = state.budget.spend
-    state.budget.spend = lambda units: (spent.append((stack.now, units)), spend(units))[1]  # type: ignore[method-assign]
+
+    def recorded(units: float) -> None:
+        spent.append((stack.now, units))
+        spend(units)
+
+    state.budget.spend = recorded  # type: ignore[method-assign]
     begin = stack.now
     everything(state.read_next, stack, turns=2000)
     assert state.overview().fleet.complete
