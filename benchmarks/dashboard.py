@@ -13,8 +13,8 @@ slowest of many calls while all that goes on; ``..._known_seconds`` is when all 
 
 Then the page is served by a process over the same tables and opened in headless Chromium, where that is
 installed: ``first_paint_seconds`` is its first contentful paint (``plain_paint_seconds``: that of a page of
-one word, for comparison), ``run_shown_seconds`` includes the data, and ``memory_mb`` is the resident memory of
-the server without its tables.
+one word, for comparison), ``run_shown_seconds`` includes the data, and ``memory_mb`` is the resident memory
+of the server without its tables.
 """
 
 import argparse

@@ -48,10 +48,8 @@ def serve_page(devices: int, rounds: int, seconds: float) -> None:
     print(f"tables {psutil.Process().memory_info().rss - before}", flush=True)
     state = FleetState("large", clients, OUTPUTS, feed, region="memory")
 
-    def no_operator() -> None:
-        """Return nothing: the page is read-only."""
-
-    shown = ShownStack("large", state, Actions(no_operator, no_operator, read_only=True))
+    nobody: Any = None  # the page is read-only
+    shown = ShownStack("large", state, Actions(nobody, nobody, read_only=True))
     serve([shown], host="127.0.0.1", port=0, read_only=True)
 
 

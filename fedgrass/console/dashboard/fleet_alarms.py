@@ -66,10 +66,9 @@ class FleetAlarms:
             count = int(answer["Attributes"]["ApproximateNumberOfMessages"])
             letters = self.view.dead_letters
             if count != self.view.dead_letter_count:  # receiving them hides them from others for a moment
-                found = DeadLetters(self._clients, self._outputs).show() if count else []
+                found = DeadLetters(self._clients, self._outputs).show(_MOST_LETTERS) if count else []
                 letters = tuple(
-                    DeadLetterLine(text=one.line, source=one.source.rpartition(":")[2])
-                    for one in found[:_MOST_LETTERS]
+                    DeadLetterLine(text=one.line, source=one.source.rpartition(":")[2]) for one in found
                 )
         self._change(dead_letters=letters, dead_letter_count=count)
 

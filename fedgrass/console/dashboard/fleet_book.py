@@ -109,6 +109,12 @@ class FleetBook:
             self.changed()
         return cells if cells.is_of(number, attempt) else None
 
+    def drop_cells(self) -> None:
+        """Drop the cells of runs that have ended and that no page shows."""
+        kept = {known.name for known in self.followed}
+        for name in [name for name in self.cells if name in self.runs and name not in kept]:
+            del self.cells[name]
+
     def keep_participants(self, cells: RoundCells, parts: list[Participant]) -> None:
         """Keep rows of the devices of a round."""
         at, known = self.now(), len(cells)

@@ -157,6 +157,7 @@ class FleetReader:
             for known in self._book.runs.values():
                 if known.is_living and known.name not in names:
                     known.read_at = 0.0  # it has ended: its row is read next
+            self._book.drop_cells()
 
     def _read_names(self) -> None:
         page = self._reads.run_states(self._names_start)

@@ -86,7 +86,7 @@ class KnownRun:
 
     def history(self) -> tuple[ActionLine, ...]:
         """Return who did what to the run, as far as it was recorded."""
-        actions = getattr(self.run, "history", ())
+        actions = self.run.history if self.run else ()
         return tuple(ActionLine(at=each.at, action=each.action, by=each.by) for each in actions)
 
     def settings(self) -> dict[str, Any]:

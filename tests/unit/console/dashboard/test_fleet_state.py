@@ -5,6 +5,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from fedgrass.console.dashboard.fleet_book import subscribed_topics
 from fedgrass.console.dashboard.fleet_state import FleetState, opened
@@ -13,7 +15,7 @@ from fedgrass.federation import messages, topics
 from fedgrass.federation.errors import FedgrassError, SettingsError
 from fedgrass.federation.messages import Completion, Hello, RoundChange, Status
 from fedgrass.federation.rounds import Participation, State
-from fedgrass.federation.runs import RunState
+from fedgrass.federation.runs import RunAction, RunState
 from fedgrass.federation.topics import Kind
 from tests.fakes.memory_stack import FLEET, NOW, OUTPUTS, MemoryStack, ScriptedFeed, everything, received
 
@@ -216,6 +218,7 @@ def test_the_curve_of_an_ended_run_is_read_once_a_page_shows_it(
     requests = len(stack.requests)
     stack.now += 60
     everything(state.read_next, stack)
+    assert state.blocks("apples") == ()
     assert [operation for service, operation, _ in stack.requests[requests:] if service == "dynamodb"] == [
         "query",  # the runs that are going on
         "scan",  # the next pass over the devices
@@ -384,6 +387,27 @@ def test_its_threads_read_and_receive_until_it_is_closed(stack: MemoryStack, fee
     requests = len(stack.requests)
     assert state.overview().topics.state == "closed"
     assert len(stack.requests) == requests
+
+
+LEVELS = st.sampled_from(
+    ["fedgrass", FLEET, "clients", "rounds", "d1", "announce", "status", "complete", "hello", "", "+"]
+)
+TOPICS = st.lists(LEVELS | st.text(max_size=3), max_size=6).map("/".join)
+
+
+@given(TOPICS, st.binary(max_size=200) | st.sampled_from([messages.encode(DONE), b"null", b"[]", b"{}"]))
+def test_no_message_ends_the_state(topic: str, payload: bytes) -> None:
+    state = FleetState("fruit", MemoryStack().clients, OUTPUTS, ScriptedFeed())
+    state.receive([Received(NOW, topic, payload)])
+    assert state.overview().runs == ()
+
+
+def test_who_did_what_to_a_run_is_shown(stack: MemoryStack, state: FleetState) -> None:
+    stack.put_run("apples", history=(RunAction(at=NOW, action="start", by="arn:aws:iam::1:user/ada"),))
+    everything(state.read_next, stack)
+    run = state.run("apples")
+    assert run
+    assert [(one.action, one.by) for one in run.history] == [("start", "arn:aws:iam::1:user/ada")]
 
 
 def test_heartbeats_are_not_subscribed_to() -> None:
