@@ -54,6 +54,7 @@ class MemoryStack:
     def __init__(self) -> None:
         self.now = NOW / 1000
         self.is_gone = False
+        self.refused: set[str] = set()  # services that the credentials may not use
         self.tables = MemoryTables({"rounds": ("run", "item"), "devices": ("device",)})
         self.requests: list[tuple[str, str, dict[str, Any]]] = []  # service, operation, arguments
         self.alarms: list[dict[str, Any]] = []
@@ -133,6 +134,9 @@ class _Client:
             self._stack.requests.append((self._service, operation, arguments))
             if self._stack.is_gone:
                 raise EndpointConnectionError(endpoint_url="https://dynamodb.eu-west-1.amazonaws.com")
+            if self._service in self._stack.refused:
+                answer: Any = {"Error": {"Code": "AccessDenied", "Message": "not authorized"}}
+                raise ClientError(answer, operation)
             if self._service == "dynamodb":
                 return getattr(self._stack.tables, operation)(**arguments)
             if self._service == "cloudwatch":

@@ -23,6 +23,7 @@ class AlarmsView(Struct, frozen=True, kw_only=True):
     alarms_note: str = ""
     dead_letters: tuple[DeadLetterLine, ...] = ()
     dead_letter_count: int = 0
+    letters_note: str = ""
 
 
 class FleetAlarms:
@@ -47,7 +48,7 @@ class FleetAlarms:
         self._alarms_due = self._letters_due = 0.0
 
     def read_if_due(self) -> bool:
-        """Read what is due; return whether anything changed. Raises StackError."""
+        """Read what is due; return whether anything changed. What cannot be read is noted in the view."""
         now, before = self._clock(), self.view
         if now >= self._letters_due:
             self._letters_due = now + _LETTERS_EVERY
@@ -58,6 +59,13 @@ class FleetAlarms:
         return self.view != before
 
     def _read_letters(self) -> None:
+        try:
+            self._receive_letters()
+            self._change(letters_note="")
+        except FedgrassError as error:  # such as credentials that may not read the queue: the rest goes on
+            self._change(letters_note=f"the dead letters cannot be read: {error}")
+
+    def _receive_letters(self) -> None:
         with stack.refusals():
             url = self._outputs["DeadLettersQueueUrl"]
             answer = self._clients("sqs").get_queue_attributes(

@@ -225,7 +225,7 @@ class FleetState:
             runs=tuple(known.line() for known in runs),
             fleet=book.devices.counts(),
             alarms=alarms.alarms,
-            alarms_note=alarms.alarms_note,
+            alarms_note="; ".join(filter(None, (alarms.alarms_note, alarms.letters_note))),
             dead_letters=alarms.dead_letters,
             dead_letter_count=alarms.dead_letter_count,
             cost_dollars=sum(costs) if costs else None,

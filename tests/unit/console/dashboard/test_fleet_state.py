@@ -342,6 +342,38 @@ def test_alarms_and_dead_letters_are_read_at_intervals(stack: MemoryStack, state
     assert len([1 for service, _, _ in stack.requests if service == "cloudwatch"]) == reads
 
 
+def test_dead_letters_are_received_only_when_their_number_has_changed(
+    stack: MemoryStack, state: FleetState
+) -> None:
+    def receives() -> int:
+        return len([1 for _, operation, _ in stack.requests if operation == "receive_message"])
+
+    stack.dead_letters = 3
+    everything(state.read_next, stack)
+    assert state.overview().dead_letter_count == 3
+    before = receives()
+    for _ in range(5):
+        stack.now += 31
+        everything(state.read_next, stack)
+    assert receives() == before > 0
+    stack.dead_letters = 4
+    stack.now += 31
+    everything(state.read_next, stack)
+    assert receives() > before
+
+
+def test_a_queue_or_alarms_that_may_not_be_read_leave_the_rest(stack: MemoryStack, state: FleetState) -> None:
+    going_on(stack)
+    stack.refused = {"cloudwatch", "sqs"}
+    everything(state.read_next, stack)
+    stack.now += 1
+    state.read_next()
+    overview = state.overview()
+    assert "the alarms cannot be read" in overview.alarms_note
+    assert "the dead letters cannot be read" in overview.alarms_note
+    assert (overview.api.state, overview.fleet.total) == ("connected", 2)
+
+
 def test_costs_are_those_of_the_rounds_that_were_read(stack: MemoryStack, state: FleetState) -> None:
     stack.put_run("apples", round=1, attempt=1)
     stack.put_round("apples", 1, accepted=10, replied=10, bytes_up=10_000_000)
@@ -400,6 +432,24 @@ def test_no_message_ends_the_state(topic: str, payload: bytes) -> None:
     state = FleetState("fruit", MemoryStack().clients, OUTPUTS, ScriptedFeed())
     state.receive([Received(NOW, topic, payload)])
     assert state.overview().runs == ()
+
+
+def test_two_stacks_side_by_side_do_not_mix() -> None:
+    north, south = MemoryStack(), MemoryStack()
+    north.put_run("apples", round=1, attempt=1)
+    south.put_run("apples", RunState.SUCCEEDED)
+    south.put_device("d1")
+    states = [
+        FleetState(name, stack.clients, OUTPUTS, ScriptedFeed(), stack.clock)
+        for name, stack in (("north", north), ("south", south))
+    ]
+    for state, stack in zip(states, (north, south), strict=True):
+        everything(state.read_next, stack)
+    shown = [state.overview() for state in states]
+    assert [(one.stack, one.runs[0].state, one.fleet.total) for one in shown] == [
+        ("north", "RUNNING", 0),
+        ("south", "SUCCEEDED", 1),
+    ]
 
 
 def test_who_did_what_to_a_run_is_shown(stack: MemoryStack, state: FleetState) -> None:
