@@ -8,7 +8,7 @@ state reads, the devices of the open round send their messages, five each, from 
 decoder, not a broker.
 
 ``read_units_per_second`` is the largest number within any second; the ``..._ms`` are the CPU time of the
-slowest of many calls while all that goes on; ``..._known_seconds`` is when all rows of a kind were read. With
+slowest of many calls during all of that; ``..._known_seconds`` is when all rows of a kind were read. With
 ``--quick`` the state is watched for 15 seconds; otherwise until all is read.
 
 Then the page is served by a process over the same tables and opened in headless Chromium, where that is

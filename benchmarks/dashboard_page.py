@@ -1,4 +1,4 @@
-"""The page of the dashboard over a large fleet, in a process of its own; and a browser that opens it.
+"""The page of the dashboard over a large fleet, in a separate process; and a browser that opens it.
 
     python -m benchmarks.dashboard_page --devices 10000 --rounds 500
 
@@ -103,7 +103,7 @@ def _open(url: str) -> tuple[float, float, float]:
 
     Returns:
         The seconds until its first paint, until it shows the run, and until a page of one word is painted,
-        which tells how busy the machine is.
+        which shows how busy the machine is.
     """
     from selenium import webdriver  # noqa: PLC0415 - only where it is installed
     from selenium.webdriver.chrome.options import Options  # noqa: PLC0415 - as above

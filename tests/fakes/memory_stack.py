@@ -28,7 +28,7 @@ OUTPUTS = {
 
 
 class ScriptedFeed:
-    """A feed that gives what a test says."""
+    """A feed whose messages a test chooses."""
 
     def __init__(self) -> None:
         self.waiting: list[Received] = []

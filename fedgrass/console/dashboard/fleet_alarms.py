@@ -62,7 +62,7 @@ class FleetAlarms:
         try:
             self._receive_letters()
             self._change(letters_note="")
-        except FedgrassError as error:  # such as credentials that may not read the queue: the rest goes on
+        except FedgrassError as error:  # such as credentials that may not read the queue: the rest continues
             self._change(letters_note=f"the dead letters cannot be read: {error}")
 
     def _receive_letters(self) -> None:
@@ -86,7 +86,7 @@ class FleetAlarms:
                 answer = self._clients("cloudwatch").describe_alarms(
                     AlarmNamePrefix=f"{self._stack_name}-", AlarmTypes=["MetricAlarm"], MaxRecords=100
                 )
-        except FedgrassError as error:  # such as credentials that may not read alarms: the rest goes on
+        except FedgrassError as error:  # such as credentials that may not read alarms: the rest continues
             self._change(alarms=(), alarms_note=f"the alarms cannot be read: {error}")
             return
         alarms = tuple(

@@ -1,6 +1,6 @@
 """Which row to read next: the dashboard makes one small read after the other, the most urgent first.
 
-First what the page shows of the open rounds: which runs are going on, and their latest rounds; then the
+First what the page shows of the open rounds: which runs are active, and their latest rounds; then the
 curves. The participants, the devices and the other runs, which take many pages, are read in turn.
 """
 

@@ -43,7 +43,7 @@ class KnownRun:
 
     @property
     def has_open_round(self) -> bool:
-        """Whether the latest round is going on, or its row was not read yet."""
+        """Whether the latest round has not ended, or its row was not read yet."""
         if not self.is_living or (self.run and not self.run.round):
             return False
         return self.latest is None or self.latest.state not in ENDED

@@ -79,7 +79,7 @@ def open_fleet_state(stack_name: str, profile: str = "", region: str = "") -> "F
 
 
 class FleetState:
-    """One stack. All methods may be called from any thread, and return from memory unless they say otherwise.
+    """One stack. All methods may be called from any thread, and return from memory, except ``device``.
 
     Args:
         stack_name: name of the stack.
@@ -267,7 +267,7 @@ class FleetState:
             self._wake.set()
 
     def note_feed(self) -> None:
-        """Note the state of the feed; after it was lost, read what its messages would have said."""
+        """Note the state of the feed; after it was lost, read what its messages would have reported."""
         status = self._feed.status
         if self._book.set_connection("topics", status.link, status.error):
             self._reader.begin_passes()

@@ -1,6 +1,6 @@
 """A subscription that survives lost connections: it connects again with a new signature, after a back-off.
 
-``TopicSubscription`` has a thread of its own and a bounded queue: a reader that is too slow loses the oldest
+``TopicSubscription`` has its own thread and a bounded queue: a reader that is too slow loses the oldest
 messages, which are counted, and never slows the connection down.
 """
 

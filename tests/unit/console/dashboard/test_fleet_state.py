@@ -220,7 +220,7 @@ def test_the_curve_of_an_ended_run_is_read_once_a_page_shows_it(
     everything(state.read_next, stack)
     assert state.blocks("apples") == ()
     assert [operation for service, operation, _ in stack.requests[requests:] if service == "dynamodb"] == [
-        "query",  # the runs that are going on
+        "query",  # the active runs
         "scan",  # the next pass over the devices
     ]
 
