@@ -108,10 +108,6 @@ class MemoryStack:
     def remove_device(self, name: str) -> None:
         self.tables.delete_item(TableName="devices", Key=marshal({"device": name}))
 
-    def remove_run(self, name: str) -> None:
-        for run, item in ((name, "run"), ("#living", name), ("#runs", name)):
-            self.tables.delete_item(TableName="rounds", Key=marshal({"run": run, "item": item}))
-
     def _put(self, row: dict[str, Any]) -> None:
         self.tables.put_item(TableName="rounds", Item=marshal(row))
 

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cloud_functions.aws.dynamodb_table import marshal
 from fedgrass.console.dashboard.fleet_book import subscribed_topics
 from fedgrass.console.dashboard.fleet_state import FleetState, opened
 from fedgrass.console.topic_feed.topic_subscription import Link, Received, SubscriptionStatus
@@ -219,10 +220,26 @@ def test_the_curve_of_an_ended_run_is_read_once_a_page_shows_it(
     stack.now += 60
     everything(state.read_next, stack)
     assert state.blocks("apples") == ()
-    assert [operation for service, operation, _ in stack.requests[requests:] if service == "dynamodb"] == [
+    rereads = stack.requests[requests:]
+    assert [operation for service, operation, _ in rereads if service == "dynamodb"] == [
         "query",  # the active runs
         "scan",  # the next pass over the devices
     ]
+    state.watch_run("apples")
+    everything(state.read_next, stack)
+    assert [block.counts for block in state.blocks("apples")] == [{"replied": 1}]
+
+
+def test_a_failed_run_that_is_retried_is_followed_again(stack: MemoryStack, state: FleetState) -> None:
+    stack.put_run("apples", RunState.FAILED, round=1, attempt=1)
+    everything(state.read_next, stack)
+    stack.put_run("apples", round=1, attempt=2)
+    stack.put_participants(stack.put_round("apples", 1, State.OPEN, attempt=2), {"d1": Participation.ASKED})
+    stack.now += 2.1
+    everything(state.read_next, stack)
+    run = state.run("apples")
+    assert run
+    assert (run.line.state, run.counts) == ("RUNNING", {"asked": 1})
 
 
 def test_without_a_connection_the_last_state_is_shown_with_the_reason_until_it_comes_back(
@@ -275,13 +292,19 @@ def test_rows_that_another_version_wrote_are_left_out_and_counted(
     assert state.overview().unreadable == 1
 
 
-def test_a_run_whose_row_is_gone_is_shown_no_more(stack: MemoryStack, state: FleetState) -> None:
+def test_a_run_whose_row_is_gone_is_shown_with_the_reason(stack: MemoryStack, state: FleetState) -> None:
     going_on(stack)
     everything(state.read_next, stack)
-    stack.remove_run("apples")
+    stack.tables.delete_item(TableName="rounds", Key=marshal({"run": "apples", "item": "run"}))
     stack.now += 3
     everything(state.read_next, stack)
     assert state.run("apples") is None
+    (line,) = state.overview().runs
+    assert "missing" in line.reason
+    version = state.version
+    stack.now += 3
+    everything(state.read_next, stack)
+    assert state.version == version
 
 
 def test_one_device_is_read_when_it_is_asked_for(stack: MemoryStack, state: FleetState) -> None:
