@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Protocol, Self, TypeVar
+from typing import Any, TypeVar
 
 from fedgrass.console import stack
 from fedgrass.console.aws_clients import Clients
@@ -30,9 +30,9 @@ from fedgrass.console.devices.device_history import WorkRecord, recent_work
 from fedgrass.console.stack import StackError
 from fedgrass.console.topic_feed.signed_address import signed_address
 from fedgrass.console.topic_feed.topic_subscription import (
+    Feed,
     Link,
     Received,
-    SubscriptionStatus,
     TopicSubscription,
 )
 from fedgrass.federation.errors import SettingsError
@@ -47,23 +47,6 @@ _ROUNDS_OF_A_DEVICE = 20
 _HEARTBEAT_SECONDS = 60
 
 Built = TypeVar("Built")
-
-
-class Feed(Protocol):
-    """The messages of the fleet's topics, such as ``TopicSubscription``."""
-
-    @property
-    def status(self) -> SubscriptionStatus:
-        """The state of the subscription."""
-
-    def take(self, seconds: float) -> list[Received]:
-        """Return the messages that came since; wait for the first one at most ``seconds``."""
-
-    def __enter__(self) -> Self:
-        """Begin to connect."""
-
-    def __exit__(self, *_: object) -> None:
-        """Disconnect."""
 
 
 def open_fleet_state(stack_name: str, profile: str = "", region: str = "") -> "FleetState":

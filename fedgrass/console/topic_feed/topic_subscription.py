@@ -10,7 +10,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Protocol, Self
 
 import paho.mqtt.client as mqtt
 from msgspec import Struct
@@ -57,6 +57,23 @@ class SubscriptionStatus(Struct, frozen=True, kw_only=True):
     error: str = ""  # why it is not connected; empty while it is
     received: int = 0  # messages since the start
     dropped: int = 0  # of them, lost because the queue was full
+
+
+class Feed(Protocol):
+    """The messages of the fleet's topics, such as ``TopicSubscription``."""
+
+    @property
+    def status(self) -> SubscriptionStatus:
+        """The state of the subscription."""
+
+    def take(self, seconds: float) -> list[Received]:
+        """Return the messages that came since; wait for the first one at most ``seconds``."""
+
+    def __enter__(self) -> Self:
+        """Begin to connect."""
+
+    def __exit__(self, *_: object) -> None:
+        """Disconnect."""
 
 
 class _ConnectionLost(FedgrassError):
