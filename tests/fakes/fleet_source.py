@@ -124,7 +124,7 @@ class FakeFleet:
         return [_block(self.cells[at : at + size]) for at in range(0, len(self.cells), size)]
 
     def devices(
-        self, page: int, per_page: int, text: str = "", health: str = "", version: str = ""
+        self, page: int, per_page: int, *, text: str = "", health: str = "", version: str = ""
     ) -> DevicesPage:
         found = [
             line

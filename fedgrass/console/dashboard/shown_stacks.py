@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 
 from fedgrass.console import stack
+from fedgrass.console.dashboard.fleet_state import open_fleet_state
 from fedgrass.console.dashboard.pages.page_actions import Actions
 from fedgrass.console.dashboard.pages.page_sources import FleetSource, ShownStack
 from fedgrass.console.dashboard.stack_models import StackModels
@@ -13,7 +14,6 @@ from fedgrass.federation.errors import SettingsError
 
 _NEEDED = "nicegui"  # the extra `dashboard` brings it
 _serve = deferred("fedgrass.console.dashboard.page_server:serve")
-_open_source = deferred("fedgrass.console.dashboard.fleet_state:open_fleet_state")
 OpenSource = Callable[[str, str, str], FleetSource]
 
 
@@ -56,7 +56,7 @@ def opened(
     regions: Sequence[str],
     *,
     read_only: bool,
-    open_source: OpenSource = _open_source,
+    open_source: OpenSource = open_fleet_state,
 ) -> list[ShownStack]:
     """Return the stacks that the options name. Raises as ``show_dashboard`` does."""
     places = list(

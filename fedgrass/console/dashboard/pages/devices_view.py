@@ -70,7 +70,9 @@ class DevicesView:
                 for health, count in counts.items():
                     word(f"{count:,} {health}", _HEALTH[health])
         self._show_versions(fleet.by_version)
-        found = source.devices(self._page, _PER_PAGE, self._text, self._health, self._version)
+        found = source.devices(
+            self._page, _PER_PAGE, text=self._text, health=self._health, version=self._version
+        )
         self._page = found.page
         self._back.set_visibility(found.page > 0)
         self._on.set_visibility(found.page + 1 < found.pages)

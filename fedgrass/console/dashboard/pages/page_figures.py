@@ -31,6 +31,7 @@ RUN_TONES: dict[str, Tone] = {
     "FAILED": "bad",
     "CANCELLED": "quiet",
 }
+_DONE = "SUCCEEDED"
 _WINDOW = 3  # rounds whose mean is compared with that of the rounds before
 _NOISE = 0.02  # of the metric's range so far: smaller changes are none
 _SLOW = 2.0  # times the median turnaround
@@ -117,6 +118,9 @@ def learning(run: RunView) -> Verdict:
     threshold = _NOISE * ((max(values) - min(values)) or 1.0)
     best = min(curve, key=_value) if is_lower_better(run, metric) else max(curve, key=_value)
     word, tone = _judged(better, threshold)
+    gained = -1.0 if is_lower_better(run, metric) else 1.0
+    if run.line.state == _DONE and tone != "bad" and gained * (values[-1] - values[0]) > threshold:
+        word, tone = "Learned", "good"
     sentence = (
         f"{name} {latest}, {shown_change(metric, change)} over the last {_rounds(2 * window)};"
         f" best {shown_metric(metric, best.value)} in round {best.round}."
