@@ -7,6 +7,8 @@
 #   make check       style, types, who may import whom, the template
 #   make test-deploy what is deployed to AWS: SAM's checks and its build, checkov, hadolint (two minutes, and one to
 #                    install)
+#   make test-tracking  MLflow's client against a real MLflow server, TensorBoard's files against its own reader (half
+#                    a minute, and one and 900 MB to install)
 #   make bench       the benchmarks (make bench OPTIONS=--quick: under a minute each)
 #   make requirements  pins what devices install, with hashes, after constraints.txt has changed
 #   make chaos       200 rounds while everything goes wrong that can (make chaos ROUNDS=20 SEED=7: two minutes)
@@ -35,7 +37,7 @@ BROWSER := command -v chromedriver >/dev/null || { [ "$$(id -u)" = 0 ] && comman
     --no-install-recommends chromium chromium-driver >/dev/null; } \
     || echo "no chromium and chromium-driver: the tests of the dashboard in a browser will be skipped"
 
-.PHONY: demo test test-fast check test-deploy bench prose chaos requirements clean
+.PHONY: demo test test-fast check test-deploy test-tracking bench prose chaos requirements clean
 
 demo: $(VENV)/.for-demo
 	$(BIN)/fedgrass demo $(OPTIONS)
@@ -66,6 +68,9 @@ test-deploy: .venv-sam/.installed .venv-checkov/.installed
 	    --file template.yaml provisioning/fleet.yaml provisioning/Dockerfile
 	.venv-checkov/bin/hadolint provisioning/Dockerfile
 
+test-tracking: $(VENV)/.for-tests .venv-tracking/.installed
+	$(BIN)/python -m pytest --numprocesses=0 tests/integration/console/test_tracking_servers.py $(OPTIONS)
+
 .venv-%/.installed: .ci/constraints-%.txt
 	@echo "installing $* into .venv-$*"
 	@$(PYTHON) -m venv --clear .venv-$* || { echo $(NO_VENV) >&2; exit 1; }
@@ -81,6 +86,7 @@ bench: $(VENV)/.for-tests
 	$(BIN)/python -m benchmarks.encodings $(OPTIONS)
 	$(BIN)/python -m benchmarks.partial_models $(OPTIONS)
 	$(BIN)/python -m benchmarks.cold_start $(OPTIONS)
+	$(BIN)/python -m benchmarks.command_start $(OPTIONS)
 	$(BIN)/python -m benchmarks.device $(OPTIONS)
 	$(BIN)/python -m benchmarks.flower_apps $(OPTIONS)
 
@@ -94,7 +100,7 @@ requirements: $(VENV)/.for-tests
 	$(BIN)/python .ci/pin_requirements.py
 
 clean:
-	rm -rf $(VENV) .venv-sam .venv-checkov .aws-sam build greengrass-build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .venv-sam .venv-checkov .venv-tracking .aws-sam build greengrass-build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/python:
@@ -112,7 +118,7 @@ $(VENV)/.for-demo: constraints.txt pyproject.toml | $(BIN)/python
 
 $(VENV)/.for-tests: $(VENV)/.for-demo
 	@echo "installing what the tests need into $(VENV)"
-	@$(INSTALL) --editable '.[device,cloud,dashboard,local,dev,flower,trees]' || { echo $(NO_PACKAGES) >&2; exit 1; }
+	@$(INSTALL) --editable '.[device,cloud,dashboard,local,dev,flower,trees,mlflow,tensorboard,otel]' || { echo $(NO_PACKAGES) >&2; exit 1; }
 # Of this package the tests read its axe.min.js alone: Playwright, which it requires, is not needed.
 	@$(INSTALL) --no-deps axe-playwright-python || { echo $(NO_PACKAGES) >&2; exit 1; }
 	@$(BROWSER)

@@ -118,8 +118,8 @@ class RunSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     # and the fingerprint of the arrays that the task has frozen. See docs/partial_models.md.
     shared: ArrayPatterns = []
     frozen_sha256: Sha256 | None = None
-    # Announcements carry a trace context, and devices report when each part of their work began and ended, for
-    # the export to OpenTelemetry. See docs/tracking.md.
+    # Announcements carry a trace context, and devices report when each part of their work began and ended, to
+    # be exported to OpenTelemetry. See docs/tracking.md.
     trace: bool = False
     # A run of federated statistics: what the devices compute over their data, instead of training.
     statistics: StatisticsQuery | None = None

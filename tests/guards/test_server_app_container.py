@@ -254,6 +254,8 @@ print(*{name for module in sys.modules for name in of.get(module.partition(".")[
 """
 # botocore uses it where it is; setuptools imports a part of itself into every process.
 ELSEWHERE = {"awscrt", "fedgrass", "setuptools"}
+# They share the namespace `google` with protobuf.
+ELSEWHERE |= {"google-auth", "googleapis-common-protos"}
 
 
 def installed_with(extras: tuple[str, ...]) -> set[str]:
