@@ -81,9 +81,8 @@ def for_each(stacks: Sequence[str], given: Sequence[str], option: str) -> Sequen
     if len(given) in {0, 1}:
         return [*(given or [""])] * len(stacks)
     if len(given) != len(stacks):
-        message = (
-            f"{option} is given {len(given)} times for {len(stacks)} stacks: give it once, or per --stack"
-        )
+        count = "1 stack" if len(stacks) == 1 else f"{len(stacks)} stacks"
+        message = f"{option} is given {len(given)} times for {count}: give it once, or per --stack"
         raise SettingsError(message)
     return given
 

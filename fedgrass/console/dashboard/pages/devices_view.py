@@ -15,6 +15,7 @@ from fedgrass.federation.errors import FedgrassError
 
 _PER_PAGE = 50
 _HEALTH: dict[str, Tone] = {"seen": "good", "missing": "warn", "problem": "bad"}
+_OUTCOMES: dict[str, Tone] = {**TONES, "completed": "good"}
 _MOST_VERSIONS = 20
 _LONGEST_FILTER = 200
 
@@ -210,7 +211,7 @@ def _turnaround(one: Turnaround) -> dict[str, Any]:
         "id": f"{one.run}/{one.round}-{one.attempt}",
         "cells": [
             f"{plain(one.run, 64)}/{one.round}{again}",
-            {"text": one.state.lower(), "tone": TONES.get(one.state.lower(), "quiet")},
+            {"text": one.state.lower(), "tone": _OUTCOMES.get(one.state.lower(), "quiet")},
             *(shown_seconds(part) if part else "" for part in parts),
             plain(one.reason),
         ],
