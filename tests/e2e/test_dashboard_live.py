@@ -88,7 +88,7 @@ def test_a_live_run_is_watched_paused_resumed_and_cancelled(site: Watched, dashb
     ("words", "message"),
     [
         (["--stack", "nowhere"], "the stack 'nowhere' in us-east-1 cannot be read"),
-        (["--host", "0.0.0.0"], "say by --allow-host NAME how browsers address the page"),  # noqa: S104
+        (["--host", "0.0.0.0"], "name by --allow-host NAME what browsers connect to"),  # noqa: S104
         (["--region", "us-east-1", "--region", "eu-west-1"], "--region is given 2 times for 1 stack"),
     ],
 )

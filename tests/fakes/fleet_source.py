@@ -1,4 +1,4 @@
-"""A stack's data and actions for the dashboard, without a stack: a fleet that trains as it is told."""
+"""A stack's data and actions for the dashboard, without a stack: a fleet in memory."""
 
 import math
 from collections import Counter

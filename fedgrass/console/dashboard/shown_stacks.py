@@ -32,7 +32,7 @@ def show_dashboard(  # noqa: PLR0913 - the options of the command
     Args:
         stacks: names of the stacks.
         profiles: profiles of the AWS CLI: none, one for all stacks, or one for each.
-        regions: AWS regions, likewise.
+        regions: AWS regions, in the same way.
         host: address to listen on.
         port: to listen on; 0: a free one.
         allow_host: further names by which browsers may address the page.
@@ -88,7 +88,7 @@ def for_each(stacks: Sequence[str], given: Sequence[str], option: str) -> Sequen
 
 
 def _label(place: tuple[str, str, str], stacks: Sequence[str]) -> str:
-    """Return the name of a stack, with what tells it from others of the same name."""
+    """Return the name of a stack, with what distinguishes it from others of the same name."""
     name, profile, region = place
     more = [part for part in (profile, region) if part]
     return f"{name} ({', '.join(more)})" if list(stacks).count(name) > 1 and more else name

@@ -83,7 +83,7 @@ def metric_of(run: RunView) -> str:
 
 
 def is_lower_better(run: RunView, metric: str) -> bool:
-    """Return whether a metric should fall: as the run's settings say of its target, or by its name."""
+    """Return whether a metric should fall: by the run's settings for its target, else by its name."""
     if metric == run.target_metric:
         return run.lower_is_better
     return any(part in metric for part in _LOWER)
@@ -107,10 +107,8 @@ def learning(run: RunView) -> Verdict:
         return Verdict(word="No figures yet", tone="quiet", sentence=_without_figures(run))
     latest, name = shown_metric(metric, curve[-1].value), printable(metric, 32)
     if len(curve) < _WINDOW:
-        sentence = f"{name} {latest} after {_rounds(len(curve))}: too early to tell."
-        return Verdict(
-            word="Too early to tell", tone="quiet", sentence=sentence, metric=metric, latest=latest
-        )
+        sentence = f"{name} {latest} after {_rounds(len(curve))}: too few for a verdict."
+        return Verdict(word="Too few rounds", tone="quiet", sentence=sentence, metric=metric, latest=latest)
     values = [point.value for point in curve]
     window = min(_WINDOW, len(values) // 2)
     change = statistics.fmean(values[-window:]) - statistics.fmean(values[-2 * window : -window])
@@ -241,7 +239,7 @@ def shown_seconds(seconds: float) -> str:
 
 
 def shown_dollars(dollars: float | None) -> str:
-    """Return an amount with as many digits as it needs."""
+    """Return an amount with the digits that it needs."""
     if dollars is None:
         return "not known"
     if dollars == 0:

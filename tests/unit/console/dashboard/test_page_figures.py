@@ -42,7 +42,7 @@ def cell(device: str, state: CellState, **changes: Any) -> Cell:
         ([0.2, 0.5, 0.8, 0.8, 0.8, 0.8, 0.8, 0.8], "accuracy", "Levelled off"),
         ([0.8, 0.7, 0.5, 0.4], "accuracy", "Getting worse"),
         ([0.5, 0.7, 0.9, 1.2], "loss", "Getting worse"),
-        ([0.2, 0.9], "accuracy", "Too early to tell"),
+        ([0.2, 0.9], "accuracy", "Too few rounds"),
         ([], "accuracy", "No figures yet"),
     ],
 )
