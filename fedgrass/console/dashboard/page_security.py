@@ -57,7 +57,7 @@ class Admission:
 
     Args:
         hosts: the names by which a browser may address the page, each with its port unless it is 80 or 443.
-        cookie: name of the session's cookie. Browsers send it to all ports of a host: it should name the port.
+        cookie: name of the session's cookie. Browsers send it to all ports of a host, so it names the port.
         token: has to be shown once by each browser; empty: anyone who reaches the address is let in.
         session: value of the cookie; random.
     """

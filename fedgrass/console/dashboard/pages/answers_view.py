@@ -132,10 +132,8 @@ class StackCard:
         self._show_actions(line.name, line.state)
 
     def _show_holds(self, holds: list[Hold], run: RunView, overview: Overview) -> None:
-        missing = overview.fleet.missing
-        fleet = (
-            f"{missing:,} of {overview.fleet.total:,} devices of the fleet are not seen." if missing else ""
-        )
+        missing, total = overview.fleet.missing, overview.fleet.total
+        fleet = f"{missing:,} of the fleet's {total:,} devices have not been seen lately." if missing else ""
         say(
             self._nothing, "" if holds else _nothing(run), "big text-good" if not run.waiting_since else "big"
         )
