@@ -86,6 +86,7 @@ bench: $(VENV)/.for-tests
 	$(BIN)/python -m benchmarks.encodings $(OPTIONS)
 	$(BIN)/python -m benchmarks.partial_models $(OPTIONS)
 	$(BIN)/python -m benchmarks.cold_start $(OPTIONS)
+	$(BIN)/python -m benchmarks.command_start $(OPTIONS)
 	$(BIN)/python -m benchmarks.device $(OPTIONS)
 	$(BIN)/python -m benchmarks.flower_apps $(OPTIONS)
 

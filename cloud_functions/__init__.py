@@ -8,6 +8,7 @@ Read in this order:
 - services: the ports in one bundle, passed to every function below
 - monitoring: log lines and metrics
 - device_limits: limits on the useless messages of a single device
+- log_requests: the request for a device's log lines
 - rounds/: one round, from its start to its publication
 - selection/: which devices a round asks
 - aggregation/: makes the new model from the updates

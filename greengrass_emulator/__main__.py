@@ -8,6 +8,7 @@ from greengrass_emulator.command.core_actions import core_commands
 from greengrass_emulator.command.terminal_output import (
     Output,
     accept_all_characters,
+    print_json,
     print_line,
     show_columns,
 )
@@ -26,7 +27,7 @@ def main(words: Sequence[str] | None = None) -> None:
     """
     accept_all_characters()
     explanation = "Run AWS IoT Greengrass V2 components on this machine, without a cloud."
-    app = core_commands(PROGRAM, explanation, Output(print_line, show_columns))
+    app = core_commands(PROGRAM, explanation, Output(print_line, show_columns, print_json))
     try:
         call(app, sys.argv[1:] if words is None else words)
     except CommandMistakeError as error:

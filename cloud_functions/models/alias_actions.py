@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from cloud_functions.models.model_messages import known_model
+from cloud_functions.rounds.run_actions import caller
 from cloud_functions.services import Services
 from fedgrass.federation import messages, object_keys, topics
 from fedgrass.federation.conversion import shown
@@ -90,7 +91,7 @@ def _move(
     choose: Callable[[AliasRecord | None], NewModel],
 ) -> dict[str, Any]:
     """Move an alias once, and publish what it names; without a change it is only published again."""
-    alias, action_id, by = checked_alias(_text(event, "alias")), _text(event, "id"), _text(event, "by")
+    alias, action_id, by = checked_alias(_text(event, "alias")), _text(event, "id"), caller(event)
     record, version = _read(services, task, alias)
     if record and record.has_done(action_id):
         return _published(services, task, record, changed=False)

@@ -135,7 +135,7 @@ def behind(run: str, there: str) -> str:
     """Return the message that a run's row is older than something that exists, and what to do."""
     return (
         f"the row of run {run} is behind: {there} is of a later time. Was the rounds table restored from a"
-        f" backup? `fedgrass repair {run}` compares table and bucket; then `fedgrass run resume {run}`"
+        f" backup? `fedgrass run repair {run}` compares table and bucket; then `fedgrass run resume {run}`"
         " continues the run"
     )
 
@@ -154,7 +154,7 @@ def check_not_lost(services: Services, name: str) -> None:
     """
     if run_of(services, name) and services.rounds.run(name) is None:
         message = (
-            f"there was a run {name!r} whose rows were lost: `fedgrass repair {name}` rebuilds them. Or"
+            f"there was a run {name!r} whose rows were lost: `fedgrass run repair {name}` rebuilds them. Or"
             " choose another name"
         )
         raise SettingsError(message)

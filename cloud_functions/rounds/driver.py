@@ -54,14 +54,14 @@ def advance(services: Services, name: str, alarm: Alarm | None = None, number: i
         run = services.rounds.run(name)
         if run is None:
             if manifests.is_kept(services, name):
-                services.log(f"the run's row is lost; `fedgrass repair {name}` rebuilds it", "ERROR")
+                services.log(f"the run's row is lost; `fedgrass run repair {name}` rebuilds it", "ERROR")
             return
         if run.settings.has_server_app:
             more = _step_of_server_app(services, run, number, alarm)
             continue
         round_ = services.rounds.round(name, run.round, run.attempt) if run.round else None
         if run.round and round_ is None:  # opening round 1 again would damage the models that exist
-            lost = f"the row of round {run.round} is lost; `fedgrass repair {name}` rebuilds it"
+            lost = f"the row of round {run.round} is lost; `fedgrass run repair {name}` rebuilds it"
             services.log(lost, "ERROR")
             return
         try:

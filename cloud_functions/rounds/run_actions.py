@@ -265,7 +265,7 @@ def known_run(services: Services, name: str) -> Run:
     if run is None:
         message = f"there is no run {name!r}"
         if manifests.is_kept(services, name):
-            message = f"the row of run {name!r} is lost: `fedgrass repair {name}` rebuilds it"
+            message = f"the row of run {name!r} is lost: `fedgrass run repair {name}` rebuilds it"
         raise SettingsError(message)
     return run
 

@@ -42,7 +42,7 @@ def _read(services: Services, name: str) -> tuple[Run, Round | None] | None:
     run = services.rounds.run(name)
     round_ = services.rounds.round(name, run.round, run.attempt) if run and run.round else None
     if run is None or (run.round and round_ is None):
-        services.log(f"rows of the run are lost; `fedgrass repair {name}` rebuilds them", "ERROR")
+        services.log(f"rows of the run are lost; `fedgrass run repair {name}` rebuilds them", "ERROR")
         return None
     return run, round_
 

@@ -67,7 +67,7 @@ def _read(services: Services, run: Run, number: int) -> Iterator[Round]:
             yield found[each]
         else:
             services.log(
-                f"the row of round {each} is lost; `fedgrass repair {run.name}` rebuilds it", "ERROR"
+                f"the row of round {each} is lost; `fedgrass run repair {run.name}` rebuilds it", "ERROR"
             )
 
 

@@ -59,7 +59,7 @@ def send(services: Services, run: Run, event: Mapping[str, object]) -> Run:
 def _behind(run: Run, number: int) -> str:
     return (
         f"the row of run {run.name} is at round {run.round}, and the table has round {number}:"
-        f" `fedgrass repair {run.name}` compares table and bucket"
+        f" `fedgrass run repair {run.name}` compares table and bucket"
     )
 
 
@@ -91,7 +91,7 @@ def _sent_before(services: Services, run: Run, number: int, sha256: str) -> Run:
     """
     found = services.rounds.round(run.name, number, 1)
     if found is None:
-        message = f"the row of round {number} is lost; `fedgrass repair {run.name}` rebuilds it"
+        message = f"the row of round {number} is lost; `fedgrass run repair {run.name}` rebuilds it"
         raise SettingsError(message)
     if found.base_sha256 != sha256:
         message = (

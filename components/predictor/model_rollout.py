@@ -234,9 +234,9 @@ class ModelRollout:
             for models in self._models.values():
                 models.checks_private = True
         elif isinstance(message, ModelAlias):
-            models = self._models.get(message.model.task)
-            if models and message.alias == self._configuration.alias and message.serial > models.serial:
-                self._follow(message, models)
+            followed = self._models.get(message.model.task)
+            if followed and message.alias == self._configuration.alias and message.serial > followed.serial:
+                self._follow(message, followed)
         elif message.task in self._models and not self._configuration.alias:
             self._set_pending(message, self._models[message.task])
 

@@ -7,6 +7,7 @@ results.py            results as text or as JSON
 deferred.py           import what carries out a command when it runs
 terminal.py           all output: lines and errors; tables.py: tables and styled text;
                       redrawn_view.py: live views
+shell_completion.py   completion of commands by a shell
 interruption.py       Ctrl-C, SIGTERM and a closed terminal
 stack.py              the deployed stack: its outputs and AWS clients (typed in aws_clients.py)
 greengrass_cloud.py   Greengrass in an AWS account: groups, component versions, deployments
@@ -15,6 +16,7 @@ deploy/               the fleet's stack, its components and their deployments
 tasks/                the components of tasks: files, requirements, recipe
 flower/               Flower apps: their components, and ServerApps that drive a fleet
 task_messages/        the exchange of messages between a ServerApp and the devices
+devices/              the devices of a stack: their log lines
 device_options/       options of tasks for single things
 strategies/           custom aggregation strategies in the functions' zip
 provisioning/         things, certificates and the files of a core device

@@ -15,6 +15,7 @@ from greengrass_emulator.command.typed_options import (
     command_group,
     number_between,
     parse_number,
+    parse_whole_number,
     whole_number,
 )
 
@@ -28,6 +29,7 @@ __all__ = [
     "command_group",
     "number_between",
     "parse_number",
+    "parse_whole_number",
     "whole_number",
 ]
 

@@ -3,10 +3,9 @@
 import os
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 from cyclopts import App
 
@@ -15,7 +14,7 @@ from fedgrass.console.command_line import bind, command_group
 from fedgrass.console.interruption import ended_by_signals
 from fedgrass.console.terminal import accept_all_characters, close_after_reader, complain, fail
 from fedgrass.federation.errors import FedgrassError
-from greengrass_emulator.command.typed_options import CommandMistakeError
+from greengrass_emulator.command.typed_options import BoundCommand, CommandMistakeError
 from greengrass_emulator.emulator_errors import EmulatorError
 
 _TRACEBACK = "FEDGRASS_TRACEBACK"  # environment variable: show internal errors with a traceback
@@ -23,15 +22,24 @@ _TRACEBACK = "FEDGRASS_TRACEBACK"  # environment variable: show internal errors 
 _COMMANDS: dict[str, tuple[str, str]] = {
     "core": ("laptop_commands:core", "Run Greengrass components on this machine, without a cloud."),
     "costs": ("stack_commands:costs", "Estimate what a fleet costs on AWS from published prices."),
-    "demo": ("laptop_commands:demo", "Train a model over Greengrass devices on this machine."),
-    "deploy": ("deployment_commands:deploy", "Deploy the cloud and the devices of a fleet to AWS."),
+    "demo": (
+        "laptop_commands:demo",
+        "Train a model over Greengrass devices on this machine, without an AWS account.",
+    ),
+    "deploy": (
+        "deployment_commands:deploy",
+        "Deploy the cloud and the devices of a fleet to an AWS account.",
+    ),
     "fleet": ("stack_commands:fleet", "Provision devices in AWS IoT, or remove them."),
     "flower": ("flower_commands:flower", "Bring a Flower app to the fleet as it is, or try it here."),
     "queue": ("stack_commands:queue", "List the stack's dead letters, or send them back."),
     "stats": ("statistics_commands:stats", "Statistics of the devices' data, without moving the data."),
     "task": ("laptop_commands:task", "Create a task of your own, check or publish one."),
     "run": ("run_commands:app", "Start, follow, control, compare and report runs."),
-    "report": ("run_commands:report", "Write a report on a run; the same as `run report`."),
+    "report": (
+        "run_commands:report",
+        "Write a report on a run: one HTML file without external parts, and its pictures as PNG.",
+    ),
     "devices": (
         "registered_device_commands:app",
         "List devices, show what one of them did and logged, or forget it.",
@@ -40,6 +48,7 @@ _COMMANDS: dict[str, tuple[str, str]] = {
     "watch": ("watch_commands:watch", "Print the messages on the fleet's topics as they pass."),
     "dashboard": ("dashboard_commands:dashboard", "Show stacks live in the browser, and act on them."),
 }
+_MOVED = {"runs": "run list", "repair": "run repair"}  # commands of earlier versions
 
 
 def command() -> None:
@@ -70,9 +79,12 @@ def run(words: Sequence[str]) -> None:
     parse(words)()
 
 
-def parse(words: Sequence[str]) -> Callable[[], Any]:
+def parse(words: Sequence[str]) -> BoundCommand:
     """Return what carries out a command line. Mistakes in it are printed in one line, with exit code 2."""
     try:
+        if words and words[0] in _MOVED:
+            message = f"fedgrass: `fedgrass {words[0]}` has become `fedgrass {_MOVED[words[0]]}`"
+            raise CommandMistakeError(message)  # noqa: TRY301 - printed as all mistakes
         if words and words[0] in _COMMANDS:
             load(words[0])
         return bind(app(), words)
@@ -86,6 +98,11 @@ def app() -> App:
     """Return the app of the command line, whose groups are imported when they are used."""
     made = command_group("fedgrass", "Federated learning over Greengrass devices.")
     made.version, made.version_flags = f"fedgrass {__version__}", ["--version"]
+    made.command(
+        "fedgrass.console.shell_completion:install_completion",
+        name="--install-completion",
+        help="Install the completion of commands and options for a shell.",
+    )
     for name, (target, explanation) in _COMMANDS.items():
         made.command(f"fedgrass.console.commands.{target}", name=name, help=explanation)
     return made

@@ -1,23 +1,16 @@
-"""The options that commands share: files, numbers, ``KEY=VALUE`` pairs, component names, the stack.
+"""What actions read of their options: files, ``KEY=VALUE`` pairs, component names.
 
-Files are read up to a size limit. Input that cannot be used is refused in one line that names it. This module
-is imported to parse any command line, so it imports neither boto3 nor msgspec.
+Files are read up to a size limit. Input that cannot be used is refused in one line that names it.
 """
 
-import argparse
 import json
-import math
-import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from fedgrass.federation.errors import SettingsError
 
 _LARGEST_TEXT = 4 * 1024**2  # bytes of a file of settings, a configuration or a recipe
-# Python's float() also takes underscores, surrounding spaces and digits of other scripts.
-_FLOAT = re.compile(r"[-+0-9.eE]+", re.ASCII)
-_LONGEST_SHOWN = 60  # characters of a refused number
 Value = bool | int | float | str
 FULL_NAMES = {
     "trainer": "com.fedgrass.Trainer",
@@ -74,40 +67,6 @@ def parse_json(text: str, what: str) -> Any:
         raise SettingsError(message) from error
 
 
-def whole_number(least: int, most: int) -> Callable[[str], int]:
-    """Return an argparse type: an integer from ``least`` to ``most``, in ASCII digits."""
-
-    def read_number(text: str) -> int:
-        digits = text.removeprefix("-")
-        known = digits.isascii() and digits.isdecimal() and len(digits) <= len(str(most)) + _LONGEST_SHOWN
-        if not known or not least <= int(text) <= most:
-            message = f"{_shortened(text)} is not a whole number from {least} to {most:,}"
-            raise argparse.ArgumentTypeError(message)
-        return int(text)
-
-    return read_number
-
-
-def number_between(least: float, most: float) -> Callable[[str], float]:
-    """Return an argparse type: a number from ``least`` to ``most``, which excludes nan."""
-
-    def read_number(text: str) -> float:
-        try:
-            value = float(text) if _FLOAT.fullmatch(text) else math.nan
-        except ValueError:
-            value = math.nan
-        if not least <= value <= most:
-            message = f"{_shortened(text)} is not a number from {least} to {most:,}"
-            raise argparse.ArgumentTypeError(message)
-        return value
-
-    return read_number
-
-
-def _shortened(text: str) -> str:
-    return repr(text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}...")
-
-
 def parse_key_values(flag: str, pairs: Iterable[str]) -> dict[str, Value]:
     """Return the values by name: JSON numbers and booleans as such, all others as text.
 
@@ -131,17 +90,3 @@ def value_of(text: str) -> Value:
     except (ValueError, RecursionError):
         return text
     return value if isinstance(value, bool | int | float) else text
-
-
-def add_stack(parser: argparse.ArgumentParser, *others: str) -> None:
-    """Add --stack, with ``others`` as its other spellings."""
-    parser.add_argument(
-        "--stack", *others, default="fedgrass", help="CloudFormation stack of the fleet (fedgrass)"
-    )
-
-
-def add_account(parser: argparse.ArgumentParser) -> None:
-    """Add --account."""
-    parser.add_argument(
-        "--account", default="", help="refuse credentials of any other account than this one (12 digits)"
-    )

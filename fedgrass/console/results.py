@@ -1,11 +1,12 @@
 """Show the result of a command: drawn for people, or as JSON for programs."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import msgspec
 
-from fedgrass.console.terminal import say_json
+from fedgrass.console.terminal import diverted_lines, say_json
 
 
 def show_result(result: object, output: str, draw: Callable[[Any], None]) -> None:
@@ -20,3 +21,27 @@ def show_result(result: object, output: str, draw: Callable[[Any], None]) -> Non
         say_json(msgspec.to_builtins(result))
     else:
         draw(result)
+
+
+class Steps(msgspec.Struct, frozen=True, kw_only=True):
+    """What a command that changes something did, or would do: the JSON of such commands."""
+
+    dry_run: bool  # nothing was changed
+    steps: tuple[str, ...]  # a line per step or change, as the text form prints it
+    count: int  # of steps
+
+
+@contextmanager
+def reported_steps(output: str, *, dry_run: bool = False) -> Iterator[None]:
+    """Print the lines of the block: as they come, or as Steps when it has ended without an error.
+
+    Args:
+        output: ``text`` or ``json``.
+        dry_run: whether the block changes nothing.
+    """
+    if output != "json":
+        yield
+        return
+    with diverted_lines() as lines:
+        yield
+    say_json(msgspec.to_builtins(Steps(dry_run=dry_run, steps=tuple(lines), count=len(lines))))

@@ -8,6 +8,9 @@ tables.py prints through it.
 import json
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import NoReturn
 
 from fedgrass.console.deferred import deferred
@@ -19,6 +22,7 @@ __all__ = [
     "accept_all_characters",
     "close_after_reader",
     "complain",
+    "diverted_lines",
     "fail",
     "printable",
     "prompt",
@@ -30,6 +34,7 @@ __all__ = [
 ]
 
 LONGEST_TEXT = 300  # characters of a reason or name that a device sent
+_DIVERTED: ContextVar[list[str] | None] = ContextVar("diverted", default=None)
 # For the command modules, which must not import rich.
 table = deferred("fedgrass.console.tables:table")
 show = deferred("fedgrass.console.tables:show")
@@ -37,7 +42,21 @@ show = deferred("fedgrass.console.tables:show")
 
 def say(line: object) -> None:
     """Print one line on standard output, never wrapped, so that URLs and commands can be copied."""
+    if (lines := _DIVERTED.get()) is not None:
+        lines.append(printable(line))
+        return
     print(printable(line), flush=True)  # noqa: T201 - the output of the command
+
+
+@contextmanager
+def diverted_lines() -> Iterator[list[str]]:
+    """Collect the lines that the block says, and print none of them."""
+    lines: list[str] = []
+    token = _DIVERTED.set(lines)
+    try:
+        yield lines
+    finally:
+        _DIVERTED.reset(token)
 
 
 def say_json(value: object) -> None:

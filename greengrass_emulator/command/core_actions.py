@@ -17,7 +17,7 @@ from greengrass_emulator.command.typed_options import command_group, number_betw
 from greengrass_emulator.emulator_errors import CommandLineError
 
 if TYPE_CHECKING:
-    from greengrass_emulator.control.control_client import ControlRequest
+    from greengrass_emulator.control.control_client import ControlRequest, CoreDescription
 
 _STOP_SECONDS = 60.0
 _DEPLOYMENT_SECONDS = 3_700.0  # longer than the core itself waits for a deployment
@@ -121,12 +121,23 @@ class _Actions:
         )
         sys.exit(run(options, self._output.print_line))
 
-    def list_cores(self) -> None:
+    def list_cores(
+        self,
+        *,
+        output: Annotated[
+            Literal["text", "json"], Parameter(help="text for people, or json for programs")
+        ] = "text",
+    ) -> None:
         """Show the cores that run on this machine."""
         from greengrass_emulator.control import control_client  # noqa: PLC0415 - needs msgspec
 
-        print_line = self._output.print_line
         cores, silent = control_client.running_cores()
+        if output == "json":
+            self._output.print_json(
+                {"cores": list(map(_core_fields, cores)), "count": len(cores), "silent": silent}
+            )
+            return
+        print_line = self._output.print_line
         for core in cores:
             print_line(f"{core.thing}  {core.profile}  pid {core.pid}  {core.root}")
             for component in core.components:
@@ -257,6 +268,20 @@ class _Actions:
 
         chosen = control_client.chosen_core(thing or None)
         self._output.print_line(control_client.ask(chosen, request, seconds).said)
+
+
+def _core_fields(core: "CoreDescription") -> dict[str, object]:
+    """Return what `list --output json` prints of a core."""
+    return {
+        "thing": core.thing,
+        "profile": core.profile,
+        "pid": core.pid,
+        "root": core.root,
+        "components": [
+            {"name": one.name, "version": one.version, "state": one.state} for one in core.components
+        ],
+        "faults": [{"name": name, "amount": amount} for name, amount in core.faults.items()],
+    }
 
 
 def _artifact_folder(artifacts: Path | None, recipes: Sequence[Path]) -> Path:

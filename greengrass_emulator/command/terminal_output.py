@@ -5,6 +5,7 @@ Names, reasons and error texts come from components and recipes: a terminal must
 actions prints by the same rule.
 """
 
+import json
 import re
 import sys
 import unicodedata
@@ -32,6 +33,8 @@ class Output:
     """Prints one line of foreign text."""
     show_table: Callable[[Sequence[str], Sequence[Sequence[str]]], None]
     """Prints a table from its headings and rows."""
+    print_json: Callable[[object], None]
+    """Prints a JSON value for programs, uncut."""
 
 
 def printable(text: object, longest: int = LONGEST_LINE) -> str:
@@ -65,6 +68,11 @@ def _escape(character: str) -> str:
 def print_line(line: object, stream: TextIO | None = None) -> None:
     """Print one line on standard output, or on another stream, never wrapped."""
     print(printable(line), file=stream or sys.stdout, flush=True)
+
+
+def print_json(value: object) -> None:
+    """Print a JSON value, uncut; all but printable ASCII characters are escaped."""
+    print(json.dumps(value, indent=1).replace("\x7f", "\\u007f"), file=sys.stdout, flush=True)
 
 
 def show_columns(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -147,11 +147,7 @@ def whole_number(least: int, most: int, explanation: str | None = None, **option
     """
 
     def read(_: type, tokens: Sequence[Token]) -> int:
-        text = tokens[0].value
-        if not _WHOLE_NUMBER.fullmatch(text) or not least <= int(text) <= most:
-            message = f"{_shortened(text)} is not a whole number from {least} to {most:,}"
-            raise ValueError(message)
-        return int(text)
+        return parse_whole_number(tokens[0].value, least, most)
 
     return _parameter(read, explanation, {"metavar": "N", **options})
 
@@ -171,6 +167,14 @@ def _parameter(
     if explanation is not None:  # None would hide the explanation in the docstring of the command
         options["help"] = explanation
     return Parameter(converter=read, **options)
+
+
+def parse_whole_number(text: str, least: int, most: int) -> int:
+    """Return an integer from ``least`` to ``most``. Raises ValueError, which names the text."""
+    if not _WHOLE_NUMBER.fullmatch(text) or not least <= int(text) <= most:
+        message = f"{_shortened(text)} is not a whole number from {least} to {most:,}"
+        raise ValueError(message)
+    return int(text)
 
 
 def parse_number(text: str, least: float, most: float) -> float:

@@ -88,6 +88,14 @@ def test_messages_to_all_are_decoded_in_every_version(path: Path) -> None:
     assert decoded(path, version=99).version == 99
 
 
+def test_a_device_of_an_older_release_drops_a_request_for_log_lines() -> None:
+    """Its decoder knows the two other messages of the announce topic, and logs what it cannot decode."""
+    text = (Path(__file__).parent / "golden" / "1.0" / "log_request.json").read_bytes()
+    assert isinstance(messages.decode_announce(text), messages.LogRequest)
+    with pytest.raises(msgspec.ValidationError, match="Invalid value 'logs'"):
+        msgspec.json.Decoder(messages.Announcement | messages.Verdict).decode(text)
+
+
 # ------------------------------------------------------------------ the negotiation
 
 

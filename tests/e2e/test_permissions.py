@@ -252,6 +252,15 @@ def test_a_device_that_tries_another_s_keys_is_refused(exercised: Exercised) -> 
     attempts: dict[str, Callable[[], object]] = {
         "writes another's update": lambda: s3.put_object(Bucket=bucket, Key=others, Body=b"forged"),
         "writes by a prefix": lambda: s3.put_object(Bucket=bucket, Key="updates/device-12/x", Body=b"forged"),
+        "writes another's log lines": lambda: s3.put_object(
+            Bucket=bucket, Key=f"logs/device-2/{'0' * 32}.txt", Body=b"forged"
+        ),
+        "writes log lines by a prefix": lambda: s3.put_object(
+            Bucket=bucket, Key=f"logs/device-12/{'0' * 32}.txt", Body=b"forged"
+        ),
+        "reads another's log lines": lambda: s3.get_object(
+            Bucket=bucket, Key=f"logs/device-2/{'0' * 32}.txt"
+        ),
         "begins another's upload": lambda: s3.create_multipart_upload(Bucket=bucket, Key=others),
         "writes a model": lambda: s3.put_object(
             Bucket=bucket, Key="models/first/1.safetensors", Body=b"forged"
@@ -324,5 +333,8 @@ def test_a_function_that_tries_another_s_things_is_refused(exercised: Exercised,
     key = "updates/device-1/first/1-1.safetensors"
     assert refusal(lambda: s3.put_object(Bucket=bucket, Key=key, Body=b"forged")) == "AccessDenied"
     assert refusal(lambda: s3.delete_object(Bucket=bucket, Key=key)) == "AccessDenied"
+    if function == "Averager":
+        forget = partial(dynamodb.delete_item, TableName=devices, Key=row)
+        assert refusal(forget) == "AccessDeniedException"
     if function == "Initiator":
         assert refusal(lambda: s3.get_object(Bucket=bucket, Key=key)) == "AccessDenied"

@@ -1,5 +1,6 @@
 """Three devices train digits as in the demo; the test recomputes every figure from stored data."""
 
+import json
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from fedgrass.console.runs.fleet_operator import RoundRecord
 from fedgrass.federation.runs import Run, RunState
 from fedgrass.federation.settings_parser import parse_settings
 from fedgrass.local.testbed import Testbed, open_testbed, thing_names
+from tests.deployed import fedgrass
 from tests.e2e.processes import listening_ports, wait_until
 
 DEVICES, ROUNDS = 3, 2
@@ -135,6 +137,34 @@ def test_the_turnarounds_table_has_a_row_per_device_and_round_between_two_times_
         assert 0 <= turnaround - (int(row["received_at"]["N"]) - opened.opened_at) < CLOCK_READ_TWICE_MS
         assert 0 < turnaround <= opened.closed_at - opened.opened_at
         assert int(row["examples"]["N"]) == reply.examples
+
+
+def test_the_devices_are_listed_and_shown_with_their_rounds_and_certificates(
+    trained: Trained, tmp_path: Path
+) -> None:
+    cloud = trained.testbed.cloud
+    code, listed = fedgrass(cloud, tmp_path, "devices", "list", "--task", "digits", "--output", "json")
+    assert code == 0, listed
+    names = thing_names(DEVICES)
+    assert [device["device"] for device in json.loads(listed)["devices"]] == names
+    code, shown = fedgrass(cloud, tmp_path, "devices", "show", names[0], "--output", "json")
+    assert code == 0, shown
+    report = json.loads(shown)
+    assert [record["round"] for record in report["rounds"]] == list(range(ROUNDS, 0, -1))
+    assert {record["counted"] for record in report["rounds"]} == {"REPLIED"}
+    assert {record["fleet_devices"] for record in report["rounds"]} == {DEVICES}
+    assert (report["speed"]["rounds"], report["errors"]) == (ROUNDS, [])
+    (certificate,) = report["registration"]["certificates"]
+    assert (certificate["status"], certificate["expires_at"] > report["heartbeat"]["last_seen_at"]) == (
+        "ACTIVE",
+        True,
+    )
+
+
+def test_the_run_knows_who_started_it(trained: Trained) -> None:
+    (started,) = trained.run.history
+    caller = trained.testbed.cloud.client("sts").get_caller_identity()["Arn"]
+    assert (started.action, started.by, started.at) == ("start", caller, trained.run.started_at)
 
 
 def test_the_model_loads_in_plain_torch_and_knows_digits_that_no_device_had(trained: Trained) -> None:

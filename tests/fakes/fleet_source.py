@@ -24,6 +24,7 @@ from fedgrass.console.dashboard.fleet_views import (
     RunView,
     Turnaround,
 )
+from fedgrass.console.dashboard.pages.page_actions import AliasLine
 from fedgrass.federation.errors import SettingsError
 
 START = 1_790_000_000_000  # milliseconds since the epoch
@@ -176,11 +177,15 @@ class FakeOperator:
         self._do("forget", device)
         return True
 
-    def promote(self, task: str, alias: str, run: str, number: int) -> None:
-        self._do("promote", task, alias, run, str(number))
+    def aliases(self, tasks: Sequence[str]) -> list[AliasLine]:
+        line = AliasLine(task="digits", alias="production", run="digits-7", number=3, serial=2)
+        return [line] if "digits" in tasks else []
 
-    def rollback(self, task: str, alias: str) -> None:
-        self._do("rollback", task, alias)
+    def promote(self, line: AliasLine) -> None:
+        self._do("promote", line.task, line.alias, f"{line.run}/{line.number}", str(line.serial))
+
+    def rollback(self, line: AliasLine) -> None:
+        self._do("rollback", line.task, line.alias, str(line.serial))
 
     def _do(self, action: str, *words: str) -> None:
         if action in self.refused:
@@ -286,6 +291,5 @@ def model(number: int) -> ModelLine:
         sha256="ab" * 32,
         replies=10,
         metrics={"accuracy": 0.9},
-        aliases=("production",) if number == 3 else (),
         key=f"models/digits-7/{number}.safetensors",
     )

@@ -9,7 +9,7 @@ from typing import Any
 
 from components.runtime.component_errors import Unavailable, UploadFailed
 from components.runtime.event_loop import Call, EventLoop
-from components.trainer.session.device_context import DeviceContext
+from components.trainer.session.device_context import DeviceContext, keep_no_lines
 from components.trainer.session.device_session import Session
 from components.trainer.session.eligibility import HostMetrics
 from components.trainer.session.journal import Journal
@@ -22,6 +22,7 @@ from fedgrass.federation.messages import (
     Completion,
     Heartbeat,
     Hello,
+    LogRequest,
     Message,
     Status,
     Verdict,
@@ -216,7 +217,7 @@ class Bucket:
 class Device:
     """A session with its fakes, in a work folder; another Device of the same folder is its restart."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - by keyword
         self,
         folder: Path,
         *,
@@ -224,6 +225,7 @@ class Device:
         clock: Clock | None = None,
         refused: Mapping[str, Exception] | None = None,
         readiness: TaskReadiness | None = None,
+        logs: Callable[[EventLoop], Callable[[LogRequest], None]] | None = None,
         **configuration: object,
     ) -> None:
         self.clock = clock or Clock()
@@ -251,6 +253,7 @@ class Device:
             background=self._background,
             measure=lambda: self.measured,
             host_metrics=lambda _folder: self.host_metrics,
+            send_log=logs(self.loop) if logs else keep_no_lines,
         )
         self.session = Session(
             self.context,

@@ -8,6 +8,7 @@ from ministack.core.iam_evaluator import EvalContext, evaluate, parse_policy_doc
 from tests.guards.cloud_files import template
 
 ARN = "arn:aws:s3:::bucket"
+LOG = f"{ARN}/logs/thing-1/0123456789abcdef0123456789abcdef.txt"
 UPDATE = f"{ARN}/updates/thing-1/run-1/1-1.safetensors"
 ANYTHING = {"Effect": "Allow", "Action": "s3:*", "Resource": "*"}
 
@@ -85,6 +86,15 @@ ACTIONS = [
 @pytest.mark.parametrize("action", ACTIONS)
 def test_no_update_gets_tags_access_lists_or_locks(action: str) -> None:
     assert not may(action)
+
+
+def test_log_lines_are_stored_so_that_the_operator_can_read_them() -> None:
+    assert may("PutObject", LOG)
+    assert not may("PutObject", LOG, x_amz_storage_class="GLACIER")
+    assert not may("PutObject", LOG, x_amz_server_side_encryption_customer_algorithm="AES256")
+    key = "arn:aws:kms:us-east-1:666666666666:key/1"
+    assert not may("PutObject", LOG, x_amz_server_side_encryption_aws_kms_key_id=key)
+    assert not any(may(action, LOG) for action in ACTIONS)
 
 
 def test_operators_are_not_restricted_elsewhere_in_the_bucket() -> None:

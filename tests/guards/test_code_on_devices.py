@@ -20,7 +20,7 @@ from components.trainer.tasks.task_release import COMPONENT
 from components.trainer.worker.worker_protocol import WorkOrder
 from fedgrass.federation import messages, object_keys
 from fedgrass.federation.errors import MessageError
-from fedgrass.federation.messages import Announcement, Verdict, decode_announce, encode
+from fedgrass.federation.messages import Announcement, LogRequest, Verdict, decode_announce, encode
 from tests.fakes.memory_device import Device, announcement
 
 PROJECT = Path(__file__).parents[2]
@@ -99,7 +99,7 @@ def test_the_module_path_is_extended_by_the_packages_of_a_release_only() -> None
     assert found == MAY_EXTEND_THE_PATH
 
 
-@pytest.mark.parametrize("kind", [Announcement, Verdict])
+@pytest.mark.parametrize("kind", [Announcement, Verdict, LogRequest])
 def test_no_message_to_a_device_names_code(kind: type[messages.Message]) -> None:
     words = (
         "module",

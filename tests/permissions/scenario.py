@@ -15,6 +15,7 @@ import package
 from cloud_functions.aws.dynamodb_table import marshal, unmarshal
 from components.trainer.tasks.noise import Noise
 from fedgrass import __version__
+from fedgrass.console.devices.device_logs import fetch_logs
 from fedgrass.federation import messages, object_keys, weights
 from fedgrass.federation.messages import Heartbeat
 from fedgrass.federation.rounds import State
@@ -88,14 +89,23 @@ def do_everything(watched: Watched, folder: Path) -> None:
     _go_on_from_another_run(watched)
     _say_hello_in_a_round(watched)
     _send_messages(watched)
+    _fetch_log_lines(watched)
     _wait_for_devices(watched)
     with HandmadeDevice(watched.testbed, "handmade-1", folder / "handmade-1", FLEET) as handmade:
         _let_a_deadline_pass(watched, handmade)
         _average_in_shards_with_a_bad_update(watched, handmade)
         _send_useless_messages(watched, handmade)
+    _forget_a_device(watched)
     _fail_in_each_queue(watched)
     _repair(watched)
     _predict(watched, folder)
+
+
+def _fetch_log_lines(watched: Watched) -> None:
+    operator = watched.testbed.operator
+    for thing in THINGS:
+        found = fetch_logs(operator, thing, lines=1000, wait_seconds=60, note=print)
+        assert any("accepted: train noise" in line.text for line in found.lines)
 
 
 def _train_and_evaluate(watched: Watched) -> None:
@@ -246,6 +256,12 @@ def _send_useless_messages(watched: Watched, handmade: HandmadeDevice) -> None:
         handmade.say("complete", b"garbage")
     log = watched.testbed.cloud.log
     wait_until(lambda: "MessagesIgnored" in log.read_text(encoding="utf-8"), "an ignored message")
+
+
+def _forget_a_device(watched: Watched) -> None:
+    found = watched.testbed.operator.device("handmade-1")
+    assert found is not None
+    assert watched.testbed.operator.forget("handmade-1", found.last_seen)
 
 
 def _fail_in_each_queue(watched: Watched) -> None:

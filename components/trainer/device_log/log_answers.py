@@ -4,9 +4,9 @@ The upload runs in a process and on a thread of its own, with low priority, and 
 an update that is being uploaded does not wait for it, nor is anything lost if it fails.
 """
 
+import contextlib
 import logging
 import threading
-import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from pathlib import Path
 from components.runtime.atomic_file import write_atomically
 from components.runtime.component_errors import UploadFailed
 from components.runtime.event_loop import Call, EventLoop
-from components.trainer.device_log.log_ring import FOLDER, LogRing
+from components.trainer.device_log.log_ring import FOLDER, LogRing, clock_of_day
 from components.trainer.session.device_context import Background, in_thread
 from components.trainer.session.session_ports import Uploader
 from fedgrass.federation import object_keys
@@ -37,7 +37,7 @@ class LogAnswerPorts:
     loop: EventLoop
     look_again: Call = lambda: None  # finds the token exchange service after a failure
     background: Background = in_thread
-    now: Callable[[], int] = lambda: time.time_ns() // 1_000_000  # milliseconds since the epoch
+    now: Callable[[], int] = clock_of_day  # milliseconds since the epoch
 
 
 class LogAnswers:
@@ -95,7 +95,8 @@ class LogAnswers:
         except OSError as error:
             log.warning("the log lines cannot be written to %s: %s", path, error)
         finally:
-            path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)
             self._ports.loop.post(self._ended)
 
     def _write(self, path: Path, request: LogRequest) -> None:

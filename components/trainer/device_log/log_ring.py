@@ -29,6 +29,11 @@ _BREAKS = re.compile(r"[\r\n]+")
 _CUT = "..."
 
 
+def clock_of_day() -> int:
+    """Return milliseconds since the epoch, by the device's clock."""
+    return time.time_ns() // 1_000_000
+
+
 class LogRing:
     """The last lines: at most 1,000, and at most 480 KB. Used from any thread.
 
@@ -36,7 +41,7 @@ class LogRing:
         now: returns milliseconds since the epoch.
     """
 
-    def __init__(self, now: Callable[[], int] = lambda: time.time_ns() // 1_000_000) -> None:
+    def __init__(self, now: Callable[[], int] = clock_of_day) -> None:
         self._now = now
         self._lock = threading.Lock()
         self._lines: deque[bytes] = deque()

@@ -267,6 +267,24 @@ class TorchTask(Hooks):
         load_arrays(model, weights)
         return make_predict(model, self._device, self._one_input(), self._location)
 
+    def module(self, weights: Arrays, examples: int) -> tuple[nn.Module, Any]:
+        """Return the module with some weights, for an export, and inputs to trace it with.
+
+        Args:
+            weights: all arrays of the module.
+            examples: how many inputs to return; fewer if the local data have fewer.
+
+        Returns:
+            A copy of the module in evaluation mode, and a batch of its inputs, both on the CPU.
+
+        Raises:
+            WorkFailed: the weights do not fit the module.
+        """
+        model = self._make_model()
+        load_arrays(model, weights)
+        inputs, _ = self.first_batch(examples)
+        return model.eval().cpu(), structures.to_device(inputs, torch.device("cpu"))
+
     def _one_input(self) -> Any:
         """Return one input of the local data, whose shape and dtype inputs of applications must have."""
         for source in (self._training, self._held_out):

@@ -9,6 +9,7 @@ from fedgrass import __version__
 from fedgrass.console.command_line import (
     ON_STACK,
     Account,
+    Output,
     StackOptions,
     command_group,
     number_between,
@@ -39,6 +40,7 @@ def cloud(
     account: Account = "",
     artifact_bucket: _ArtifactBucket = "",
     access: StackOptions = ON_STACK,
+    output: Output = "text",
 ) -> None:
     """Create or update the stack of a fleet.
 
@@ -56,6 +58,7 @@ def cloud(
         account: refuse credentials of any other account than this one (12 digits).
         artifact_bucket: your own bucket for the artifacts.
         access: the stack.
+        output: the form of what is printed.
     """
     access.use()
     deferred("fedgrass.console.deploy.deploy_cloud:cloud_command")(
@@ -67,6 +70,7 @@ def cloud(
         timeout_minutes=timeout_minutes,
         account=account,
         artifact_bucket=artifact_bucket,
+        output=output,
     )
 
 
@@ -80,6 +84,7 @@ def down(
     account: Account = "",
     artifact_bucket: _ArtifactBucket = "",
     access: StackOptions = ON_STACK,
+    output: Output = "text",
 ) -> None:
     """Delete a stack, and with --delete-data all models and history of its fleet.
 
@@ -94,6 +99,7 @@ def down(
         account: refuse credentials of any other account than this one (12 digits).
         artifact_bucket: your own bucket for the artifacts.
         access: the stack.
+        output: the form of what is printed.
     """
     access.use()
     deferred("fedgrass.console.deploy.teardown:down_command")(
@@ -104,6 +110,7 @@ def down(
         timeout_minutes=timeout_minutes,
         account=account,
         artifact_bucket=artifact_bucket,
+        output=output,
     )
 
 
@@ -116,6 +123,7 @@ def devices(
     options: DeviceOptions = _TO_GROUP,
     account: Account = "",
     access: StackOptions = ON_STACK,
+    output: Output = "text",
 ) -> None:
     """Create or revise the Greengrass deployment of a thing group, or options of single things.
 
@@ -124,7 +132,7 @@ def devices(
     """
     access.use()
     deferred("fedgrass.console.deploy.device_actions:devices_command")(
-        options, stack_name=access.stack, account=account
+        options, stack_name=access.stack, account=account, output=output
     )
 
 
@@ -138,6 +146,7 @@ def component(
     dry_run: bool = False,
     account: Account = "",
     access: StackOptions = ON_STACK,
+    output: Output = "text",
 ) -> None:
     """Publish a component from this checkout, without the GDK.
 
@@ -150,8 +159,15 @@ def component(
         dry_run: only print what would be done.
         account: refuse credentials of any other account than this one (12 digits).
         access: the stack.
+        output: the form of what is printed.
     """
     access.use()
     deferred("fedgrass.console.deploy.component_publishing:component_command")(
-        name, stack_name=access.stack, version=version, remove=remove, dry_run=dry_run, account=account
+        name,
+        stack_name=access.stack,
+        version=version,
+        remove=remove,
+        dry_run=dry_run,
+        account=account,
+        output=output,
     )

@@ -9,7 +9,7 @@ from cyclopts import Parameter
 from fedgrass.console.command_line import ON_STACK, Output, StackOptions, command_group, whole_number
 from fedgrass.console.deferred import deferred
 from fedgrass.console.tasks.publishing_options import PublishingOptions
-from fedgrass.console.terminal import say, show, table
+from fedgrass.console.terminal import say, say_json, show, table
 from greengrass_emulator.command import terminal_output
 from greengrass_emulator.command.core_actions import core_commands
 
@@ -31,7 +31,7 @@ def _show_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 core = core_commands(
     "core",
     "Run Greengrass components on this machine, without a cloud.",
-    terminal_output.Output(say, _show_table),
+    terminal_output.Output(say, _show_table, say_json),
 )
 
 

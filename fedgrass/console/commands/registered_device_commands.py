@@ -2,18 +2,15 @@
 
 from typing import Annotated
 
-from cyclopts import Parameter, validators
+from cyclopts import Parameter
 
-from fedgrass.console.command_line import ON_STACK, Output, StackOptions, command_group
+from fedgrass.console.command_line import ON_STACK, Output, StackOptions, command_group, whole_number
 from fedgrass.console.deferred import deferred
 
 _list = deferred("fedgrass.console.devices.registered_devices:list_devices")
 _show = deferred("fedgrass.console.devices.registered_devices:show_device")
 _forget = deferred("fedgrass.console.devices.registered_devices:forget_device")
 
-Seconds = Annotated[int, Parameter(validator=validators.Number(gte=1, lte=10**9))]
-Rows = Annotated[int, Parameter(validator=validators.Number(gte=0, lte=10**6))]
-Rounds = Annotated[int, Parameter(validator=validators.Number(gte=1, lte=100))]
 
 app = command_group("devices", "List devices, show what one of them did and logged, or forget it.")
 app.command("fedgrass.console.commands.device_log_commands:logs", name="logs")
@@ -23,15 +20,15 @@ app.command("fedgrass.console.commands.device_log_commands:logs", name="logs")
 @app.command(name="list")
 def list_devices(
     *,
-    where: Annotated[tuple[str, ...], Parameter(negative_iterable=())] = (),
+    where: tuple[str, ...] = (),
     task: str = "",
     missing: bool = False,
     version: str = "",
     state: str = "",
     group: str = "",
-    within_seconds: Seconds = 300,
+    within_seconds: Annotated[int, whole_number(1, 10**9)] = 300,
     all_: Annotated[bool, Parameter(name="--all")] = False,
-    limit: Rows = 0,
+    limit: Annotated[int, whole_number(0, 10**6)] = 0,
     after: str = "",
     access: StackOptions = ON_STACK,
     output: Output = "text",
@@ -65,7 +62,7 @@ def list_devices(
         every=all_,
         limit=limit,
         after=after,
-        access=access.stack,
+        stack_name=access.stack,
         output=output,
     )
 
@@ -75,8 +72,8 @@ def show(
     device: str,
     /,
     *,
-    rounds: Rounds = 10,
-    within_seconds: Seconds = 300,
+    rounds: Annotated[int, whole_number(1, 100)] = 10,
+    within_seconds: Annotated[int, whole_number(1, 10**9)] = 300,
     access: StackOptions = ON_STACK,
     output: Output = "text",
 ) -> None:
@@ -88,7 +85,7 @@ def show(
         within_seconds: age of a heartbeat that counts as recent, like a run's seen_within_seconds.
     """
     access.use()
-    _show(device=device, rounds=rounds, within_seconds=within_seconds, access=access.stack, output=output)
+    _show(device=device, rounds=rounds, within_seconds=within_seconds, stack_name=access.stack, output=output)
 
 
 @app.command
@@ -112,4 +109,4 @@ def forget(
         dry_run: only print what would be done.
     """
     access.use()
-    _forget(device=device, yes=yes, dry_run=dry_run, access=access.stack, output=output)
+    _forget(device=device, yes=yes, dry_run=dry_run, stack_name=access.stack, output=output)

@@ -3,9 +3,14 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-from cyclopts import Parameter
-
-from fedgrass.console.command_line import ON_STACK, Output, StackOptions, command_group
+from fedgrass.console.command_line import (
+    ON_STACK,
+    Output,
+    StackOptions,
+    command_group,
+    number_between,
+    whole_number,
+)
 from fedgrass.console.commands.tracking_commands import track
 from fedgrass.console.deferred import deferred
 
@@ -53,8 +58,8 @@ def start(
     """
     access.use()
     _start(
-        access.stack,
-        output,
+        stack_name=access.stack,
+        output=output,
         dry_run=dry_run,
         name=name,
         settings=settings,
@@ -77,7 +82,7 @@ def list_runs(
         task: only runs of this task.
     """
     access.use()
-    _list(access.stack, output, state=state, task=task)
+    _list(stack_name=access.stack, output=output, state=state, task=task)
 
 
 @app.command(name=["show", "status"])
@@ -85,7 +90,7 @@ def show(
     name: str,
     /,
     *,
-    last: Annotated[int, Parameter(validator=lambda _, value: _at_least_0(value))] = 20,
+    last: Annotated[int, whole_number(0, 100_000)] = 20,
     access: StackOptions = ON_STACK,
     output: Output = "text",
 ) -> None:
@@ -96,13 +101,7 @@ def show(
         last: number of rounds to show; 0: all.
     """
     access.use()
-    _show(access.stack, name, output, last=last)
-
-
-def _at_least_0(value: int) -> None:
-    if value < 0:
-        message = "it takes a number of rounds, 0 for all"
-        raise ValueError(message)
+    _show(stack_name=access.stack, name=name, output=output, last=last)
 
 
 @app.command(name=["follow", "watch"])
@@ -113,7 +112,7 @@ def follow(name: str, /, *, access: StackOptions = ON_STACK, output: Output = "t
         name: name of the run.
     """
     access.use()
-    _follow(access.stack, name, output)
+    _follow(stack_name=access.stack, name=name, output=output)
 
 
 @app.command
@@ -121,7 +120,7 @@ def wait(
     name: str,
     /,
     *,
-    timeout: float | None = None,
+    timeout: Annotated[float | None, number_between(0, 366 * 24 * 3600)] = None,
     access: StackOptions = ON_STACK,
     output: Output = "text",
 ) -> None:
@@ -132,7 +131,7 @@ def wait(
         timeout: seconds to wait at most (no limit).
     """
     access.use()
-    _wait(access.stack, name, output, timeout=timeout)
+    _wait(stack_name=access.stack, name=name, output=output, timeout=timeout)
 
 
 @app.command
@@ -143,7 +142,7 @@ def pause(name: str, /, *, access: StackOptions = ON_STACK, output: Output = "te
         name: name of the run.
     """
     access.use()
-    _act(access.stack, "pause", name, output)
+    _act(stack_name=access.stack, action="pause", name=name, output=output)
 
 
 @app.command
@@ -154,7 +153,7 @@ def resume(name: str, /, *, access: StackOptions = ON_STACK, output: Output = "t
         name: name of the run.
     """
     access.use()
-    _act(access.stack, "resume", name, output)
+    _act(stack_name=access.stack, action="resume", name=name, output=output)
 
 
 @app.command
@@ -165,7 +164,7 @@ def retry(name: str, /, *, access: StackOptions = ON_STACK, output: Output = "te
         name: name of the run.
     """
     access.use()
-    _act(access.stack, "retry", name, output)
+    _act(stack_name=access.stack, action="retry", name=name, output=output)
 
 
 @app.command(name="next")
@@ -176,7 +175,7 @@ def next_round(name: str, /, *, access: StackOptions = ON_STACK, output: Output 
         name: name of the run.
     """
     access.use()
-    _act(access.stack, "next", name, output)
+    _act(stack_name=access.stack, action="next", name=name, output=output)
 
 
 @app.command
@@ -187,7 +186,7 @@ def cancel(name: str, /, *, access: StackOptions = ON_STACK, output: Output = "t
         name: name of the run.
     """
     access.use()
-    _act(access.stack, "cancel", name, output)
+    _act(stack_name=access.stack, action="cancel", name=name, output=output)
 
 
 @app.command
@@ -201,7 +200,7 @@ def repair(
         dry_run: only print what would be written.
     """
     access.use()
-    _repair(access.stack, name, output, dry_run=dry_run)
+    _repair(stack_name=access.stack, name=name, output=output, dry_run=dry_run)
 
 
 @app.command
@@ -210,7 +209,7 @@ def download(
     /,
     *,
     out: Path = Path("runs"),
-    model: int | None = None,
+    model: Annotated[int | None, whole_number(0, 100_000)] = None,
     access: StackOptions = ON_STACK,
     output: Output = "text",
 ) -> None:
@@ -222,7 +221,7 @@ def download(
         model: number of the global model to download (the latest).
     """
     access.use()
-    _download(access.stack, name, output, out=out, model=model)
+    _download(stack_name=access.stack, name=name, output=output, out=out, model=model)
 
 
 @app.command
@@ -241,7 +240,7 @@ def report(
         out: folder in which the run's folder is made.
     """
     access.use()
-    _report(access.stack, name, output, out=out)
+    _report(stack_name=access.stack, name=name, output=output, out=out)
 
 
 @app.command
@@ -267,7 +266,14 @@ def compare(
         picture: write a picture (PNG) with the metric by round, by time and by bytes to this file.
     """
     access.use()
-    _compare(access.stack, [first, second, *others], output, metric=metric, by=by, picture=picture)
+    _compare(
+        stack_name=access.stack,
+        names=[first, second, *others],
+        output=output,
+        metric=metric,
+        by=by,
+        picture=picture,
+    )
 
 
 app.command(track)

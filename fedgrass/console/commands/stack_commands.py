@@ -51,6 +51,7 @@ def provision(
     role_alias: Annotated[str, Parameter(metavar="NAME")] = "",
     account: Account = "",
     access: StackOptions = ON_STACK,
+    output: Output = "text",
 ) -> None:
     """Provision a few Greengrass core devices, each with its own certificate.
 
@@ -66,6 +67,7 @@ def provision(
         role_alias: role alias (that of the stack, or fedgrass-<fleet>).
         account: refuse credentials of any other account than this one (12 digits).
         access: the stack.
+        output: the form of what is printed.
     """
     access.use()
     deferred("fedgrass.console.provisioning.fleet_provisioning:provision_command")(
@@ -77,6 +79,7 @@ def provision(
         nucleus=nucleus,
         nucleus_version=nucleus_version,
         role_alias=role_alias,
+        output=output,
     )
 
 
@@ -89,6 +92,7 @@ def remove(
     dry_run: bool = False,
     account: Account = "",
     access: StackOptions = ON_STACK,
+    output: Output = "text",
 ) -> None:
     """Delete things with their certificates and policies.
 
@@ -99,10 +103,17 @@ def remove(
         dry_run: only print what would be deleted.
         account: refuse credentials of any other account than this one (12 digits).
         access: the stack.
+        output: the form of what is printed.
     """
     access.use()
     deferred("fedgrass.console.provisioning.fleet_provisioning:remove_command")(
-        stack_name=access.stack, account=account, things=things, folder=out, confirmed=yes, dry_run=dry_run
+        stack_name=access.stack,
+        account=account,
+        things=things,
+        folder=out,
+        confirmed=yes,
+        dry_run=dry_run,
+        output=output,
     )
 
 
@@ -114,17 +125,20 @@ def show_queue(*, access: StackOptions = ON_STACK, output: Output = "text") -> N
 
 
 @queue.command
-def redrive(*, drop_rule_failures: bool = False, access: StackOptions = ON_STACK) -> None:
+def redrive(
+    *, drop_rule_failures: bool = False, access: StackOptions = ON_STACK, output: Output = "text"
+) -> None:
     """Send each message back to the queue it came from.
 
     Args:
         drop_rule_failures: delete messages that a topic rule could not deliver, which have no queue to return
             to.
         access: the stack.
+        output: the form of what is printed.
     """
     access.use()
     deferred("fedgrass.console.runs.dead_letters:redrive_command")(
-        stack_name=access.stack, drop_rule_failures=drop_rule_failures
+        stack_name=access.stack, drop_rule_failures=drop_rule_failures, output=output
     )
 
 

@@ -12,7 +12,7 @@ from fedgrass.console.dashboard.fleet_views import ConnectionLine
 from fedgrass.console.topic_feed.topic_subscription import Link, Received
 from fedgrass.federation import messages, topics
 from fedgrass.federation.errors import MessageError
-from fedgrass.federation.messages import Completion, RoundChange, Status, WorkMessage
+from fedgrass.federation.messages import Announcement, Completion, RoundChange, Status, Verdict
 from fedgrass.federation.rounds import Participant
 from fedgrass.federation.topics import Kind
 
@@ -145,8 +145,8 @@ class FleetBook:
                 self.new_devices[device] = None
                 return False
             message = messages.decode(one.payload, Status if kind is Kind.STATUS else Completion)
-        if not isinstance(message, WorkMessage):
-            return False
+        if not isinstance(message, Announcement | Verdict | Status | Completion):
+            return False  # such as a request for log lines
         known = self.cells.get(message.run)
         if kind is not Kind.ANNOUNCE and (known is None or not known.is_of(message.round, message.attempt)):
             return False  # of an older round, or of one whose rows are about to be read

@@ -31,7 +31,7 @@ _RANK = {state: rank for rank, state in enumerate(_UNDER_WAY)}
 _FINAL_RANK = len(_UNDER_WAY)
 # The most serious first: the state of a block of devices is the first of these that occurs. A block in which
 # nothing went wrong has the state of its slowest device.
-_WORST = (
+_BY_URGENCY = (
     CellState.FAILED,
     CellState.REFUSED,
     CellState.SILENT,
@@ -40,6 +40,9 @@ _WORST = (
     *_UNDER_WAY,
     CellState.REPLIED,
 )
+_WORDS = {state: str(state.value) for state in CellState}
+_WORST = tuple((_WORDS[state], state) for state in _BY_URGENCY)
+_ASKED, _REPLIED = _WORDS[CellState.ASKED], _WORDS[CellState.REPLIED]
 _STATUS = {
     "accepted": CellState.ACCEPTED,
     "progress": CellState.TRAINING,
@@ -51,15 +54,17 @@ _SETTLED_MILLISECONDS = 15_000  # after a final message its row is final too, or
 
 
 class _DeviceCell:
-    __slots__ = ("announced_at", "changed_at", "progress", "reason", "received_at", "state")
+    __slots__ = ("announced_at", "changed_at", "progress", "reason", "received_at", "shown", "state", "word")
 
     def __init__(self, announced_at: int) -> None:
         self.state = CellState.ASKED
+        self.word = _ASKED  # of the state: a member of an enumeration is slow to count
         self.progress = 0.0
         self.reason = ""
         self.announced_at = announced_at
         self.received_at = 0
         self.changed_at = 0
+        self.shown: Cell | None = None  # as it was last shown, until it changes
 
 
 class RoundCells:
@@ -69,6 +74,7 @@ class RoundCells:
         self.number = number
         self.attempt = attempt
         self._cells: dict[str, _DeviceCell] = {}
+        self._counts: Counter[str] = Counter()
         self._order: list[str] | None = None
 
     def __len__(self) -> int:
@@ -84,7 +90,7 @@ class RoundCells:
         cell = self._cell(device, at)
         match message:
             case Announcement():
-                cell.announced_at = message.announced_at
+                cell.announced_at, cell.shown = message.announced_at, None
                 return True  # a repeated announcement changes nothing that the device has done since
             case Status():
                 state = _STATUS[message.state]
@@ -104,6 +110,7 @@ class RoundCells:
         cell = self._cell(part.device, part.announced_at)
         cell.announced_at = part.announced_at or cell.announced_at
         cell.received_at = part.received_at or cell.received_at
+        cell.shown = None
         state = _OF_ROW[part.state]
         is_final, is_over = state not in _RANK, cell.state not in _RANK
         if is_over and not is_final:
@@ -120,27 +127,12 @@ class RoundCells:
 
     def counts(self) -> dict[str, int]:
         """Return the devices by state, in the order of the states; states without devices are left out."""
-        counted = Counter(cell.state for cell in self._cells.values())
-        return {str(state.value): counted[state] for state in CellState if counted[state]}
+        return _counts(self._counts)
 
     def cells(self) -> tuple[Cell, ...]:
         """Return all cells by device name."""
-        found = []
-        for device in self._sorted():
-            cell = self._cells[device]
-            seconds = (cell.received_at - cell.announced_at) / 1000 if cell.received_at else 0.0
-            found.append(
-                Cell(
-                    device=device,
-                    state=cell.state,
-                    progress=cell.progress,
-                    reason=cell.reason,
-                    announced_at=cell.announced_at,
-                    received_at=cell.received_at,
-                    turnaround_seconds=max(0.0, seconds),
-                )
-            )
-        return tuple(found)
+        cells = self._cells
+        return tuple(cells[device].shown or _shown(device, cells[device]) for device in self._sorted())
 
     def blocks(self, most: int) -> tuple[CellBlock, ...]:
         """Return the devices, by name, in at most ``most`` blocks of nearly the same number of devices."""
@@ -150,15 +142,15 @@ class RoundCells:
         for number in range(count):
             some = names[number * len(names) // count : (number + 1) * len(names) // count]
             cells = [self._cells[name] for name in some]
-            counted = Counter(cell.state for cell in cells)
-            progress = sum(1.0 if cell.state is CellState.REPLIED else cell.progress for cell in cells)
+            counted = Counter([cell.word for cell in cells])
+            progress = sum([1.0 if cell.word == _REPLIED else cell.progress for cell in cells])
             blocks.append(
                 CellBlock(
                     first=some[0],
                     last=some[-1],
                     devices=len(some),
-                    counts={str(state.value): counted[state] for state in CellState if counted[state]},
-                    worst=next(state for state in _WORST if counted[state]),
+                    counts=_counts(counted),
+                    worst=next(state for word, state in _WORST if word in counted),
                     progress=progress / len(some),
                 )
             )
@@ -167,6 +159,7 @@ class RoundCells:
     def _cell(self, device: str, announced_at: int) -> _DeviceCell:
         if device not in self._cells:
             self._cells[device] = _DeviceCell(announced_at)
+            self._counts[_ASKED] += 1
             self._order = None
         return self._cells[device]
 
@@ -188,5 +181,28 @@ class RoundCells:
         return self._set(cell, state, at, max(progress, cell.progress), reason)
 
     def _set(self, cell: _DeviceCell, state: CellState, at: int, progress: float, reason: str) -> bool:
+        word = _WORDS[state]
+        self._counts[cell.word] -= 1
+        self._counts[word] += 1
+        cell.word = word
         cell.state, cell.progress, cell.reason, cell.changed_at = state, progress, reason, at
+        cell.shown = None
         return True
+
+
+def _shown(device: str, cell: _DeviceCell) -> Cell:
+    seconds = (cell.received_at - cell.announced_at) / 1000 if cell.received_at else 0.0
+    cell.shown = Cell(
+        device=device,
+        state=cell.state,
+        progress=cell.progress,
+        reason=cell.reason,
+        announced_at=cell.announced_at,
+        received_at=cell.received_at,
+        turnaround_seconds=max(0.0, seconds),
+    )
+    return cell.shown
+
+
+def _counts(counted: Mapping[str, int]) -> dict[str, int]:
+    return {word: counted[word] for word in _WORDS.values() if counted.get(word)}

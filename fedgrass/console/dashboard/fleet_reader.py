@@ -1,7 +1,7 @@
 """Which row to read next: the dashboard makes one small read after the other, the most urgent first.
 
-First what the page shows of the open rounds: which runs are going on, and their latest rounds. Then, in turn,
-what takes many pages: the rounds of a run, the participants of its latest round, the devices, the other runs.
+First what the page shows of the open rounds: which runs are going on, and their latest rounds; then the
+curves. The participants, the devices and the other runs, which take many pages, are read in turn.
 """
 
 from collections.abc import Callable, Iterator
@@ -129,24 +129,24 @@ class FleetReader:
                 return partial(self._read_run, oldest)
         if device := self._book.next_new_device():
             return partial(self._read_device, device)
-        reads = list(self._page_reads(followed, now))
+        if now >= self._names_due:
+            return self._read_names
+        incomplete = [known for known in followed if known.run and not known.complete]
+        reads: list[Read] = [partial(self._read_rounds, known) for known in incomplete]
+        reads = reads or list(self._page_reads(followed, now))
         self._turn += 1
         return reads[self._turn % len(reads)] if reads else None
 
     def _page_reads(self, followed: list[KnownRun], now: float) -> Iterator[Read]:
-        """Yield the reads of pages that are due."""
-        if now >= self._names_due:
-            yield self._read_names
+        """Yield the reads of pages that are due, of which none waits for all pages of another."""
         for known in followed:
-            if known.run and not known.complete:
-                yield partial(self._read_rounds, known)
             if known.latest and now >= self._pass_of(known).due:
                 yield partial(self._read_participants, known)
         if now >= self._devices.due:
             yield self._read_devices
         unread = (known for known in self._book.runs.values() if known.run is None)
-        if self._names_due and (known_by_name := next(unread, None)):
-            yield partial(self._read_run, known_by_name)
+        if named := next(unread, None):
+            yield partial(self._read_run, named)
 
     def _read_living(self) -> None:
         names = set(self._reads.living())
@@ -178,7 +178,8 @@ class FleetReader:
             was_living = known.is_living
             if known.keep(run):
                 self._book.changed()
-            if run.round and (known.latest is None or known.has_open_round or was_living):
+            is_followed = known.is_living or was_living or known.name in self._book.watched
+            if run.round and is_followed and (known.latest is None or known.has_open_round or was_living):
                 self._book.changed_rounds[run.name, run.round, run.attempt] = None
 
     def _read_round(self, run: str, number: int, attempt: int) -> None:

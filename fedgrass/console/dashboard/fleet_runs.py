@@ -6,12 +6,12 @@ from typing import Any
 import msgspec
 
 from fedgrass.console.dashboard.fleet_views import ActionLine, ModelLine, RoundView, RunLine
-from fedgrass.console.deploy.costs import count
+from fedgrass.console.runs.run_costs import run_cost
 from fedgrass.federation import object_keys
 from fedgrass.federation.rounds import ENDED, Round, State, Work
 from fedgrass.federation.runs import LIVING, Run
 
-_MEGABYTE = 1e6
+_PRICED = ("asked", "bytes_up", "bytes_down")  # figures of a round
 _COPIED = tuple(
     name for name in RoundView.__struct_fields__ if name in (*Round.__struct_fields__, "bytes_down")
 )
@@ -29,7 +29,7 @@ class KnownRun:
         self.complete = False  # whether the rounds were read to the first one
         self.read_at = 0.0  # of the row, by the clock of the reads
         self._views: dict[tuple[int, int], tuple[Round, RoundView]] = {}
-        self._dollars: dict[tuple[int, int], tuple[Round, float]] = {}
+        self._dollars: float | None = None  # until a round changes
 
     @property
     def is_living(self) -> bool:
@@ -61,6 +61,7 @@ class KnownRun:
             key = (round_.number, round_.attempt)
             if self.rounds.get(key) != round_:
                 self.rounds[key] = round_
+                self._dollars = None
                 changed = True
         return changed
 
@@ -109,13 +110,11 @@ class KnownRun:
         """Return what the known rounds cost so far, an estimate; None while none was read."""
         if not self.rounds:
             return 0.0 if self.run and not self.run.round else None
-        total = 0.0
-        for key, round_ in self.rounds.items():
-            known = self._dollars.get(key)
-            if known is None or known[0] is not round_:
-                known = self._dollars[key] = (round_, _dollars(round_))
-            total += known[1]
-        return total
+        if self._dollars is None and self.run:
+            rounds = (self.rounds[key] for key in sorted(self.rounds))
+            figures = [{name: getattr(round_, name) for name in _PRICED} for round_ in rounds]
+            self._dollars = run_cost(figures, self.run).dollars
+        return self._dollars
 
     def models(self) -> list[ModelLine]:
         """Return the models that the known rounds made, the newest first."""
@@ -141,12 +140,3 @@ class KnownRun:
             for _, round_ in sorted(self.rounds.items(), reverse=True)
             if round_.state is State.CLOSED and round_.work is Work.TRAIN and round_.model_sha256
         ]
-
-
-def _dollars(round_: Round) -> float:
-    """Return the estimated cost of a round, of the devices that took its work so far."""
-    if not round_.accepted:
-        return 0.0
-    up = round_.bytes_up / max(1, round_.good) / _MEGABYTE
-    down = round_.bytes_down / round_.accepted / _MEGABYTE
-    return sum(count(round_.accepted, up, down, round_.base_bytes / _MEGABYTE).values())

@@ -24,7 +24,10 @@ from fedgrass.console.dashboard.fleet_views import (
     DeviceView,
     Overview,
     RunView,
+    Turnaround,
 )
+from fedgrass.console.devices.device_history import WorkRecord, recent_work
+from fedgrass.console.stack import StackError
 from fedgrass.console.topic_feed.signed_address import signed_address
 from fedgrass.console.topic_feed.topic_subscription import (
     Link,
@@ -40,6 +43,7 @@ _TAKE_SECONDS = 0.5
 _CLOSE_SECONDS = 2.0
 _MODELS_SHOWN = 200
 _MOST_CACHED = 100
+_ROUNDS_OF_A_DEVICE = 20
 _HEARTBEAT_SECONDS = 60
 
 Built = TypeVar("Built")
@@ -96,8 +100,10 @@ class FleetState:
         region: str = "",
     ) -> None:
         self._name, self._region, self._feed = stack_name, region, feed
-        self._budget = ReadBudget(clock)
-        self._reads = FleetReads(clients("dynamodb"), outputs, self._budget)
+        self.budget = ReadBudget(clock)  # counts the read units since the start
+        self._dynamodb = clients("dynamodb")
+        self._turnarounds = outputs["TurnaroundsTableName"]
+        self._reads = FleetReads(self._dynamodb, outputs, self.budget)
         self._alarms = FleetAlarms(clients, outputs, stack_name, clock)
         self._book = FleetBook(float(outputs.get("HeartbeatSeconds", _HEARTBEAT_SECONDS)), clock)
         self._reader = FleetReader(self._book, self._reads, self._alarms, clock)
@@ -126,11 +132,6 @@ class FleetState:
     def version(self) -> int:
         """A number that grows with each change of what the methods below return."""
         return self._book.version
-
-    @property
-    def read_units(self) -> float:
-        """DynamoDB read units consumed since the start."""
-        return self._budget.units
 
     def refresh(self) -> None:
         """Read soon what an action may have changed."""
@@ -164,14 +165,14 @@ class FleetState:
         return self._cache(("blocks", name, most), build)
 
     def devices(
-        self, page: int = 0, per_page: int = 50, *, text: str = "", health: str = "", version: str = ""
+        self, page: int = 0, per_page: int = 50, text: str = "", health: str = "", version: str = ""
     ) -> DevicesPage:
         """Return a page of the devices; see ``DeviceBook.page``."""
         with self._book.lock:
             return self._book.devices.page(page, per_page, text, health, version)
 
     def device(self, name: str) -> DeviceView:
-        """Return one device, read now. Waits for AWS.
+        """Return one device with its last rounds, read now. Waits for AWS; not counted as reads of the page.
 
         Raises:
             SettingsError: it is not registered.
@@ -189,7 +190,12 @@ class FleetState:
         if line is None:
             message = f"the device {name!r} was forgotten"
             raise SettingsError(message)
-        return DeviceView(line=line)
+        try:
+            with stack.refusals():
+                work = recent_work(self._dynamodb, self._turnarounds, name, _ROUNDS_OF_A_DEVICE)
+        except StackError as error:  # such as a stack of an older version, whose table has no index
+            return DeviceView(line=line, note=str(error))
+        return DeviceView(line=line, turnarounds=tuple(map(_turnaround, work)))
 
     def _cache(self, key: object, build: Callable[[], Built]) -> Built:
         """Return what ``build`` returned for this version of the state."""
@@ -223,8 +229,8 @@ class FleetState:
             dead_letters=alarms.dead_letters,
             dead_letter_count=alarms.dead_letter_count,
             cost_dollars=sum(costs) if costs else None,
-            read_units=self._budget.units,
-            read_units_per_second=self._budget.per_second(),
+            read_units=self.budget.units,
+            read_units_per_second=self.budget.per_second(),
             models=tuple(models[:_MODELS_SHOWN]),
             topics=book.topics,
             api=book.api,
@@ -253,25 +259,54 @@ class FleetState:
             lower_is_better=run.settings.lower_is_better,
         )
 
+    def receive(self, received: list[Received]) -> None:
+        """Process messages of the fleet's topics."""
+        for start in range(0, len(received), _BATCH):
+            self._book.receive(received[start : start + _BATCH])
+        if self._book.changed_rounds or self._book.new_devices:
+            self._wake.set()
+
+    def note_feed(self) -> None:
+        """Note the state of the feed; after it was lost, read what its messages would have said."""
+        status = self._feed.status
+        if self._book.set_connection("topics", status.link, status.error):
+            self._reader.begin_passes()
+            self._wake.set()
+
+    def read_next(self) -> float:
+        """Make the most urgent read; return the seconds to wait before the next one."""
+        return self._reader.read_next()
+
     def _follow(self) -> None:
         with self._feed:
             while not self._closing.is_set():
                 received = self._feed.take(_TAKE_SECONDS)
-                status = self._feed.status
-                if self._book.set_connection("topics", status.link, status.error):
-                    self._reader.begin_passes()
-                for start in range(0, len(received), _BATCH):
-                    self._book.receive(received[start : start + _BATCH])
-                if self._book.changed_rounds or self._book.new_devices:
-                    self._wake.set()
+                self.note_feed()
+                self.receive(received)
         self._book.set_connection("topics", Link.CLOSED)
 
     def _keep_reading(self) -> None:
         while not self._closing.is_set():
             self._wake.clear()
-            seconds = self._reader.read_next()
+            seconds = self.read_next()
             if not self._closing.is_set():
                 self._wake.wait(seconds)
+
+
+def _turnaround(work: WorkRecord) -> Turnaround:
+    times = work.times
+    return Turnaround(
+        run=work.run,
+        round=work.round,
+        attempt=work.attempt,
+        state=(work.counted or work.outcome).lower(),
+        seconds=times.turnaround_seconds if times else 0.0,
+        download_seconds=times.download_seconds if times else 0.0,
+        evaluate_seconds=times.evaluate_seconds if times else 0.0,
+        train_seconds=times.train_seconds if times else 0.0,
+        upload_seconds=times.upload_seconds if times else 0.0,
+        reason=work.counted_reason or work.reason,
+    )
 
 
 def _by_start(known: KnownRun) -> tuple[bool, int, str]:

@@ -140,6 +140,7 @@ class DeviceView(Struct, frozen=True, kw_only=True):
 
     line: DeviceLine
     turnarounds: tuple[Turnaround, ...] = ()
+    note: str = ""  # why the last rounds cannot be read
 
 
 class DevicesPage(Struct, frozen=True, kw_only=True):

@@ -54,7 +54,7 @@ def serve(
         cookie=f"fedgrass_dashboard_{bound}",
         token="" if is_loopback(host) else secrets.token_urlsafe(32),
     )
-    server = uvicorn.Server(_configuration(stacks, admission, read_only=read_only))
+    server = page_server(stacks, admission, read_only=read_only)
     for line in greeting(host, bound, admission.token, allow_host, read_only=read_only):
         say(line)
     for shown in stacks:
@@ -111,7 +111,8 @@ def listen(host: str, port: int) -> socket.socket:
     return made
 
 
-def _configuration(stacks: Sequence[ShownStack], admission: Admission, *, read_only: bool) -> uvicorn.Config:
+def page_server(stacks: Sequence[ShownStack], admission: Admission, *, read_only: bool) -> uvicorn.Server:
+    """Return the server of the page. NiceGUI has one application per process: this is called once."""
     outer = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     add_page(stacks, read_only=read_only)
     page_app.config.socket_io_js_transports = ["websocket"]  # without long polling, which sends no Origin
@@ -126,7 +127,7 @@ def _configuration(stacks: Sequence[ShownStack], admission: Admission, *, read_o
         tailwind=False,
         show_welcome_message=False,
     )
-    return uvicorn.Config(
+    configuration = uvicorn.Config(
         GuardedPage(outer, admission),
         access_log=False,  # the token is in a URL
         log_level="warning",
@@ -136,3 +137,4 @@ def _configuration(stacks: Sequence[ShownStack], admission: Admission, *, read_o
         server_header=False,
         timeout_graceful_shutdown=_END_SECONDS,
     )
+    return uvicorn.Server(configuration)

@@ -1,13 +1,12 @@
 """``fedgrass dashboard``: open the stacks that its options name, and serve their page."""
 
 from collections.abc import Callable, Sequence
-from functools import cache
 from importlib.util import find_spec
-from typing import Any
 
 from fedgrass.console import stack
 from fedgrass.console.dashboard.pages.page_actions import Actions
 from fedgrass.console.dashboard.pages.page_sources import FleetSource, ShownStack
+from fedgrass.console.dashboard.stack_models import StackModels
 from fedgrass.console.deferred import deferred
 from fedgrass.console.runs.fleet_operator import Operator
 from fedgrass.federation.errors import SettingsError
@@ -97,9 +96,12 @@ def _label(place: tuple[str, str, str], stacks: Sequence[str]) -> str:
 
 
 def _actions(name: str, profile: str, region: str, *, read_only: bool) -> Actions:
-    @cache
-    def operator() -> Any:
-        clients = stack.clients_of(profile, region)
-        return Operator(clients, stack.outputs(name, clients))
+    made: list[Operator] = []  # at the first action, so that the page also opens without the right to act
 
-    return Actions(operator, operator, read_only=read_only)
+    def operator() -> Operator:
+        if not made:
+            clients = stack.clients_of(profile, region)
+            made.append(Operator(clients, stack.outputs(name, clients)))
+        return made[0]
+
+    return Actions(operator, StackModels(operator), read_only=read_only)

@@ -20,6 +20,7 @@ from fedgrass.console import stack
 from fedgrass.console.aws_clients import Clients
 from fedgrass.console.greengrass_cloud import Account, DeploymentError, GreengrassCloud, code_of
 from fedgrass.console.options import FULL_NAMES
+from fedgrass.console.results import reported_steps
 from fedgrass.console.terminal import say
 from fedgrass.federation.errors import SettingsError
 
@@ -232,11 +233,12 @@ def _exists(name: str, version: str, latest: str) -> SettingsError:
 
 @stack.refusals()
 def component_command(  # noqa: PLR0913 - the options of the command
-    name: str, *, stack_name: str, version: str, remove: bool, dry_run: bool, account: str
+    name: str, *, stack_name: str, version: str, remove: bool, dry_run: bool, account: str, output: str
 ) -> None:
     """Publish a component version, or delete one, and print a line per step; ``name`` as in FULL_NAMES."""
     cloud = GreengrassCloud(stack.client, Account(stack.client, account))
     publisher = Publisher(stack.client, cloud, stack.outputs(stack_name)["BucketName"])
     do = publisher.remove if remove else publisher.publish
-    for line in do(FULL_NAMES[name], version, dry_run=dry_run):
-        say(line)
+    with reported_steps(output, dry_run=dry_run):
+        for line in do(FULL_NAMES[name], version, dry_run=dry_run):
+            say(line)

@@ -47,9 +47,11 @@ _LARGEST_RANGE = 2  # megabytes
 _PART_MEGABYTES = 5  # of a multipart upload
 _KEPT_DAYS = 7  # of updates, until the lifecycle rule deletes them
 MESSAGES = 4  # announce, accepted, complete, verdict
-RULES = 3  # accepted: statuses; complete: replies and turnarounds
+RULES = 3  # with an action; accepted: statuses; complete: replies and turnarounds
+TRIGGERS = RULES + 1  # accepted triggers the rule of declines too, which does nothing about it
 _SQS_REQUESTS = 2 * 1.2  # sent singly, received and deleted in batches of ten
-WRITES = 2 + 4 + 4 + 1  # announcement and reply in transactions, which cost double; the turnaround
+# Announcement and reply in transactions, which cost double; the turnaround, and its index by device.
+WRITES = 2 + 4 + 4 + 1 + 1
 READS = 4 + 3 / 10  # round and participant, twice; run and round once per ten replies; consistent reads
 _QUERIED = 4 / 10  # when announced, and when the round closes; ten participants per unit
 _WRITES_OF_GROUPS = 2  # the group of a reply, in the transaction that counts the reply
@@ -96,7 +98,7 @@ def count(devices: int, up: float, down: float, model: float | None = None) -> d
         "messages": devices
         * (
             MESSAGES * PRICES["iot_message"]
-            + 2 * RULES * PRICES["iot_rule"]
+            + (TRIGGERS + RULES) * PRICES["iot_rule"]
             + _SQS_REQUESTS * PRICES["sqs_request"]
         ),
         "rounds": devices * (writes * PRICES["dynamodb_write"] + reads * PRICES["dynamodb_read"]),

@@ -24,6 +24,7 @@ from fedgrass.console.deploy.deployment_checks import (
     most_concurrent,
     reserved_executions,
 )
+from fedgrass.console.results import reported_steps
 from fedgrass.console.stack import StackError, caller
 from fedgrass.console.strategies.custom_strategies import (
     CustomStrategy,
@@ -249,6 +250,7 @@ def cloud_command(  # noqa: PLR0913 - the options of the command
     timeout_minutes: float,
     account: str,
     artifact_bucket: str,
+    output: str,
 ) -> None:
     """Create or update a stack, and print its outputs."""
     options = CloudOptions(
@@ -261,10 +263,11 @@ def cloud_command(  # noqa: PLR0913 - the options of the command
         timeout=timeout_minutes * 60,
         dry_run=dry_run,
     )
-    outputs = deploy_cloud(stack.client, options, say)
-    longest = max(map(len, outputs), default=0)
-    for name, value in sorted(outputs.items()):
-        say(f"{name:{longest}}  {value}")  # to be copied: never cut, never folded
+    with reported_steps(output, dry_run=dry_run):
+        outputs = deploy_cloud(stack.client, options, say)
+        longest = max(map(len, outputs), default=0)
+        for name, value in sorted(outputs.items()):
+            say(f"{name:{longest}}  {value}")  # to be copied: never cut, never folded
 
 
 def _parameters(pairs: Sequence[str]) -> dict[str, str]:

@@ -8,6 +8,7 @@ from fedgrass.console.deploy.device_deployment import Limits, Rollout
 from fedgrass.console.deploy.device_plan import Asked, make_plan, read_configuration
 from fedgrass.console.device_options.options_command import deploy_options
 from fedgrass.console.greengrass_cloud import Account, GreengrassCloud
+from fedgrass.console.results import reported_steps
 from fedgrass.console.terminal import fail, say
 from fedgrass.federation.errors import SettingsError
 
@@ -17,11 +18,14 @@ _RETRY = "fix what they report, then send the deployment again by the same comma
 
 
 @stack.refusals()
-def devices_command(options: DeviceOptions, *, stack_name: str, account: str) -> None:
+def devices_command(options: DeviceOptions, *, stack_name: str, account: str, output: str) -> None:
     """Create or revise the deployment of a thing group, or of single things, and print what changes."""
-    if options.thing or options.options_table:
-        deploy_options(options, stack_name=stack_name, account=account)
-        return
+    deploy = deploy_options if options.thing or options.options_table else _deploy_to_group
+    with reported_steps(output, dry_run=options.dry_run):
+        deploy(options, stack_name=stack_name, account=account)
+
+
+def _deploy_to_group(options: DeviceOptions, *, stack_name: str, account: str) -> None:
     asked = _asked(options)
     cloud = GreengrassCloud(stack.client, Account(stack.client, account))
     plan = make_plan(cloud, stack.outputs(stack_name), asked)

@@ -12,6 +12,7 @@ from fedgrass.console.aws_clients import Clients
 from fedgrass.console.deploy.deploy_cloud import MARK, TIMEOUT_SECONDS, outputs_of
 from fedgrass.console.deploy.deploy_package import Artifacts
 from fedgrass.console.deploy.deploy_stack import Report, Stack
+from fedgrass.console.results import reported_steps
 from fedgrass.console.stack import StackError
 from fedgrass.console.terminal import prompt, say
 from fedgrass.federation.errors import SettingsError
@@ -231,27 +232,29 @@ def down_command(  # noqa: PLR0913 - the options of the command
     timeout_minutes: float,
     account: str,
     artifact_bucket: str,
+    output: str,
 ) -> None:
     """List the resources of a stack and, after confirmation, delete them."""
-    account, _ = stack.caller(stack.client, account)
-    removal = Removal(stack.client, account, stack_name, say, artifact_bucket=artifact_bucket)
-    found = removal.inventory()
-    if found.empty:
-        say(f"there are no resources of a stack {stack_name!r} in account {account}")
-        return
-    for line in removal.describe(found):
-        say(line)
-    if dry_run:
-        say("nothing was removed (--dry-run)")
-        return
-    if not confirmed:
-        _confirm(stack_name, deletes_data=delete_data and bool(found.data))
-    removal.remove(found, data=delete_data, timeout=timeout_minutes * 60)
-    if found.data and not delete_data:
-        say("the data were kept, and S3 and DynamoDB charge for them; to delete them as well:")
-        say(f"    fedgrass deploy down --stack {stack_name} --delete-data")
-    else:
-        say(f"all resources of the stack {stack_name!r} were removed")
+    with reported_steps(output, dry_run=dry_run):
+        account, _ = stack.caller(stack.client, account)
+        removal = Removal(stack.client, account, stack_name, say, artifact_bucket=artifact_bucket)
+        found = removal.inventory()
+        if found.empty:
+            say(f"there are no resources of a stack {stack_name!r} in account {account}")
+            return
+        for line in removal.describe(found):
+            say(line)
+        if dry_run:
+            say("nothing was removed (--dry-run)")
+            return
+        if not confirmed:
+            _confirm(stack_name, deletes_data=delete_data and bool(found.data))
+        removal.remove(found, data=delete_data, timeout=timeout_minutes * 60)
+        if found.data and not delete_data:
+            say("the data were kept, and S3 and DynamoDB charge for them; to delete them as well:")
+            say(f"    fedgrass deploy down --stack {stack_name} --delete-data")
+        else:
+            say(f"all resources of the stack {stack_name!r} were removed")
 
 
 def _confirm(stack_name: str, *, deletes_data: bool) -> None:

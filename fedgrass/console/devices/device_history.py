@@ -48,7 +48,7 @@ class WorkRecord(Struct, frozen=True, kw_only=True):
     outcome: str  # completed, declined or failed
     received_at: int  # when the message arrived, in milliseconds since the epoch
     reason: str = ""  # of a device that declined or failed
-    bytes: int = 0  # of the update
+    update_bytes: int = 0
     times: WorkTimes | None = None  # of a completion
     fleet: WorkTimes | None = None  # medians of the round's completions
     fleet_devices: int = 0  # number of completions of which these are the medians
@@ -112,7 +112,8 @@ def medians(times: Sequence[WorkTimes]) -> WorkTimes | None:
     if not times:
         return None
     fields = WorkTimes.__struct_fields__
-    return WorkTimes(**{name: statistics.median(getattr(one, name) for one in times) for name in fields})
+    found = {name: statistics.median(getattr(one, name) for one in times) for name in fields}
+    return WorkTimes(**{name: round(value, 3) for name, value in found.items()})
 
 
 def _records(items: Iterator[Mapping[str, Any]] | Sequence[Mapping[str, Any]]) -> Iterator[WorkRecord]:
@@ -130,18 +131,17 @@ def _records(items: Iterator[Mapping[str, Any]] | Sequence[Mapping[str, Any]]) -
             outcome=state if state in {"declined", "failed"} else "completed",
             received_at=round(_number(row, "received_at")),
             reason=str(row.get("reason", "")) if state else "",
-            bytes=round(_number(row, "bytes")),
+            update_bytes=round(_number(row, "bytes")),
             times=None if state else _times(row),
         )
 
 
 def _times(row: Mapping[str, Any]) -> WorkTimes:
-    turnaround = _number(row, "turnaround_ms") / 1000
-    parts = {f"{part}_seconds": _number(row, f"{part}_seconds") for part in PARTS}
-    other = max(0.0, turnaround - sum(parts.values()))
+    turnaround = round(_number(row, "turnaround_ms") / 1000, 3)
+    parts = {f"{part}_seconds": round(_number(row, f"{part}_seconds"), 3) for part in PARTS}
     return WorkTimes(
         turnaround_seconds=turnaround,
-        other_seconds=round(other, 6),
+        other_seconds=round(max(0.0, turnaround - sum(parts.values())), 3),
         examples=_number(row, "examples"),
         **parts,
     )

@@ -152,8 +152,8 @@ def _wait(source: LogSource, ticket: LogTicket, until: float, clock: Clock) -> b
             return source.read(ticket.key, LARGEST_FILE)
         except UpdateRefused as error:
             message = (
-                f"the answer of {ticket.device} is refused: {error}, and a trainer sends at most"
-                f" {LARGEST_FILE:,} bytes. It is at {ticket.key} in the bucket; check what runs on the device"
+                f"the answer of {ticket.device} is refused: {error}. No trainer sends such a one: check what"
+                " runs on the device"
             )
             raise FedgrassError(message) from error
         except KeyError:

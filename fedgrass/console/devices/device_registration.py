@@ -6,11 +6,13 @@ from botocore.exceptions import BotoCoreError, ClientError
 from msgspec import Struct
 
 from fedgrass.console.aws_clients import Clients
+from fedgrass.console.deferred import deferred
 
 if TYPE_CHECKING:
     from mypy_boto3_iot import IoTClient
 
 _CERTIFICATE = ":cert/"
+_EXPIRY = deferred("fedgrass.console.provisioning.fleet_provisioning:expiry_of")  # imports cryptography
 
 
 class DeviceCertificate(Struct, frozen=True, kw_only=True):
@@ -75,6 +77,8 @@ def certificates_of(iot: "IoTClient", thing: str) -> list[DeviceCertificate]:
 def _certificate(iot: "IoTClient", identity: str) -> DeviceCertificate:
     found: Any = iot.describe_certificate(certificateId=identity)["certificateDescription"]
     until = found.get("validity", {}).get("notAfter")
+    if until is None and found.get("certificatePem"):  # the embedded cloud returns no validity
+        until = _EXPIRY(found["certificatePem"])
     return DeviceCertificate(
         id=identity,
         status=found.get("status", ""),

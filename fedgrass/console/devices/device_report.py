@@ -1,7 +1,6 @@
 """Everything that is known of one device: the result of ``fedgrass devices show``."""
 
 import difflib
-from collections.abc import Mapping
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -48,14 +47,15 @@ class DeviceReport(Struct, frozen=True, kw_only=True):
     errors: list[str]  # what could not be read, and why
 
 
-def report_on(
-    clients: Clients, stack: Mapping[str, str], device: str, rounds: int, seen_since: int
+def report_on(  # noqa: PLR0913, PLR0917 - where it is read from, and what
+    operator: Operator, clients: Clients, table: str, device: str, rounds: int, seen_since: int
 ) -> DeviceReport:
     """Return everything that is known of a device.
 
     Args:
+        operator: of the stack.
         clients: returns the boto3 client of a service.
-        stack: the outputs of the stack.
+        table: the turnarounds table.
         device: thing name.
         rounds: number of its last replies to read.
         seen_since: devices seen before this time are missing, in milliseconds since the epoch.
@@ -63,11 +63,11 @@ def report_on(
     Raises:
         SettingsError: nothing is known of a device of this name.
     """
-    operator, errors = Operator(clients, stack), list[str]()
+    errors: list[str] = []
     found = operator.device(device)
     work: list[WorkRecord] = []
     try:
-        work = read_work(clients, stack, operator, device, rounds)
+        work = read_work(operator, clients, table, device, rounds)
     except StackError as error:  # the stack is older than the index
         errors.append(str(error))
     registration = read_registration(clients, device)
@@ -91,11 +91,9 @@ def unknown_device(operator: Operator, device: str) -> str:
     return f"there is no device {device!r} in the stack: {hint}"
 
 
-def read_work(
-    clients: Clients, stack: Mapping[str, str], operator: Operator, device: str, rounds: int
-) -> list[WorkRecord]:
+def read_work(operator: Operator, clients: Clients, table: str, device: str, rounds: int) -> list[WorkRecord]:
     """Return a device's last replies, with the medians of their rounds and what the cloud made of them."""
-    table, dynamodb = stack["TurnaroundsTableName"], clients("dynamodb")
+    dynamodb = clients("dynamodb")
     found = recent_work(dynamodb, table, device, min(rounds, MOST_ROWS))
     return [_with_verdict(operator, device, with_fleet(dynamodb, table, record)) for record in found]
 

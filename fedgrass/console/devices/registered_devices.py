@@ -46,7 +46,7 @@ def list_devices(  # noqa: PLR0913 - one per option
     every: bool,
     limit: int,
     after: str,
-    access: str,
+    stack_name: str,
     output: str,
 ) -> None:
     """Print a summary of the devices of a stack, and a row of each if it is asked for.
@@ -62,7 +62,7 @@ def list_devices(  # noqa: PLR0913 - one per option
         every: whether to print a row of every device, without a limit.
         limit: number of rows; 0: 50 for people, all in JSON.
         after: leave out devices up to this name.
-        access: CloudFormation stack of the fleet.
+        stack_name: CloudFormation stack of the fleet.
         output: ``text`` or ``json``.
     """
     now = _now()
@@ -70,7 +70,7 @@ def list_devices(  # noqa: PLR0913 - one per option
     filters = DeviceFilters(where, task, missing, version, state, things)
     seen_since = now - within_seconds * 1000
     filters.choose([], seen_since)  # refuses what cannot be parsed, before the table is read
-    registered = Operator(stack.client, stack.outputs(access)).devices()
+    registered = _open(stack_name)[0].devices()
     chosen = filters.choose(registered, seen_since)
     found = summarize_devices(chosen, len(registered), seen_since, within_seconds)
     asked = filters.are_set or every or limit or after or output == "json" or len(chosen) <= _SMALL_FLEET
@@ -108,18 +108,19 @@ def _members(group: str) -> frozenset[str]:
 
 
 @stack.refusals()
-def show_device(*, device: str, rounds: int, within_seconds: int, access: str, output: str) -> None:
+def show_device(*, device: str, rounds: int, within_seconds: int, stack_name: str, output: str) -> None:
     """Print everything that is known of a device.
 
     Args:
         device: thing name.
         rounds: number of its last replies to print.
         within_seconds: age of a heartbeat that counts as recent.
-        access: CloudFormation stack of the fleet.
+        stack_name: CloudFormation stack of the fleet.
         output: ``text`` or ``json``.
     """
     now, name = _now(), checked_name("thing", device)
-    report = report_on(stack.client, stack.outputs(access), name, rounds, now - within_seconds * 1000)
+    operator, table = _open(stack_name)
+    report = report_on(operator, stack.client, table, name, rounds, now - within_seconds * 1000)
     show_result(report, output, lambda shown: _draw_report(shown, now))
 
 
@@ -140,21 +141,21 @@ def _draw_report(report: DeviceReport, now: int) -> None:
 
 
 @stack.refusals()
-def forget_device(*, device: str, yes: bool, dry_run: bool, access: str, output: str) -> None:
+def forget_device(*, device: str, yes: bool, dry_run: bool, stack_name: str, output: str) -> None:
     """Remove a device from the devices table, after the operator has confirmed it.
 
     Args:
         device: thing name.
         yes: whether it is confirmed already.
         dry_run: only print what would be done.
-        access: CloudFormation stack of the fleet.
+        stack_name: CloudFormation stack of the fleet.
         output: ``text`` or ``json``.
 
     Raises:
         SettingsError: there is no such device, it takes part in an open round, or it was not confirmed.
     """
     now, name = _now(), checked_name("thing", device)
-    operator = Operator(stack.client, stack.outputs(access))
+    operator, _ = _open(stack_name)
     found = operator.device(name)
     if found is None:
         raise SettingsError(unknown_device(operator, name))
@@ -194,6 +195,12 @@ def _draw_forgotten(result: ForgottenDevice, seen: str) -> None:
         "A device that is still alive is registered again by its next heartbeat. Its models, logs and past"
         " replies are kept, and so is its certificate: revoke that in AWS IoT to lock the device out."
     )
+
+
+def _open(stack_name: str) -> tuple[Operator, str]:
+    """Return the operator of a stack, and the name of its turnarounds table."""
+    outputs = stack.outputs(stack_name)
+    return Operator(stack.client, outputs), outputs["TurnaroundsTableName"]
 
 
 def _now() -> int:

@@ -53,7 +53,7 @@ def compare_speed(work: Sequence[WorkRecord]) -> SpeedComparison | None:
         return None
     device, fleet = _median(pairs, 0, "turnaround"), _median(pairs, 1, "turnaround")
     parts = [_compare_part(pairs, part) for part in _NAMES]
-    slowest = max(parts, key=lambda part: part.longer_seconds)
+    slowest = max(parts, key=lambda one: one.longer_seconds)
     ratio = device / fleet if fleet else 0.0
     slow = ratio >= _SLOW and device - fleet >= _LEAST_EXCESS
     return SpeedComparison(

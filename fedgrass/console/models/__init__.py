@@ -8,6 +8,7 @@
     model_comparison.py   what differs between two models, array by array
     alias_moves.py        promote and roll back
     model_import.py       an initial model from a file
+    child_work.py         what runs in a child process
     model_export.py       safetensors, PyTorch and ONNX
     pickle_conversion.py  legacy pickles, offline
 

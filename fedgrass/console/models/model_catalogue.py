@@ -18,6 +18,7 @@ from fedgrass.federation.models.imported_model import LARGEST_IMPORT_RECORD, Imp
 from fedgrass.federation.models.model_alias import LARGEST_RECORD, LATEST, AliasRecord, decode_record
 from fedgrass.federation.rounds import Round, State, Work
 from fedgrass.federation.runs import Run, RunState
+from fedgrass.federation.training_settings import LOCAL_PREFIX
 
 
 class ModelObjects(Protocol):
@@ -113,10 +114,14 @@ class ModelCatalogue:
 
     def entry(self, name: ModelName) -> ModelEntry:
         """Return one model. Raises SettingsError if it does not exist."""
-        entries = self._of_one(name.run, 0)
+        is_known = name.run in self._source.runs()
+        entries = self._of_run(self._source.run(name.run), first=name.round) if is_known else []
         for entry in entries:
             if entry.round == name.round:
                 return entry
+        entries = self._of_one(name.run, 0)
+        if not is_known and name.round == 0:
+            return entries[0]
         made = [str(entry.round) for entry in entries]
         known = ", ".join(made if len(made) <= _MOST_NAMED else ["...", *made[-_MOST_NAMED:]])
         message = f"there is no model {name}: {name.run} has the models {known}"
@@ -187,16 +192,16 @@ class ModelCatalogue:
             if folder not in runs and _may_name_a_run(folder) and (imported := self.imported(folder)):
                 yield imported
 
-    def _of_run(self, run: Run, last: int, task: str = "") -> list[ModelEntry]:
+    def _of_run(self, run: Run, last: int = 0, task: str = "", first: int = 0) -> list[ModelEntry]:
         settings = run.settings
         if settings.statistics or settings.has_server_app or (task and settings.task != task):
             return []
-        # Each model may be followed by a round that only evaluates it.
-        first = max(1, run.round - 2 * last) if last else 1
-        rounds = [one for one in self._source.rounds_alone(run, first) if one.state is State.CLOSED]
+        if last:  # each model may be followed by a round that only evaluates it
+            first = run.round - 2 * last
+        rounds = [one for one in self._source.rounds_alone(run, max(1, first)) if one.state is State.CLOSED]
         metrics = measured(rounds)
         made = [self._entry(run, one, metrics) for one in rounds if one.work is Work.TRAIN]
-        if first == 1:
+        if first <= 0:
             made.insert(0, self._initial(run, metrics))
         return made[-last:] if last else made
 
@@ -255,6 +260,7 @@ class ModelCatalogue:
 
 
 _MOST_NAMED = 10  # models in a message
+_OF_TRAINING = (LOCAL_PREFIX, "train_")  # prefixes of metrics that are not of the global model
 
 
 def _may_name_a_run(folder: str) -> bool:
@@ -268,13 +274,16 @@ def _may_name_a_run(folder: str) -> bool:
 def measured(rounds: list[Round]) -> dict[int, dict[str, float]]:
     """Return the metrics of models by number: those of a round are of the model that it started from.
 
-    Metrics of a round that only evaluates come before those of a training, which fewer devices measured.
+    Those of a round that only evaluates are preferred. What devices report of their own training is left out.
 
     Args:
         rounds: closed rounds of one run.
     """
     found: dict[int, dict[str, float]] = {}
     for closed_round in sorted(rounds, key=lambda one: (one.work is Work.EVALUATE, one.number)):
-        if closed_round.metrics:
-            found[closed_round.base] = dict(closed_round.metrics)
+        metrics = {
+            name: value for name, value in closed_round.metrics.items() if not name.startswith(_OF_TRAINING)
+        }
+        if metrics:
+            found[closed_round.base] = metrics
     return found

@@ -4,6 +4,7 @@ import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from fedgrass.console.provisioning.core_installation import (
     write_private,
 )
 from fedgrass.console.provisioning.thing_registry import ThingRegistry
+from fedgrass.console.results import reported_steps
 from fedgrass.console.terminal import prompt, say
 from fedgrass.federation.errors import SettingsError
 from fedgrass.federation.messages.message_fields import checked_name
@@ -217,6 +219,11 @@ def _delete_files(folder: Path) -> None:
         folder.rmdir()
 
 
+def expiry_of(certificate: str) -> datetime:
+    """Return when a certificate in PEM form expires."""
+    return x509.load_pem_x509_certificate(certificate.encode()).not_valid_after_utc
+
+
 @contextmanager
 def _file_errors() -> Iterator[None]:
     """Raise an OSError of a file as SettingsError, with the file's name and the reason."""
@@ -241,6 +248,7 @@ def provision_command(  # noqa: PLR0913 - the options of the command
     nucleus: str,
     nucleus_version: str,
     role_alias: str,
+    output: str,
 ) -> None:
     """Provision devices, and print a line per step."""
     devices = Devices(
@@ -251,8 +259,9 @@ def provision_command(  # noqa: PLR0913 - the options of the command
         nucleus=nucleus,
         nucleus_version=nucleus_version,
     )
-    for line in _provisioning(stack_name, account).provision(devices):
-        say(line)
+    with reported_steps(output):
+        for line in _provisioning(stack_name, account).provision(devices):
+            say(line)
 
 
 @stack.refusals()
@@ -265,18 +274,16 @@ def remove_command(  # noqa: PLR0913 - the options of the command
     folder: Path | None,
     confirmed: bool,
     dry_run: bool,
+    output: str,
 ) -> None:
     """Remove devices after confirmation, or print what would be deleted."""
     provisioning = _provisioning(stack_name, account)
-    if dry_run:
-        for thing in things:
-            say(provisioning.describe(thing))
-        return
-    if not confirmed:
+    if not dry_run and not confirmed:
         names = ", ".join(things)
         _confirm(f"Delete {names} with certificates and policies? They can no longer connect. [y/N]")
-    for line in provisioning.remove(things, folder):
-        say(line)
+    with reported_steps(output, dry_run=dry_run):
+        for line in map(provisioning.describe, things) if dry_run else provisioning.remove(things, folder):
+            say(line)
 
 
 def _provisioning(stack_name: str, expected_account: str) -> FleetProvisioning:

@@ -8,12 +8,13 @@ import base64
 import hashlib
 import time
 from collections.abc import Sequence
+from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import msgspec
-from jinja2 import Environment
+from jinja2 import Environment, Template
 from markupsafe import Markup
 from msgspec import Struct
 
@@ -33,7 +34,7 @@ from fedgrass.console.results import show_result
 from fedgrass.console.runs import fleet_operator, history
 from fedgrass.console.runs.fleet_operator import Operator, RoundRecord
 from fedgrass.console.runs.run_costs import RunCost, run_cost
-from fedgrass.console.runs.run_display import actions_of, differing_settings, utc
+from fedgrass.console.runs.run_display import differing_settings, utc
 from fedgrass.console.terminal import printable, say
 from fedgrass.federation.errors import SettingsError
 from fedgrass.federation.round_metrics import is_share
@@ -144,17 +145,14 @@ def render(run: Run, figures: ReportFigures, cost: RunCost, drawn: Sequence[dict
         drawn: its pictures: ``title``, ``explanation``, and as Base64 ``light`` and ``dark``.
         now: milliseconds since the epoch.
     """
-    files = resources.files("fedgrass.console.reports")
-    style = files.joinpath("report.css").read_text(encoding="utf-8")
-    environment = Environment(autoescape=True, finalize=_finalize, trim_blocks=True)
+    style = _resource("report.css")
     found = {outcome for each in figures.rounds for outcome in each.outcomes}
     shown = [outcome for outcome in OUTCOMES if outcome in found]
-    template = environment.from_string(files.joinpath("report.html.jinja").read_text(encoding="utf-8"))
-    return template.render(
+    return page_template().render(
         run=run,
         figures=figures,
         pictures=drawn,
-        actions=actions_of(run),
+        actions=run.history,
         style=Markup(style),  # noqa: S704 - report.css
         style_hash=base64.b64encode(hashlib.sha256(style.encode()).digest()).decode(),
         tiles=_tiles(run, figures, cost),
@@ -169,6 +167,17 @@ def render(run: Run, figures: ReportFigures, cost: RunCost, drawn: Sequence[dict
         utc=utc,
         number=_number,
     )
+
+
+@cache
+def page_template() -> Template:
+    """Return the template of the page, which escapes everything that is not ``Markup``."""
+    environment = Environment(autoescape=True, finalize=_finalize, trim_blocks=True)
+    return environment.from_string(_resource("report.html.jinja"))
+
+
+def _resource(name: str) -> str:
+    return resources.files("fedgrass.console.reports").joinpath(name).read_text(encoding="utf-8")
 
 
 def _finalize(value: Any) -> Any:

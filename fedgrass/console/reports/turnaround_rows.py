@@ -53,7 +53,9 @@ def read_turnarounds(client: "DynamoDBClient", table: str, round_: Round) -> dic
             ":round": {"S": messages.round_id(round_.run, round_.number, round_.attempt)}
         },
     )
-    return {item["device"]["S"]: _turnaround(item) for page in pages for item in page["Items"]}
+    items = (item for page in pages for item in page["Items"])
+    # Devices that declined or failed have rows without a turnaround.
+    return {item["device"]["S"]: _turnaround(item) for item in items if "turnaround_ms" in item}
 
 
 def _turnaround(item: Mapping[str, Any]) -> Turnaround:

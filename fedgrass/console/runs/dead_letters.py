@@ -8,7 +8,7 @@ from msgspec import Struct
 
 from fedgrass.console import stack
 from fedgrass.console.aws_clients import Clients
-from fedgrass.console.results import show_result
+from fedgrass.console.results import reported_steps, show_result
 from fedgrass.console.terminal import say
 
 _BATCH_SIZE = 10  # messages per request, the maximum of SQS
@@ -156,10 +156,11 @@ def _draw(letters: DeadLetterList) -> None:
 
 
 @stack.refusals()
-def redrive_command(*, stack_name: str, drop_rule_failures: bool) -> None:
+def redrive_command(*, stack_name: str, drop_rule_failures: bool, output: str) -> None:
     """Send every dead letter of a stack back to its queue, and print what was done with it."""
-    for letter, done in _dead_letters(stack_name).redrive(drop_rule_failures=drop_rule_failures):
-        say(f"{done}: {letter.line}")
+    with reported_steps(output):
+        for letter, done in _dead_letters(stack_name).redrive(drop_rule_failures=drop_rule_failures):
+            say(f"{done}: {letter.line}")
 
 
 def _dead_letters(stack_name: str) -> DeadLetters:

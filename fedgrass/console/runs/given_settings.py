@@ -1,13 +1,13 @@
 """The settings of a run as the operator gives them: as ``setting=value``, and in a TOML or JSON file."""
 
-import argparse
 import json
 import tomllib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from fedgrass.console.options import parse_json, read_text, whole_number
+from fedgrass.console.command_line import parse_whole_number
+from fedgrass.console.options import parse_json, read_text
 from fedgrass.federation.conversion import shown
 from fedgrass.federation.errors import SettingsError
 from fedgrass.federation.messages.message_fields import checked_name
@@ -63,7 +63,7 @@ def parse_run_and_round(given: str) -> dict[str, str | int]:
     """Return the run and the round that ``RUN/ROUND`` names. Raises SettingsError for anything else."""
     old, _, number = given.rpartition("/")
     try:
-        return {"run": checked_name("run", old), "round": whole_number(0, _MOST_ROUNDS)(number)}
-    except argparse.ArgumentTypeError as error:
+        return {"run": checked_name("run", old), "round": parse_whole_number(number, 0, _MOST_ROUNDS)}
+    except ValueError as error:
         message = f"--continue-from is {shown(given)}; it takes RUN/ROUND, such as digits-1/5: {error}"
         raise SettingsError(message) from error

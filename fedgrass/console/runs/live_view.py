@@ -154,6 +154,10 @@ class LiveView(RedrawnView):
         """Move the run's bar to ``number`` closed rounds."""
         self._bar.update(self._bar_task, completed=number, note=printable(note, LONGEST_TEXT))
 
+    def round_note(self, note: str) -> None:
+        """Show how far the open round is, next to the run's bar."""
+        self._bar.update(self._bar_task, note=printable(note, LONGEST_TEXT))
+
     def show_device(self, thing: str, number: int, state: str, note: str) -> None:
         """Show the state of a device's work for round ``number``; ``note`` is its reason, if there is one."""
         self._set(thing, number, state, 1.0 if state == "done" else 0.0, note)

@@ -20,7 +20,7 @@ from fedgrass.federation.errors import SettingsError
 from fedgrass.federation.messages.message_fields import LONGEST_REASON
 from fedgrass.federation.round_metrics import is_share
 from fedgrass.federation.rounds import Participation, Round, State
-from fedgrass.federation.runs import LIVING, Run, RunState
+from fedgrass.federation.runs import LIVING, Run, RunAction, RunState
 from fedgrass.federation.settings import RunSettings
 
 _NAMED = 10  # devices of one reason that the text names
@@ -84,7 +84,7 @@ class RunShown(Struct, frozen=True, kw_only=True):
     started_at: int
     ended_at: int | None
     started_by: str
-    history: list[dict[str, Any]]  # actions of operators, each with ``at``, ``action`` and ``by``
+    history: list[RunAction]  # actions of operators, the oldest first
     continued_from: str  # key of the model that it started from, if that is another run's
     initial_bytes: int
     round: int
@@ -154,14 +154,8 @@ def _last_metric(rounds: Iterable[Round]) -> tuple[str, float | None]:
     return name, metrics.get(name)
 
 
-def actions_of(run: Run) -> list[dict[str, Any]]:
-    """Return who did what to a run: ``at``, ``action`` and ``by``; empty for runs from before that."""
-    found: list[dict[str, Any]] = msgspec.to_builtins(getattr(run, "history", ()))
-    return found
-
-
 def _started_by(run: Run) -> str:
-    return next((str(action["by"]) for action in actions_of(run) if action["action"] == "start"), "")
+    return next((action.by for action in run.history if action.action == "start"), "")
 
 
 def _draw_list(found: RunList) -> None:
@@ -238,7 +232,7 @@ def shown_run(run: Run, rounds: Sequence[Round], latest: Sequence[RoundRecord]) 
         started_at=run.started_at,
         ended_at=run.ended_at or None,
         started_by=_started_by(run),
-        history=actions_of(run),
+        history=list(run.history),
         continued_from=run.continued_from,
         initial_bytes=run.initial_bytes,
         round=run.round,
@@ -295,8 +289,8 @@ def trouble_lines(found: Iterable[Trouble]) -> list[str]:
 def show_run(operator: Operator, run: Run, *, last: int = _ROUNDS_SHOWN) -> None:
     """Print the state of a run, who did what to it, and a table of its last rounds (0: of all)."""
     say(f"run {run.name}: {run.state} {run.reason}".rstrip())
-    for action in actions_of(run):
-        say(f"{utc(action['at'])} UTC {action['action']} by {person(action['by'])}")
+    for action in run.history:
+        say(f"{utc(action.at)} UTC {action.action} by {person(action.by)}")
     if run.waiting_since:
         say(f"waiting for an eligible device since {utc(run.waiting_since)[11:]} UTC")
     records = list(operator.rounds(run, max(1, run.round - last + 1) if last else 1))

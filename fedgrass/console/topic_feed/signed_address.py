@@ -61,6 +61,6 @@ def sign(host: str, credentials: ReadOnlyCredentials, region: str, *, has_tls: b
     request = AWSRequest(method="GET", url=f"{'https' if has_tls else 'http'}://{host}{_PATH}")
     unnamed = ReadOnlyCredentials(credentials.access_key, credentials.secret_key, None)
     SigV4QueryAuth(unnamed, _SERVICE, region, expires=_VALID_SECONDS).add_auth(request)
-    address = urlsplit(request.url)
+    address = urlsplit(str(request.url))
     token = f"&X-Amz-Security-Token={quote(credentials.token, safe='')}" if credentials.token else ""
     return f"{address.path}?{address.query}{token}"

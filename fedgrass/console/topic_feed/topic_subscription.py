@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, Self
 import paho.mqtt.client as mqtt
 from msgspec import Struct
 from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode
+from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from fedgrass.console.stack import refusals
 from fedgrass.console.topic_feed.signed_address import SignedAddress
@@ -182,7 +183,7 @@ class TopicSubscription:
             return
         for start in range(0, len(self._filters), _FILTERS_PER_REQUEST):
             some = self._filters[start : start + _FILTERS_PER_REQUEST]
-            client.subscribe([(each, mqtt.SubscribeOptions(qos=0)) for each in some])
+            client.subscribe([(each, SubscribeOptions(qos=0)) for each in some])
 
     def _subscribed(self, codes: Sequence[Any], reasons: list[str]) -> None:
         for code in codes:

@@ -6,5 +6,6 @@ tests/contracts/ run over these classes and over the adapters of AWS.
 - memory_bucket: the bucket
 - memory_ports: the devices, the thing groups, the publisher, the alarms
 - memory_rounds: the table of runs, rounds and participants
+- memory_tables: pages of DynamoDB's tables, for the dashboard
 - virtual_clock: the clock, and what is due later
 """

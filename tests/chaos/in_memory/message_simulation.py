@@ -249,7 +249,7 @@ class MessageSimulation(Simulation):
             lost = run is not None and any(
                 self.rounds.round(run.name, number, 1) is None for number in range(1, run.round + 1)
             )
-            told = bool(app.failures) and "`fedgrass repair" in app.failures[-1]
+            told = bool(app.failures) and "`fedgrass run repair" in app.failures[-1]
             if run is None or lost or told or (run.state is RunState.PAUSED and run.reason):
                 for _ in range(4):  # the refusal states what to do
                     self._ask({"action": "repair", "run": app.name}, 1)

@@ -135,7 +135,7 @@ def test_a_device_may_use_only_its_own_topics_and_those_of_new_models() -> None:
             assert statement["Action"] == "iot:Connect" or "*" not in text, text
 
 
-def test_a_device_may_write_nothing_but_its_own_updates() -> None:
+def test_a_device_may_write_nothing_but_its_own_updates_and_log_lines() -> None:
     documents = resources()["DeviceRole"]["Properties"]["Policies"]
     written = [
         word
@@ -144,7 +144,8 @@ def test_a_device_may_write_nothing_but_its_own_updates() -> None:
         for word in words(statement["Resource"])
     ]
     assert [word.replace("${!", "${") for word in written] == [
-        "${Bucket.Arn}/updates/${credentials-iot:ThingName}/*"
+        "${Bucket.Arn}/updates/${credentials-iot:ThingName}/*",
+        "${Bucket.Arn}/logs/${credentials-iot:ThingName}/*",
     ]
 
 
@@ -155,6 +156,7 @@ def test_a_device_that_is_gone_and_updates_that_were_averaged_are_cleaned_up() -
     rules = resources()["Bucket"]["Properties"]["LifecycleConfiguration"]["Rules"]
     assert [(rule["Prefix"], rule["Status"]) for rule in rules] == [
         ("updates/", "Enabled"),
+        ("logs/", "Enabled"),
         ("drafts/", "Enabled"),
         ("", "Enabled"),
     ]

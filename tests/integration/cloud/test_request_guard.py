@@ -17,10 +17,11 @@ import paho.mqtt.client as mqtt
 import pytest
 from botocore.auth import S3SigV4QueryAuth, SigV4Auth
 from botocore.awsrequest import AWSRequest
-from botocore.credentials import Credentials
+from botocore.credentials import Credentials, ReadOnlyCredentials
 from botocore.exceptions import ClientError
 from paho.mqtt.enums import CallbackAPIVersion
 
+from fedgrass.console.topic_feed.signed_address import sign
 from fedgrass.local.aws.embedded_cloud import CLIENT_CONFIG, EmbeddedCloud
 from fedgrass.local.testbed import create_observer
 from tests.emulator.local_core import eventually
@@ -204,15 +205,55 @@ def test_ministacks_own_api_is_closed_even_to_the_owner(cloud: EmbeddedCloud, me
     assert cloud.client("s3").get_object(Bucket="models", Key="secret")["Body"].read() == b"weights"
 
 
-def test_no_websocket_is_served(cloud: EmbeddedCloud) -> None:
+def upgrade(cloud: EmbeddedCloud, path: str, host: str, **headers: str) -> bytes:
+    """Ask for a WebSocket with the subprotocol of MQTT, and return the status line."""
     port = int(cloud.endpoint_url.rpartition(":")[2])
+    given = {
+        "Host": host,
+        "Upgrade": "websocket",
+        "Connection": "Upgrade",
+        "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
+        "Sec-WebSocket-Version": "13",
+        "Sec-WebSocket-Protocol": "mqtt",
+        **headers,
+    }
+    lines = "".join(f"{name}: {value}\r\n" for name, value in given.items())
     with socket.create_connection(("127.0.0.1", port), timeout=20) as link:
-        link.sendall(
-            f"GET /mqtt HTTP/1.1\r\nHost: localhost:{port}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-            "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n"
-            "Sec-WebSocket-Protocol: mqtt\r\n\r\n".encode()
-        )
-        assert link.recv(4096).startswith(b"HTTP/1.1 403")
+        link.sendall(f"GET {path} HTTP/1.1\r\n{lines}\r\n".encode())
+        return link.recv(4096).partition(b"\r\n")[0]
+
+
+def signed_upgrade(cloud: EmbeddedCloud, host: str, secret: str = "") -> str:
+    variables = cloud.environment()
+    key, right = variables["AWS_ACCESS_KEY_ID"], variables["AWS_SECRET_ACCESS_KEY"]
+    return sign(host, ReadOnlyCredentials(key, secret or right, None), cloud.region, has_tls=False)
+
+
+def iot_host(cloud: EmbeddedCloud) -> str:
+    return f"abc-ats.iot.{cloud.region}.localhost:{cloud.endpoint_url.rpartition(':')[2]}"
+
+
+def test_a_websocket_without_a_signature_is_not_served(cloud: EmbeddedCloud) -> None:
+    port = cloud.endpoint_url.rpartition(":")[2]
+    for host in (f"localhost:{port}", iot_host(cloud)):
+        assert b"403" in upgrade(cloud, "/mqtt", host)
+
+
+def test_the_websocket_of_a_signed_mqtt_client_is_served(cloud: EmbeddedCloud) -> None:
+    host = iot_host(cloud)
+    assert b"101" in upgrade(cloud, signed_upgrade(cloud, host), host)
+
+
+def test_a_signed_websocket_is_refused_to_web_pages_other_hosts_paths_and_keys(cloud: EmbeddedCloud) -> None:
+    host = iot_host(cloud)
+    path = signed_upgrade(cloud, host)
+    assert b"403" in upgrade(cloud, path, host, Origin="http://localhost:3000")
+    assert b"403" in upgrade(cloud, signed_upgrade(cloud, host, "wrong"), host)
+    assert b"403" in upgrade(cloud, path.replace("/mqtt", "/other"), host)
+    attacker = "abc-ats.iot.us-east-1.attacker.example"
+    assert b"403" in upgrade(cloud, signed_upgrade(cloud, attacker), attacker)
+    other_service = path.replace("iotdevicegateway", "iotdata")
+    assert b"403" in upgrade(cloud, other_service, host)
 
 
 def test_an_mqtt_client_without_a_certificate_is_not_served(cloud: EmbeddedCloud) -> None:

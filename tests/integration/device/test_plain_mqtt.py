@@ -9,6 +9,7 @@ import ssl
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -23,8 +24,18 @@ from components.runtime.component_errors import Forbidden, Unavailable
 from components.trainer.connection.device_file import read_device_file
 from components.trainer.connection.iot_credentials import RENEW_BEFORE
 from components.trainer.connection.mqtt_connection import MqttConnection
-from fedgrass.federation import weights
-from fedgrass.federation.messages import Announcement, Completion, Heartbeat, Status, Verdict, decode, encode
+from fedgrass.federation import object_keys, weights
+from fedgrass.federation.device_log import decode_log
+from fedgrass.federation.messages import (
+    Announcement,
+    Completion,
+    Heartbeat,
+    LogRequest,
+    Status,
+    Verdict,
+    decode,
+    encode,
+)
 from fedgrass.local.aws.embedded_cloud import EmbeddedCloud, ThingCertificate
 from fedgrass.local.aws.thing_credentials import CredentialsProvider
 from tests.cloud_credentials import temporary_credentials
@@ -191,6 +202,25 @@ def test_a_killed_trainer_goes_on_where_it_was(place: Place) -> None:
     assert [state for state in states if state != "progress"] == [
         "accepted"
     ]  # a slow machine reports more progress
+    # The lines of both processes are uploaded on request, by the certificate's credentials alone.
+    request = LogRequest(id="f" * 32, bucket=BUCKET, expires_at=round(time.time() * 1000) + 60_000)
+    place.tells(request)
+    lines = logged(place, request)
+    assert sum("in fleet plant as press-1" in line for line in lines) == 2
+    accepted = [line for line in lines if line.endswith("trainer INFO run-a/1/1: accepted: train noise")]
+    assert len(accepted) == 1
+
+
+def logged(place: Place, request: LogRequest) -> list[str]:
+    """Return the log lines that the device uploads for a request."""
+    key = object_keys.device_log(THING, request.id)
+    s3 = place.cloud.client("s3")
+
+    def arrived() -> bool:
+        return bool(s3.list_objects_v2(Bucket=BUCKET, Prefix=key).get("Contents"))
+
+    eventually(arrived, PATIENCE)
+    return decode_log(s3.get_object(Bucket=BUCKET, Key=key)["Body"].read(), THING, request.id)[1]
 
 
 def test_a_changed_file_is_taken_up_at_a_reload(place: Place) -> None:

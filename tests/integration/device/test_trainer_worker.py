@@ -73,7 +73,8 @@ class Desk:
 
     def __init__(self, folder: Path) -> None:
         self.loop = EventLoop()
-        self.process = WorkerProcess(self.loop.post)
+        self.lines: list[str] = []  # that the worker printed
+        self.process = WorkerProcess(self.loop.post, add_line=self.lines.append)
         self.update = folder / "updates" / "update.safetensors"
         self._answers: queue.SimpleQueue[Answer] = queue.SimpleQueue()
 
@@ -224,6 +225,21 @@ def test_what_a_users_task_prints_does_not_disturb_the_answers(desk: Desk) -> No
     desk.failure()
     desk.start()
     assert isinstance(desk.answer(), Result)
+
+
+def test_what_a_worker_prints_and_its_tracebacks_are_log_lines_and_reach_the_component_s_log_too(
+    desk: Desk, capfd: pytest.CaptureFixture[str]
+) -> None:
+    desk.start("camera", own("Broken"))
+    desk.failure()
+    desk.process.close()
+    until = time.monotonic() + PATIENCE
+    while "KeyError: 'front'" not in desk.lines and time.monotonic() < until:
+        time.sleep(0.01)
+    assert "a C library prints too" in desk.lines
+    assert "KeyError: 'front'" in desk.lines
+    assert any("slow_tasks.py" in line for line in desk.lines)
+    assert "a C library prints too" in capfd.readouterr().err
 
 
 def test_a_task_that_cannot_be_found_fails_naming_it(desk: Desk) -> None:

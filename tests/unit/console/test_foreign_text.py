@@ -1,6 +1,5 @@
 """Text of devices, and of responses, cannot control the operator's terminal."""
 
-import argparse
 import ast
 import io
 import json
@@ -19,6 +18,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedgrass.console import main, tables, terminal
+from fedgrass.console.devices import device_views
+from fedgrass.console.devices.device_history import PARTS, WorkRecord, WorkTimes
+from fedgrass.console.devices.device_records import device_record
+from fedgrass.console.devices.device_registration import DeviceRegistration
+from fedgrass.console.devices.device_report import Assignment, DeviceReport
+from fedgrass.console.devices.device_summary import summarize_devices
 from fedgrass.console.runs import dead_letters, fleet_operator, history, operator_actions, run_display
 from fedgrass.console.runs.dead_letters import Letter
 from fedgrass.console.runs.fleet_operator import RoundRecord
@@ -33,7 +38,7 @@ from fedgrass.federation.selection import Candidate
 from fedgrass.federation.settings import RunSettings
 from fedgrass.federation.topics import Kind
 from greengrass_emulator.command.core_actions import core_commands
-from greengrass_emulator.command.terminal_output import Output, print_line, show_columns
+from greengrass_emulator.command.terminal_output import Output, print_json, print_line, show_columns
 from greengrass_emulator.command.typed_options import call
 from greengrass_emulator.control import control_client
 
@@ -98,6 +103,7 @@ class Fleet:
 
     def devices(self) -> list[Candidate]:
         attributes = {"state": self.text, "version": self.text, "configuration_error": self.text}
+        attributes |= {self.text: self.text}
         return [Candidate(self.text, 0, frozenset({self.text}), 1, attributes)]
 
     def runs(self) -> dict[str, str]:
@@ -129,9 +135,6 @@ OPERATORS: dict[str, Callable[[], None]] = {
     "show": lambda: run_display.show_named_run(STACK, "run-1", "text", last=0),
     "pause": lambda: operator_actions.act(STACK, "pause", "run-1", "text"),
     "repair": lambda: operator_actions.repair(STACK, "run-1", "text", dry_run=False),
-    "devices": lambda: operator_actions.list_devices(
-        argparse.Namespace(stack=STACK, task="", missing=False, within_seconds=3)
-    ),
 }
 
 
@@ -143,6 +146,35 @@ def test_no_command_of_a_run_hands_on_what_a_device_wrote(
     monkeypatch.setattr(fleet_operator, "open_operator", lambda _: Fleet(text))
     OPERATORS[command]()
     assert_harmless(capsys.readouterr().out)
+
+
+@each_hostile
+def test_the_lines_of_devices_hand_on_nothing_of_it(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    device = Fleet(text).devices()[0]
+    found = summarize_devices([device], 1, 0, 300)
+    times = {f"{name}_seconds": 1.0 for name in ("turnaround", "other", *PARTS)}
+    work = WorkRecord(
+        run=text, round=1, attempt=1, outcome="failed", received_at=1, reason=text, counted=text,
+        counted_reason=text, times=WorkTimes(**times, examples=1),
+    )  # fmt: skip
+    registration = DeviceRegistration(
+        registered=True, thing_type=text, thing_attributes={text: text}, thing_groups=[text], errors=[text]
+    )
+    assignment = Assignment(
+        run=text, round=1, attempt=1, round_state="OPEN", state="ASKED", announced_at=1, reason=text
+    )
+    report = DeviceReport(
+        device=text, heartbeat=found.devices[0], assignments=[assignment], rounds=[work], speed=None,
+        registration=registration, errors=[text],
+    )  # fmt: skip
+    for line in [
+        *device_views.summary_lines(found),
+        *device_views.report_lines(report, 1),
+        *device_views.reason_lines([work], 1),
+    ]:
+        terminal.say(line)
+    tables.show(device_views.work_table([work], 1))
+    assert_harmless(capsys.readouterr().out, most_lines=30)
 
 
 @each_hostile
@@ -205,7 +237,9 @@ def test_the_picture_of_a_table_on_a_terminal_has_only_our_own_colours(
     text: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     tables.console(force_terminal=True, width=80).print(
-        operator_actions.device_table(Fleet(text).devices(), 0), text, history.table([])
+        device_views.device_table([device_record(one, 0) for one in Fleet(text).devices()], 0),
+        text,
+        history.table([]),
     )
     shown = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out)
     assert_harmless(shown, most_lines=80)
@@ -316,7 +350,7 @@ def test_no_table_is_wider_than_the_terminal_or_cuts_a_value_off(kind: str, widt
     ]
     shown_tables = {
         "devices": (
-            operator_actions.device_table(devices, 10**9),
+            device_views.device_table([device_record(one, 0) for one in devices], 10**9),
             [NAME, "air_quality", "1000000000", "0.1.0+with-a-long-suffix"],
         ),
         "runs": (tables.table("run", "state", rows=[(NAME, "SUCCEEDED")]), [NAME, "SUCCEEDED"]),
@@ -377,7 +411,10 @@ def test_a_reader_that_goes_away_ends_a_command_without_a_traceback() -> None:
         assert process.wait() == 1
 
 
-OUTPUTS = {"fedgrass": Output(terminal.say, show_columns), "own": Output(print_line, show_columns)}
+OUTPUTS = {
+    "fedgrass": Output(terminal.say, show_columns, terminal.say_json),
+    "own": Output(print_line, show_columns, print_json),
+}
 
 
 @pytest.mark.parametrize("output", OUTPUTS.values(), ids=OUTPUTS)
@@ -388,6 +425,11 @@ def test_a_core_s_list_is_harmless(
     monkeypatch.setattr(control_client, "running_cores", lambda: ([core_of(text)], [text]))
     call(core_commands("core", "", output), ["list"])
     assert_harmless(capsys.readouterr().out)
+    call(core_commands("core", "", output), ["list", "--output", "json"])
+    printed = capsys.readouterr().out
+    assert printed.replace("\n", "").isprintable()
+    assert printed.isascii()
+    assert json.loads(printed)["cores"][0]["thing"] == text
 
 
 def core_of(text: str) -> Any:

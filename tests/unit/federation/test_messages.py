@@ -21,6 +21,7 @@ from fedgrass.federation.messages import (
     Completion,
     Heartbeat,
     Hello,
+    LogRequest,
     Message,
     ModelAlias,
     NewModel,
@@ -67,6 +68,7 @@ LARGEST: list[Message] = [
         continues=RUN,
     ),
     Verdict(**WORK, counted=False, reason=LONGEST_REASON),
+    LogRequest(id="f" * 32, bucket="b" * 63, expires_at=MOST),
     Completion(
         **WORK,
         round_id=messages.round_id(RUN, MOST, MOST),
@@ -370,8 +372,8 @@ def test_numbers_up_to_the_limit_of_json_are_exact() -> None:
     assert messages.decode(messages.encode(completion), Completion).announced_at == MOST
 
 
-def test_an_announcement_and_a_verdict_are_told_apart() -> None:
-    for message in LARGEST[:2]:
+def test_an_announcement_a_verdict_and_a_request_for_log_lines_are_told_apart() -> None:
+    for message in LARGEST[:3]:
         assert messages.decode_announce(messages.encode(message)) == message
     with pytest.raises(MessageError, match="not a valid announcement"):
         messages.decode_announce(messages.encode(Hello()))

@@ -96,10 +96,6 @@ class StackCard:
                 text("h2", shown.name)
                 self._run = text("span")
                 self._state = word("", "quiet")
-                box("div", "grow")
-                self._actions = box("div", "actions")
-                if len(visit.stacks) > 1:
-                    button("Show", self._show).props(f'aria-label="Show stack {place + 1}"')
             self._trouble = text("p", "", "banner")
             with box("div", "answers"):
                 self._learns = _Answer("Does it learn?")
@@ -109,6 +105,10 @@ class StackCard:
                     self._holds = box("ul", "holds")
                     self._more = text("p", "", "quiet")
                 self._costs = _Answer("What does it cost?")
+            with box("div", "actions"):
+                if len(visit.stacks) > 1:
+                    assign(button("Show", self._show), **{"aria-label": f"Show {shown.name}"})
+                self._actions = box("div", "actions")
         self._held: list[Hold] | None = None
         self._offered: tuple[str, str] | None = None
 

@@ -73,6 +73,7 @@ class DashboardPage:
         self._view: View
         self._show("overview")
         ui.timer(_TICK, self._tick)
+        ui.context.client.on_connect(self._update)
         ui.context.client.on_delete(self._visit.close)
 
     def _add_stack_choice(self, stacks: Sequence[ShownStack]) -> None:
@@ -113,4 +114,5 @@ class DashboardPage:
         self._connection.classes(replace=f"word tone-{'good' if overview.connected else 'bad'}")
         alarms = sum(line.state == "alarm" for line in overview.alarms) + overview.dead_letter_count
         say(self._tabs["alarms"], f"Alarms ({alarms:,})" if alarms else "Alarms")
-        self._view.update(now_in_milliseconds())
+        with self._main:  # an event may come from an element that its own view has removed
+            self._view.update(now_in_milliseconds())

@@ -15,7 +15,7 @@ export default {
     note: (cell) => (cell !== null && typeof cell === "object" && cell.note) || null,
   },
   template: `
-    <div class="table" tabindex="0" role="region" :aria-label="caption">
+    <div class="table" tabindex="0" role="group" :aria-label="caption">
       <p v-if="!rows.length" class="quiet">{{ empty }}</p>
       <table v-else>
         <caption class="for-readers">{{ caption }}</caption>

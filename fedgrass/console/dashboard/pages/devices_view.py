@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from nicegui import background_tasks
 from nicegui import run as executor
 from nicegui.events import GenericEventArguments
 
@@ -121,8 +122,6 @@ class DevicesView:
 
     def _open(self, device: str) -> Any:
         self._opened = self._visit.device = device
-        from nicegui import background_tasks  # noqa: PLC0415
-
         return background_tasks.create(self._open_device(device))
 
     def _close(self) -> None:

@@ -1,17 +1,22 @@
 """The models of a stack: lineage, aliases, promotion and rollback."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
-from nicegui import ui
+from nicegui import background_tasks, ui
+from nicegui import run as executor
 
 from fedgrass.console.dashboard.fleet_views import ModelLine
 from fedgrass.console.dashboard.pages.dialogs import confirm
 from fedgrass.console.dashboard.pages.elements import assign, box, button, table, text
+from fedgrass.console.dashboard.pages.page_actions import AliasLine
 from fedgrass.console.dashboard.pages.page_figures import shown_bytes
-from fedgrass.console.dashboard.pages.visit import Visit, plain, shown_time
+from fedgrass.console.dashboard.pages.visit import Visit, now_in_milliseconds, plain, shown_time
+from fedgrass.federation.errors import FedgrassError
 
-_ALIAS = "production"  # offered for a task without aliases
+_ALIAS = "production"  # always offered
+_ALIAS_MILLISECONDS = 10_000  # between two readings
 _MOST_METRICS = 3
 
 
@@ -22,6 +27,8 @@ class ModelsView:
         self._visit = visit
         self._chosen = ""
         self._shown: Any = None
+        self._aliases: list[AliasLine] = []
+        self._read_at = 0  # milliseconds since the epoch
         with box("section", "card", aria_label="Model") as self._one:
             self._detail = box("div")
         with box("section", "card", aria_label="Models"):
@@ -35,17 +42,34 @@ class ModelsView:
                 empty="No model yet.",
             )
 
-    def update(self, now: int) -> None:  # noqa: ARG002 - as all views
-        """Show the present data."""
+    def update(self, now: int) -> None:
+        """Show the present data; the aliases, which are in the bucket, are read now and then."""
         models = self._visit.stack.source.overview().models
-        assign(self._table, rows=[_row(line) for line in models])
+        if now - self._read_at > _ALIAS_MILLISECONDS:
+            self._read_at = now
+            background_tasks.create(self._read_aliases(sorted({line.task for line in models})))
+        assign(self._table, rows=[_row(line, self._names_of(line)) for line in models])
         line = next((line for line in models if _name(line) == self._chosen), None)
         self._one.set_visibility(line is not None)
-        if line is not None and (line, models) != self._shown:
-            self._shown = (line, models)
+        if line is not None and (line, models, self._aliases) != self._shown:
+            self._shown = (line, models, self._aliases)
             self._detail.clear()
             with self._detail:
                 self._show_model(line, models)
+
+    async def _read_aliases(self, tasks: list[str]) -> None:
+        try:
+            found = await executor.io_bound(self._visit.stack.actions.aliases, tasks)
+        except FedgrassError as error:
+            self._visit.tell(f"The aliases cannot be read: {error}", "bad")
+            return
+        if found is not None and found != self._aliases and not self._detail.is_deleted:
+            self._aliases = found
+            self.update(now_in_milliseconds())
+
+    def _names_of(self, line: ModelLine) -> list[str]:
+        here = [one.alias for one in self._aliases if (one.run, one.number) == (line.run, line.number)]
+        return sorted({*line.aliases, *here})
 
     def _choose(self, name: str) -> None:
         self._chosen = name
@@ -56,20 +80,20 @@ class ModelsView:
 
     def _show_model(self, line: ModelLine, models: Sequence[ModelLine]) -> None:
         shown = self._visit.stack
-        aliases = sorted({alias for each in models if each.task == line.task for alias in each.aliases})
+        known = {one.alias: one for one in self._aliases if one.task == line.task}
         with box("div", "head"):
             text("h2", plain(_name(line), 80))
             box("div", "grow")
             with box("div", "actions"):
                 if not shown.actions.read_only:
-                    for alias in aliases or [_ALIAS]:
-                        self._offer(line, alias)
+                    for alias in sorted({_ALIAS, *known}):
+                        self._offer(line, alias, known.get(alias))
                 button("Close", self._close)
         with box("dl", "facts"):
             for name, value in (
                 ("lineage", " ← ".join(lineage(line, models))),
                 ("task", line.task),
-                ("aliases", ", ".join(line.aliases) or "none"),
+                ("aliases", ", ".join(self._names_of(line)) or "none"),
                 ("made", shown_time(line.made_at)),
                 ("replies that made it", f"{line.replies:,}"),
                 ("SHA-256", line.sha256),
@@ -79,34 +103,31 @@ class ModelsView:
                 text("dt", name)
                 text("dd", plain(value, 1000))
 
-    def _offer(self, line: ModelLine, alias: str) -> None:
-        shown = self._visit.stack
+    def _offer(self, line: ModelLine, alias: str, known: AliasLine | None) -> None:
+        """Add the button that moves an alias: back, if it names this model, else to this model."""
         name = plain(alias, 40)
-        if alias in line.aliases:
+        serial = known.serial if known else 0
+        target = AliasLine(task=line.task, alias=alias, run=line.run, number=line.number, serial=serial)
+        if known and (known.run, known.number) == (line.run, line.number):
+            title = f"Roll back {name}"
             question = f"Let {name} of {line.task} name the model again that it named before {_name(line)}?"
+            act = partial(self._visit.stack.actions.rollback, target)
+            button(f"{title}…", partial(self._ask, title, question, act))
+        else:
+            title = f"Promote to {name}"
+            question = f"Let {name} of {line.task} name {_name(line)}? Predictors that follow it switch."
+            if known:
+                question += f" It names {known.run}/{known.number} now."
+            act = partial(self._visit.stack.actions.promote, target)
+            button(f"{title}…", partial(self._ask, title, question, act), "main")
 
-            def rollback() -> None:
-                confirm(
-                    self._visit,
-                    shown,
-                    f"Roll back {name}",
-                    question,
-                    lambda: shown.actions.rollback(line.task, alias),
-                )
+    def _ask(self, title: str, question: str, act: Callable[[], str]) -> None:
+        def act_and_read_again() -> str:
+            done = act()
+            self._read_at = 0
+            return done
 
-            button(f"Roll back {name}…", rollback)
-            return
-
-        def promote() -> None:
-            confirm(
-                self._visit,
-                shown,
-                f"Promote to {name}",
-                f"Let {name} of {line.task} name {_name(line)}? Predictors that follow {name} switch to it.",
-                lambda: shown.actions.promote(line.task, alias, line.run, line.number),
-            )
-
-        button(f"Promote to {name}…", promote, "main")
+        confirm(self._visit, self._visit.stack, title, question, act_and_read_again)
 
 
 def lineage(line: ModelLine, models: Sequence[ModelLine], most: int = 6) -> list[str]:
@@ -125,11 +146,11 @@ def _name(line: ModelLine) -> str:
     return f"{line.run}/{line.number}"
 
 
-def _row(line: ModelLine) -> dict[str, Any]:
+def _row(line: ModelLine, names: Sequence[str]) -> dict[str, Any]:
     metrics = [f"{plain(name, 32)} {value:.4g}" for name, value in sorted(line.metrics.items())][
         :_MOST_METRICS
     ]
-    aliases = ", ".join(plain(alias, 40) for alias in line.aliases)
+    aliases = ", ".join(plain(alias, 40) for alias in names)
     return {
         "id": _name(line),
         "cells": [

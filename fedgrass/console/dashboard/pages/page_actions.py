@@ -1,6 +1,6 @@
 """What an operator may do from the page: checked here, whatever buttons the page shows."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from msgspec import Struct
@@ -75,14 +75,27 @@ class FleetActions(Protocol):
         """Remove a device that was last seen then; return whether it was there."""
 
 
+class AliasLine(Struct, frozen=True, kw_only=True):
+    """An alias of a task, or what it should become."""
+
+    task: str
+    alias: str
+    run: str  # of the model that it names
+    number: int
+    serial: int = 0  # how often it was moved; 0: it is new
+
+
 class ModelActions(Protocol):
-    """What moves aliases of models; raises SettingsError for what is refused."""
+    """What reads and moves aliases of models; raises FedgrassError, SettingsError for what is refused."""
 
-    def promote(self, task: str, alias: str, run: str, number: int) -> Any:
-        """Let an alias name a model."""
+    def aliases(self, tasks: Sequence[str]) -> list[AliasLine]:
+        """Return the aliases of these tasks."""
 
-    def rollback(self, task: str, alias: str) -> Any:
-        """Let an alias name its former model again."""
+    def promote(self, line: AliasLine) -> None:
+        """Let an alias name a model; refused if it was moved since it had the line's serial."""
+
+    def rollback(self, line: AliasLine) -> None:
+        """Let an alias name its former model again; refused if it was moved since."""
 
 
 class Actions:
@@ -90,14 +103,14 @@ class Actions:
 
     Args:
         operator: returns what carries them out, once per action: credentials may have been renewed.
-        models: likewise, for models.
+        models: carries out those on models.
         read_only: refuse all of them.
     """
 
     def __init__(
         self,
         operator: Callable[[], FleetActions],
-        models: Callable[[], ModelActions],
+        models: ModelActions,
         *,
         read_only: bool = False,
     ) -> None:
@@ -139,17 +152,21 @@ class Actions:
             return f"{device} was forgotten before."
         return f"{device} is forgotten. It appears again with its next heartbeat."
 
-    def promote(self, task: str, alias: str, run: str, number: int) -> str:
-        """Let an alias of a task name a model."""
-        with self._allowed():
-            self._models().promote(task, alias, run, number)
-        return f"{alias} of {task} is now {run}/{number}."
+    def aliases(self, tasks: Sequence[str]) -> list[AliasLine]:
+        """Return the aliases of these tasks, which a read-only page shows too."""
+        return self._models.aliases(tasks)
 
-    def rollback(self, task: str, alias: str) -> str:
-        """Let an alias name its former model again."""
+    def promote(self, line: AliasLine) -> str:
+        """Let an alias of a task name a model; another operator who moved it since wins."""
         with self._allowed():
-            self._models().rollback(task, alias)
-        return f"{alias} of {task} names its former model again."
+            self._models.promote(line)
+        return f"{line.alias} of {line.task} is now {line.run}/{line.number}."
+
+    def rollback(self, line: AliasLine) -> str:
+        """Let an alias name its former model again; another operator who moved it since wins."""
+        with self._allowed():
+            self._models.rollback(line)
+        return f"{line.alias} of {line.task} names its former model again."
 
     def _allowed(self) -> Any:
         if self.read_only:

@@ -39,6 +39,8 @@ _MOST_NAMES = 3
 _MOST_REASON = 120  # characters
 _LOST = (CellState.FAILED, CellState.REFUSED, CellState.DECLINED, CellState.SILENT, CellState.LATE)
 _AT_WORK = (CellState.ASKED, CellState.ACCEPTED, CellState.TRAINING, CellState.UPLOADING)
+# Of charts: light enough for both themes.
+_LINES = {"splitLine": {"lineStyle": {"color": "rgba(128, 128, 128, 0.3)"}}}
 _SECONDS = {"d": 86_400, "h": 3_600, "min": 60}
 _LOWER = ("loss", "error", "rmse", "mae", "perplexity")  # parts of names of metrics that should fall
 _PREFERRED = ("accuracy", "loss")
@@ -287,7 +289,7 @@ def curve_options(run: RunView) -> dict[str, Any]:
     ]
     name = printable(metric, 32) or "metric"
     last = max(2, run.line.rounds, run.line.round)
-    axis = {"type": "value", "minInterval": 1, "min": 0, "max": last + 1, "boundaryGap": False}
+    axis = {"type": "value", "minInterval": 1, "min": 0, "max": last + 1, "splitLine": {"show": False}}
     return {
         "animation": False,
         "aria": {"enabled": False},
@@ -302,8 +304,8 @@ def curve_options(run: RunView) -> dict[str, Any]:
             {**axis, "gridIndex": 1, "name": "round", "nameLocation": "middle", "nameGap": 26},
         ],
         "yAxis": [
-            {"type": "value", "scale": True, "gridIndex": 0},
-            {"type": "value", "gridIndex": 1, "minInterval": 1, "splitNumber": 2},
+            {"type": "value", "scale": True, "gridIndex": 0, **_LINES},
+            {"type": "value", "gridIndex": 1, "minInterval": 1, "splitNumber": 2, **_LINES},
         ],
         "series": [
             {"name": name, "type": "line", "data": curve, "showSymbol": len(curve) < 60, "color": "#1a6fd4"},  # noqa: PLR2004

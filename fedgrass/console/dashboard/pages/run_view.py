@@ -19,6 +19,7 @@ from fedgrass.console.dashboard.pages.elements import (
 )
 from fedgrass.console.dashboard.pages.page_figures import (
     TONES,
+    Tone,
     curve_options,
     metric_of,
     shown_bytes,
@@ -28,8 +29,11 @@ from fedgrass.console.dashboard.pages.page_figures import (
 from fedgrass.console.dashboard.pages.visit import Visit, plain, shown_time
 
 _MOST_CELLS = 200  # of the grid; larger rounds are shown in blocks of devices
+_BLOCKS = 100
+_MANY = 0.2  # share of a block's devices whose state colours the block
 _PER_PAGE = 50  # devices of a block's table
 _MOST_ROUNDS = 20  # in the table, before the others are asked for
+_BLOCK_TONES: dict[str, Tone] = {"bad": "warn", "warn": "good"}  # of blocks with few such devices
 _ROUND_COLUMNS = ("round", "state", "asked", "replied", "lost", "took", "up", "down", "metric", "reason")
 
 
@@ -64,8 +68,7 @@ class RunPanel:
                 )
         with box("section", "card", aria_label="Curves"):
             self._curves_title = text("h2", "Curves")
-            self._chart = ui.echart({}, renderer="svg").classes("chart")
-            assign(self._chart, role="img")
+            self._chart_place = box("div", "chart")
             self._rounds = table(
                 "Rounds", _ROUND_COLUMNS, numeric=(2, 3, 4, 5, 6, 7, 8), empty="No round yet."
             )
@@ -75,6 +78,7 @@ class RunPanel:
             self._history = table("Who did what", ("at", "action", "by"), empty="Nothing recorded.")
             self._settings = table("Settings", ("setting", "value"))
         self._shown_counts: dict[str, int] | None = None
+        self._chart: ui.echart | None = None
 
     def update(self, now: int) -> None:
         """Show the present data."""
@@ -106,7 +110,8 @@ class RunPanel:
         else:
             say(self._title, f"{plain(run.line.name, 64)}: round {_number(round_)}, {round_.state.lower()}")
             say(self._about, _about_round(round_, now))
-            blocks = list(self._visit.stack.source.blocks(run.line.name, _MOST_CELLS))
+            most = _MOST_CELLS if round_.asked <= _MOST_CELLS else _BLOCKS
+            blocks = list(self._visit.stack.source.blocks(run.line.name, most))
         counts: dict[str, int] = {}
         for block in blocks:
             for state, count in block.counts.items():
@@ -138,13 +143,16 @@ class RunPanel:
     def _show_curves(self, run: RunView) -> None:
         last = run.rounds[-1] if run.rounds else None
         key = (run.line.name, len(run.rounds), last.state if last else "", run.line.rounds)
-        if key == self._curves:
+        if key == self._curves or not ui.context.client.has_socket_connection:
             return
+        if self._chart is None:  # once the page is shown: the browser reads and compiles a megabyte for it
+            with self._chart_place:
+                self._chart = ui.echart({}, renderer="svg").classes("chart")
         self._curves = key
         metric = plain(metric_of(run), 32)
         say(self._curves_title, f"Curves of {plain(run.line.name, 64)}")
         label = f"{metric or 'No metric'} by round, and devices that replied or were lost"
-        assign(self._chart, **{"aria-label": label})
+        assign(self._chart, **{"role": "img", "aria-label": label})
         self._chart.options.clear()
         self._chart.options.update(curve_options(run))
         self._chart.update()
@@ -189,7 +197,7 @@ def _about_round(round_: RoundView, now: int) -> str:
         return f"It took {took}; averaging {averaging}. {plain(round_.reason)}".strip()
     left = (round_.deadline_at - now) / 1000
     deadline = f"{shown_seconds(left)} until its deadline" if left > 0 else "its deadline has passed"
-    return f"{round_.replied - round_.refused} of the {round_.needed} replies that close it; {deadline}."
+    return f"{round_.replied - round_.refused:,} of the {round_.needed:,} replies that close it; {deadline}."
 
 
 def _cell(block: CellBlock) -> dict[str, Any]:
@@ -203,7 +211,8 @@ def _cell(block: CellBlock) -> dict[str, Any]:
     said = ", ".join(f"{count:,} {name}" for name, count in block.counts.items() if count)
     bad = block.counts.get(state, 0)
     name = f"{plain(block.first, 64)} and {block.devices - 1:,} more"
-    made = _as_cell(f"{block.first}..{block.last}", name, f"{bad:,} {state}", TONES[state], None)
+    tone = TONES[state] if bad >= _MANY * block.devices else _BLOCK_TONES.get(TONES[state], TONES[state])
+    made = _as_cell(f"{block.first}..{block.last}", name, f"{bad:,} {state}", tone, None)
     replied = block.counts.get("replied", 0)
     return {**made, "note": said, "share": round(100 * replied / block.devices)}
 

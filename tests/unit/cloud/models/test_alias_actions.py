@@ -156,7 +156,7 @@ def test_a_write_whose_answer_was_lost_counts_as_done() -> None:
         ({"alias": "latest"}, "'latest' always names the newest model of a task"),
         ({"round": None}, "the event names no round"),
         ({"round": True}, "the event's round is true; it takes a whole number from 0"),
-        ({"by": 5}, "the event's by is 5; it takes a text"),
+        ({"by": 5}, "the event's by is 5; it takes a printable text"),
     ],
 )
 def test_what_cannot_be_promoted_is_refused_by_name(event: dict[str, Any], words: str) -> None:
@@ -210,7 +210,7 @@ def test_a_damaged_record_is_named_and_left_alone() -> None:
 def test_the_history_keeps_its_last_entries_and_stays_small() -> None:
     fleet = trained(2)
     for turn in range(MOST_CHANGES + 5):
-        move(fleet, 1 + turn % 2, by="\x01" * 2000, id=str(turn))
+        move(fleet, 1 + turn % 2, by="\u20ac" * 256, id=str(turn))
     assert len(record(fleet).history) == MOST_CHANGES
     assert record(fleet).serial == MOST_CHANGES + 5
     assert back(fleet)["changed"]

@@ -229,7 +229,7 @@ def test_the_lost_row_of_a_single_closed_round_is_rebuilt() -> None:
     before, lost = fleet.rounds.rows(), fleet.newest()
     fleet.rounds.lose_round(lost)
     fleet.deliver({"reminder": {"run": RUN}})
-    assert fleet.log[-1] == "the row of round 3 is lost; `fedgrass repair run-1` rebuilds it"
+    assert fleet.log[-1] == "the row of round 3 is lost; `fedgrass run repair run-1` rebuilds it"
     assert repaired(fleet) == ["wrote round 3 attempt 1: CLOSED"]
     assert fleet.rounds.rows() == before
 
@@ -272,7 +272,7 @@ def test_a_run_without_any_round_is_rebuilt() -> None:
 def test_a_lost_run_is_not_started_over_the_models_that_it_made() -> None:
     fleet = after_rounds(2)
     fleet.rounds.lose(**ALL)
-    with pytest.raises(SettingsError, match="whose rows were lost: `fedgrass repair run-1` rebuilds"):
+    with pytest.raises(SettingsError, match="whose rows were lost: `fedgrass run repair run-1` rebuilds"):
         fleet.start()
 
 

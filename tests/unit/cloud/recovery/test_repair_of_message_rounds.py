@@ -177,7 +177,7 @@ def test_a_round_that_closes_otherwise_than_the_bucket_knows_pauses_the_run() ->
     fleet.rounds.restore_participants(opened, [part])
     fleet.answers("thing-0", data=b"another")
     assert fleet.run().state is RunState.PAUSED
-    assert "`fedgrass repair run-1`" in fleet.run().reason
+    assert "`fedgrass run repair run-1`" in fleet.run().reason
     repaired(fleet)
     kept = msgspec.json.decode(fleet.bucket.objects[object_keys.round_manifest(RUN, 1)])
     assert fleet.sent(1).closed_at == kept["round"]["closed_at"]

@@ -89,7 +89,7 @@ def test_no_model_is_written_again_and_the_run_stops_and_asks_for_repair(backup_
     play(fleet, 50.0)
     assert (fleet.run().state, fleet.newest().state) == (RunState.PAUSED, State.ABANDONED)
     assert "the row of run run-1 is behind: rounds/run-1/" in fleet.run().reason
-    assert "`fedgrass repair run-1`" in fleet.run().reason
+    assert "`fedgrass run repair run-1`" in fleet.run().reason
     pass_deadlines(fleet)
     assert fleet.act("resume").state is RunState.PAUSED
     assert (published(fleet), latest(fleet)) == (before, newest)
@@ -155,10 +155,10 @@ def test_a_table_of_before_the_run_leaves_a_run_without_a_row_that_is_found_and_
     before = published(fleet)
     restore(fleet, backup)
     fleet.deliver(message_of(alarm))
-    assert fleet.log[-1] == "the run's row is lost; `fedgrass repair run-1` rebuilds it"
-    with pytest.raises(SettingsError, match="the row of run 'run-1' is lost: `fedgrass repair run-1`"):
+    assert fleet.log[-1] == "the run's row is lost; `fedgrass run repair run-1` rebuilds it"
+    with pytest.raises(SettingsError, match="the row of run 'run-1' is lost: `fedgrass run repair run-1`"):
         fleet.act("status")
-    with pytest.raises(SettingsError, match="whose rows were lost: `fedgrass repair run-1` rebuilds"):
+    with pytest.raises(SettingsError, match="whose rows were lost: `fedgrass run repair run-1` rebuilds"):
         fleet.start()
     fleet.reply("thing-0", opened, value=9.0)
     repaired(fleet)

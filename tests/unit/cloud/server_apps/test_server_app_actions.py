@@ -232,7 +232,7 @@ def test_a_round_that_the_bucket_has_closed_is_not_opened_again() -> None:
     lost = msgspec.structs.replace(fleet.run(), round=0, attempt=0, published=0)
     fleet.rounds.restore_run(lost, fleet.run())
     fleet.rounds.lose_round(fleet.sent(1))
-    assert "`fedgrass repair run-1`" in fleet.push(number=1)["refused"]
+    assert "`fedgrass run repair run-1`" in fleet.push(number=1)["refused"]
 
 
 def test_a_run_whose_row_is_older_than_its_rounds_is_refused_and_does_not_loop() -> None:
@@ -245,7 +245,7 @@ def test_a_run_whose_row_is_older_than_its_rounds_is_refused_and_does_not_loop()
     fleet.counter.most = len(fleet.counter.calls) + 50
     refused = fleet.push(number=1)["refused"]
     assert refused == (
-        "the row of run run-1 is at round 0, and the table has round 1: `fedgrass repair run-1` compares"
+        "the row of run run-1 is at round 0, and the table has round 1: `fedgrass run repair run-1` compares"
         " table and bucket"
     )
 
@@ -307,6 +307,6 @@ def test_a_run_whose_row_is_older_than_a_round_is_refused_with_the_repair_that_i
     assert fleet.sent(1).state is State.ABANDONED  # which leaves no manifest
     fleet.rounds._runs[RUN] = msgspec.structs.replace(fleet.run(), round=0, published=0)
     assert fleet.push()["refused"] == (
-        "the row of run run-1 is at round 0, and the table has round 1: `fedgrass repair run-1` compares"
+        "the row of run run-1 is at round 0, and the table has round 1: `fedgrass run repair run-1` compares"
         " table and bucket"
     )

@@ -287,7 +287,7 @@ def test_the_row_of_a_round_that_is_lost_is_named_and_does_not_stop_the_others()
     fleet.pass_time(601)
     driver.advance(fleet.cloud, RUN)
     assert fleet.sent(2).state is State.ABANDONED
-    assert "the row of round 1 is lost; `fedgrass repair run-1` rebuilds it" in fleet.log
+    assert "the row of round 1 is lost; `fedgrass run repair run-1` rebuilds it" in fleet.log
     assert fleet.run().published == 0
 
 

@@ -1,7 +1,7 @@
 """``fedgrass run start`` of a Flower app: whence its initial model comes, and with which settings."""
 
-import argparse
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -39,18 +39,18 @@ class Recorder:
     def exists(self, key: str) -> bool:
         return key in self.keys
 
-    def start(self, _name: str, settings: RunSettings, model: bytes) -> argparse.Namespace:
+    def start(self, _name: str, settings: RunSettings, model: bytes) -> SimpleNamespace:
         self.calls.append(("start", settings, model))
         return self.run()
 
-    def act(self, action: str, _name: str, **details: Any) -> argparse.Namespace:
+    def act(self, action: str, _name: str, **details: Any) -> SimpleNamespace:
         self.calls.append((action, details))
         return self.run()
 
-    def run(self) -> argparse.Namespace:
+    def run(self) -> SimpleNamespace:
         settings = RunSettings(task="flower:mean")
-        return argparse.Namespace(
-            name="r", state="RUNNING", reason="", waiting_since=0, round=0, settings=settings
+        return SimpleNamespace(
+            name="r", state="RUNNING", reason="", waiting_since=0, round=0, history=(), settings=settings
         )
 
     def rounds(self, _run: object, _first: int = 1) -> list[object]:
@@ -75,7 +75,8 @@ def recorder(monkeypatch: pytest.MonkeyPatch) -> Recorder:
 
 
 def start(*settings: str, task: str = "flower:mean", **given: Any) -> None:
-    run_start.start("fedgrass", "text", name="r", settings=(f"task={task}", *settings), **given)
+    request = {"settings": (f"task={task}", *settings), **given}
+    run_start.start("fedgrass", "text", name="r", **request)
 
 
 def test_the_server_app_brings_the_model_in_its_order_and_its_settings(recorder: Recorder) -> None:

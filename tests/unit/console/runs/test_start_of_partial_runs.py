@@ -1,7 +1,7 @@
 """``fedgrass run start`` of a partial model: what is left out of the file, and whose frozen arrays it has."""
 
-import argparse
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -29,10 +29,10 @@ class Recorder:
     def upload_frozen(self, _name: str, data: bytes) -> None:
         self.calls.append(("frozen", data))
 
-    def start(self, _name: str, settings: RunSettings, model: bytes) -> argparse.Namespace:
+    def start(self, _name: str, settings: RunSettings, model: bytes) -> SimpleNamespace:
         self.calls.append(("start", (settings, model)))
-        return argparse.Namespace(
-            name="r", state="RUNNING", reason="", waiting_since=0, round=0, settings=settings
+        return SimpleNamespace(
+            name="r", state="RUNNING", reason="", waiting_since=0, round=0, history=(), settings=settings
         )
 
     def rounds(self, _run: object, _first: int = 1) -> list[object]:

@@ -99,10 +99,12 @@ def test_a_run_without_an_open_round_waits_for_its_server_app_until_it_has_ended
 ) -> None:
     fleet = started()
     run_display.show_run(cast(Operator, OperatorOf(fleet)), fleet.run())
-    assert capsys.readouterr().out == "run run-1: RUNNING\nwaiting for its ServerApp\n"
+    assert capsys.readouterr().out == (
+        "run run-1: RUNNING\n2023-11-14 22:13:20 UTC start by -\nwaiting for its ServerApp\n"
+    )
     fleet.request("finish")
     run_display.show_run(cast(Operator, OperatorOf(fleet)), fleet.run())
-    assert capsys.readouterr().out == "run run-1: SUCCEEDED the ServerApp has ended\n"
+    assert capsys.readouterr().out.splitlines()[0] == "run run-1: SUCCEEDED the ServerApp has ended"
 
 
 def test_a_model_for_a_run_with_a_server_app_is_refused() -> None:

@@ -159,7 +159,7 @@ def test_a_task_without_answers_declines_after_it_was_accepted(tmp_path: Path) -
 def test_heartbeats_name_the_kinds_of_work_that_the_device_knows(tmp_path: Path) -> None:
     (heartbeat, *_) = Device(tmp_path).said("heartbeat")
     assert isinstance(heartbeat, Heartbeat)
-    assert heartbeat.works == message_types.known_work() == "train,evaluate,statistics,message"
+    assert heartbeat.works == message_types.known_work() == "train,evaluate,statistics,message,logs"
 
 
 def test_a_heartbeat_may_name_the_task_of_an_app_and_its_version() -> None:
