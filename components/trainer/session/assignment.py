@@ -232,7 +232,8 @@ class Assignment:
         """
         now = self._context.loop.clock() - self._arrived_at
         offset = max(0.0, now - result.worker_seconds)
-        return {name: (start + offset, end + offset) for name, (start, end) in result.timeline.items()}
+        parts = {name: (start + offset, end + offset) for name, (start, end) in result.timeline.items()}
+        return {"start": (0.0, offset), **parts}
 
     def _send_result(self, result: Result) -> None:
         """Upload the update, and complete; work without an update is complete at once."""

@@ -5,8 +5,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from fedgrass.federation.messages import Announcement
-from fedgrass.federation.messages.message_fields import MOST_METRICS
+from fedgrass.federation import messages
+from fedgrass.federation.messages import LARGEST_MESSAGE, Announcement
+from fedgrass.federation.messages.message_fields import LONGEST_ANSWER
 from fedgrass.federation.trace_context import parse_timeline, trace_id, traceparent
 from tests.fakes.memory_device import Device, announcement, result
 
@@ -45,6 +46,7 @@ def test_parts_are_timed_from_the_arrival_of_the_announcement(device: Device) ->
     device.waiting.pop()()
     device.settle()
     assert parse_timeline(str(timeline(device))) == {
+        "start": (0, 6_000),
         "download": (6_500, 7_000),
         "train": (7_000, 9_000),
         "upload": (10_000, 15_000),
@@ -69,10 +71,15 @@ def test_a_device_that_was_restarted_has_no_timeline(device: Device) -> None:
     assert timeline(again) is msgspec.UNSET
 
 
-def test_a_completion_that_has_no_room_keeps_its_metrics(device: Device) -> None:
-    device.hears(traced())
-    device.passes(10)
-    metrics = {f"{number:064}": -1.2345678901234567e-308 for number in range(MOST_METRICS)}
-    finish(device, metrics=metrics, answer="A" * 1_400)
-    assert device.completions[-1].metrics == metrics
+def test_a_completion_that_has_no_room_keeps_its_answer(device: Device) -> None:
+    device.hears(announcement())
+    finish(device)
+    room = LARGEST_MESSAGE - len(messages.encode(device.completions[-1]))
+    answer = "A" * LONGEST_ANSWER
+    count, rest = divmod(room - len(answer) - 20, len(f'"{0:064}":0.5,'))
+    metrics = {f"{number:064}": 0.5 for number in range(count)}
+    device.hears(msgspec.structs.replace(traced(), round=2))
+    finish(device, answer=answer, metrics=metrics, unsent_metrics="x" * rest)
+    assert device.completions[-1].round == 2
+    assert device.completions[-1].answer == answer
     assert timeline(device) is msgspec.UNSET
