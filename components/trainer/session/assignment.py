@@ -31,7 +31,7 @@ from fedgrass.federation import object_keys
 from fedgrass.federation.messages import Announcement, Completion
 from fedgrass.federation.messages.message_codec import LARGEST_MESSAGE
 from fedgrass.federation.messages.message_fields import LONGEST_CODE, shorten
-from fedgrass.federation.trace_context import format_timeline
+from fedgrass.federation.messages.trace_context import format_timeline
 
 
 class Deadline:

@@ -8,7 +8,7 @@ import pytest
 from fedgrass.federation import messages
 from fedgrass.federation.messages import LARGEST_MESSAGE, Announcement
 from fedgrass.federation.messages.message_fields import LONGEST_ANSWER
-from fedgrass.federation.trace_context import parse_timeline, trace_id, traceparent
+from fedgrass.federation.messages.trace_context import parse_timeline, trace_id, traceparent
 from tests.fakes.memory_device import Device, announcement, result
 
 CONTEXT = traceparent(trace_id("garden", "run-a", 1, 1, 1_700_000_000_000))
