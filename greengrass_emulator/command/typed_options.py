@@ -120,8 +120,11 @@ def _reason(error: CycloptsError) -> str:
         return f"unknown command {_shortened(word)}: {hint}"
     if type(error) is MissingArgumentError and error.argument:
         name = error.keyword or error.argument.name
-        given = bool(error.keyword or error.argument.tokens)
-        return f"{name} {'needs a value' if given else 'is required'}"
+        if error.keyword or error.argument.tokens:
+            return f"{name} needs a value"
+        options = [word for word in error.unused_tokens or () if word.startswith("--")]
+        close = difflib.get_close_matches(name, options, n=1)
+        return f"{name} is required" + (f": did you mean it by {_shortened(close[0])}?" if close else "")
     if isinstance(error, CoercionError) and error.msg is not None and error.argument:
         name = error.token.keyword if error.token and error.token.keyword else error.argument.name
         return f"{name}: {error.msg}"
