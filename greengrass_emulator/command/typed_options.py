@@ -59,7 +59,6 @@ def command_group(name: str, explanation: str) -> App:
         group_arguments=_ARGUMENTS,
         group_parameters=_OPTIONS,
         default_parameter=Parameter(negative=(), allow_repeating=True, show_default=_shown_default),
-        suppress_keyboard_interrupt=False,  # the program decides what Ctrl-C does
     )
 
 
