@@ -30,6 +30,8 @@ from greengrass_emulator.emulator_errors import EmulatorError
 _WHOLE_NUMBER = re.compile(r"-?[0-9]{1,60}", re.ASCII)
 _NUMBER = re.compile(r"[-+0-9.eE]{1,60}", re.ASCII)
 _LONGEST_SHOWN = 60  # characters of a refused value
+_LONG_WORD = re.compile(r"\S{100,}")
+_SENTENCES = {". Did you mean": ": did you mean", ". Choose": ": choose"}  # of cyclopts, as parts of one
 _EMPTY: tuple[object, ...] = (None, "", False, (), [])
 _ARGUMENTS, _OPTIONS = Group("Arguments", sort_key=1), Group("Options", sort_key=2)
 HELP_FLAGS = ("--help", "-h")
@@ -123,13 +125,9 @@ def _reason(error: CycloptsError) -> str:
     if isinstance(error, CoercionError) and error.msg is not None and error.argument:
         name = error.token.keyword if error.token and error.token.keyword else error.argument.name
         return f"{name}: {error.msg}"
-    text = (
-        str(error)
-        .strip()
-        .rstrip(".")
-        .replace(". Did you mean", ": did you mean")
-        .replace(". Choose", ": choose")
-    )
+    text = _LONG_WORD.sub(lambda word: f"{word[0][:_LONGEST_SHOWN]}...", str(error)).strip().rstrip(".")
+    for sentence, part in _SENTENCES.items():
+        text = text.replace(sentence, part)
     return text[:1].lower() + text[1:]
 
 

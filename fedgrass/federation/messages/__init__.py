@@ -4,6 +4,7 @@
     message_fields.py   the types of their fields
     message_codec.py    messages to JSON and back, with all checks
     alarms.py           messages that the cloud sends to itself for later
+    device_log.py       the log lines that a device uploads on request
 
 Receivers ignore unknown fields, so that newer senders may add some; they refuse unsupported versions of
 messages about work.

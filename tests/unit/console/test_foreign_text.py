@@ -115,6 +115,9 @@ class Fleet:
     def run(self, _: str) -> Run:
         return self.state
 
+    def every_run(self, _: object) -> list[Run]:
+        return [self.state]
+
     def repair(self, *_: object, **__: object) -> list[str]:
         return [self.text]
 
@@ -286,6 +289,7 @@ PRINTING = {
 }
 # They import Console as the type of a parameter, and construct none.
 TYPES_ONLY = {
+    "fedgrass/console/topic_feed/topic_watch.py",
     "greengrass_emulator/command/plain_help.py",
     "fedgrass/console/flower/server_app_run.py",
     "fedgrass/console/redrawn_view.py",
