@@ -4,9 +4,8 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from cyclopts import Parameter
-from cyclopts.validators import Number
 
-from fedgrass.console.command_line import ON_STACK, Output, StackOptions, command_group
+from fedgrass.console.command_line import ON_STACK, Output, StackOptions, command_group, whole_number
 from fedgrass.console.deferred import deferred
 
 app = command_group("model", "List, fetch, compare, promote, export and import models.")
@@ -29,7 +28,7 @@ def list_models(
     /,
     *,
     task: str = "",
-    last: Annotated[int, Parameter(validator=Number(gte=0))] = 10,
+    last: Annotated[int, whole_number(0, 10**6)] = 10,
     access: StackOptions = ON_STACK,
     output: Output = "text",
 ) -> None:
