@@ -90,6 +90,7 @@ bench: $(VENV)/.for-tests
 	$(BIN)/python -m benchmarks.report_page $(OPTIONS)
 	$(BIN)/python -m benchmarks.device $(OPTIONS)
 	$(BIN)/python -m benchmarks.flower_apps $(OPTIONS)
+	$(BIN)/python -m benchmarks.dashboard $(OPTIONS)
 
 prose: $(VENV)/.for-tests
 	$(BIN)/python .ci/prose.py
