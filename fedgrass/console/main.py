@@ -49,8 +49,11 @@ _COMMANDS: dict[str, tuple[str, str]] = {
         "List devices, show what one of them did and logged, or forget it.",
     ),
     "model": ("model_commands:app", "List, fetch, compare, promote, export and import models."),
-    "watch": ("watch_commands:watch", "Print the messages on the fleet's topics as they pass."),
-    "dashboard": ("dashboard_commands:dashboard", "Show stacks live in the browser, and act on them."),
+    "watch": ("watch_commands:watch", "Print the messages on the fleet's topics as they pass, until Ctrl-C."),
+    "dashboard": (
+        "dashboard_commands:dashboard",
+        "Serve a page that shows stacks live in the browser, and acts on them.",
+    ),
 }
 _MOVED = {"runs": "run list", "repair": "run repair"}  # commands of earlier versions
 
@@ -115,7 +118,7 @@ def app() -> App:
 def load(name: str) -> App:
     """Return the app of a command or of a group of commands, with its own explanation."""
     loaded = app()[name]
-    if loaded.default_command:
+    if loaded.default_command and not any(not word.startswith("-") for word in loaded):
         loaded.help = None  # the docstring of the function, not its line in the list of commands
     return loaded
 
