@@ -10,7 +10,7 @@ _DEPLOY = "`fedgrass deploy cloud` restores it"
 
 
 def check_alarms(examined: Examined) -> Iterator[Finding]:
-    """Check that the stack's alarms exist, and that none of them is raised."""
+    """Check that the stack's alarms exist, and that no alarm is raised."""
     names = {real: name for name, (kind, real) in examined.resources.items() if kind == _ALARM}
     if not names:
         yield good("alarms", "the stack has none")
