@@ -13,7 +13,11 @@ _forget = deferred("fedgrass.console.devices.registered_devices:forget_device")
 
 
 app = command_group("devices", "List devices, show what one of them did and logged, or forget it.")
-app.command("fedgrass.console.commands.device_log_commands:logs", name="logs")
+app.command(
+    "fedgrass.console.commands.device_log_commands:logs",
+    name="logs",
+    help="Show the last log lines of a device, which uploads them on request.",
+)
 
 
 @app.default
