@@ -182,7 +182,8 @@ def store_import(target: ImportTarget, record: ImportedModel, model: bytes) -> I
 def draw_import(found: ImportResult) -> None:
     """Print the name of an imported model, and how a run starts from it."""
     state = "imported" if found.is_new else "was imported before:"
-    say(f"{state} {found.model} of the task {found.task}: {found.arrays} arrays, {found.bytes:,} bytes")
+    arrays = "1 array" if found.arrays == 1 else f"{found.arrays} arrays"
+    say(f"{state} {found.model} of the task {found.task}: {arrays}, {found.bytes:,} bytes")
     reason = f": {printable(found.note)}" if found.note else ""
     say(f"checked against {found.checked}" if found.checked else f"not compared with the task's code{reason}")
     say(f"start a run from it: `fedgrass run start NAME task={found.task} --continue-from {found.model}`")

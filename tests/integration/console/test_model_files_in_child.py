@@ -68,7 +68,7 @@ def test_a_pickle_is_converted_without_a_stack_and_a_program_in_it_is_not_run(
     main.run(["model", "convert-pickle", "good.pkl", "--out", "good.safetensors", "--yes"])
     assert decode((tmp_path / "good.safetensors").read_bytes())["a"].tolist() == [0, 1, 2]
     told = capfd.readouterr()
-    assert "wrote good.safetensors (152 bytes): 1 arrays, read by the unpickler for arrays" in told.out
+    assert "wrote good.safetensors (152 bytes): 1 array, read by the unpickler for arrays" in told.out
     assert "a pickle is a program" in told.err
     with pytest.raises(SystemExit) as ended:
         main.run(["model", "convert-pickle", "bad.pkl", "--out", "bad.safetensors", "--yes"])
