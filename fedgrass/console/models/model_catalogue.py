@@ -274,7 +274,7 @@ def _may_name_a_run(folder: str) -> bool:
 def measured(rounds: list[Round]) -> dict[int, dict[str, float]]:
     """Return the metrics of models by number: those of a round are of the model that it started from.
 
-    Those of a round that only evaluates are preferred. Metrics of local models and of their training are left out.
+    Those of a round that only evaluates are preferred. Metrics of local models and of training are left out.
 
     Args:
         rounds: closed rounds of one run.
