@@ -37,7 +37,7 @@ def list_models(
     Args:
         run: only the models of this run.
         task: only models of this task.
-        last: only so many of each run, the latest; 0: all.
+        last: at most this number of each run, the latest; 0: all.
     """
     access.use()
     _list(access.stack, output, run=run, task=task, last=last)
@@ -219,7 +219,7 @@ def import_model(
 def convert_pickle(
     file: Path, /, *, out: Path, yes: bool = False, force: bool = False, output: Output = "text"
 ) -> None:
-    """Convert a legacy pickle of arrays to safetensors, on this machine; says what it risks, and asks.
+    """Convert a legacy pickle of arrays to safetensors, on this machine; explains the risk, and asks.
 
     Args:
         file: the pickle, or a checkpoint of PyTorch.
