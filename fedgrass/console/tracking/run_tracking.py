@@ -115,9 +115,15 @@ def track_run(  # noqa: PLR0913 - what of which run goes where, and how long
         for delivery in deliveries:
             closing.callback(delivery.close)
         while True:
-            run = _turn(operator, place, name, deliveries, is_last=not follow)
-            if not follow or run.state not in LIVING:
-                break
+            try:
+                run = _turn(operator, place, name, deliveries, is_last=not follow)
+            except Exception as error:
+                if not (follow and stack.is_passing(error)):
+                    raise
+                warn(f"the run cannot be read at the moment: {_reason(error)}")
+            else:
+                if not follow or run.state not in LIVING:
+                    break
             pause()
     reports = [
         SinkReport(

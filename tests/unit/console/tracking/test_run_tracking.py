@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from botocore.exceptions import ClientError, EndpointConnectionError
 
 from fedgrass.console import stack
 from fedgrass.console.tracking.json_lines import JsonLines
@@ -13,7 +14,7 @@ from fedgrass.console.tracking.tracked_run import TrackedModel, TrackedRound, Tr
 from fedgrass.console.tracking.tracking_sink import Recorded, open_sink
 from fedgrass.federation.errors import SettingsError
 from fedgrass.federation.rounds import Participant, Round, State
-from fedgrass.federation.runs import RunState
+from fedgrass.federation.runs import Run, RunState
 from tests.fakes.model_registry import ModelOperator
 from tests.fakes.small_fleet import RUN
 from tests.fakes.tracked_fleet import PLACE, TrackedFleet
@@ -194,6 +195,44 @@ def test_following_reads_the_devices_of_each_ended_round_once(monkeypatch: pytes
     track_run(operator, PLACE, RUN, [sink], follow=True, warn=pytest.fail, pause=pause)
     assert sink.rounds == [(number, 1) for number in range(1, 5)]
     assert read == [1, 2, 3, 4]
+
+
+def test_aws_may_be_out_of_reach_for_a_while_as_a_run_is_followed(monkeypatch: pytest.MonkeyPatch) -> None:
+    fleet, sink = TrackedFleet(devices=2, rounds=2), MemorySink()
+    fleet.start()
+    operator = fleet.operator()
+    run, failures = operator.run, [EndpointConnectionError(endpoint_url="https://dynamodb")]
+
+    def flaky(name: str) -> Run:
+        if failures and fleet.newest().number > 1:
+            raise failures.pop()
+        return run(name)
+
+    monkeypatch.setattr(operator, "run", flaky)
+    warnings: list[str] = []
+    track_run(operator, PLACE, RUN, [sink], follow=True, warn=warnings.append, pause=fleet.train)
+    assert len(warnings) == 1
+    assert "dynamodb" in warnings[0]
+    assert sink.rounds == [(1, 1), (2, 1)]
+
+
+@pytest.mark.parametrize("follow", [True, False])
+def test_an_error_that_does_not_pass_ends_the_command(
+    monkeypatch: pytest.MonkeyPatch, *, follow: bool
+) -> None:
+    operator = TrackedFleet(devices=1).operator()
+    expired = ClientError(
+        {"Error": {"Code": "ExpiredTokenException"}, "ResponseMetadata": {"HTTPStatusCode": 400}}, "GetItem"
+    )
+
+    def fail(_name: str) -> Run:
+        raise expired
+
+    monkeypatch.setattr(operator, "run", fail)
+    sink = MemorySink()
+    with pytest.raises(ClientError):
+        track_run(operator, PLACE, RUN, [sink], follow=follow, warn=pytest.fail, pause=pytest.fail)
+    assert sink.closed == 1
 
 
 def test_a_retried_run_is_continued_where_it_was_left(tmp_path: Path) -> None:
