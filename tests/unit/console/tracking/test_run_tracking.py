@@ -21,7 +21,7 @@ from tests.fakes.tracked_fleet import PLACE, TrackedFleet
 
 
 class MemorySink:
-    """A sink that keeps what it gets, and fails when it is told to."""
+    """A sink that keeps what it gets, and fails when a test wants it to."""
 
     name = "memory:"
 
@@ -201,7 +201,7 @@ def test_aws_may_be_out_of_reach_for_a_while_as_a_run_is_followed(monkeypatch: p
     fleet, sink = TrackedFleet(devices=2, rounds=2), MemorySink()
     fleet.start()
     operator = fleet.operator()
-    run, failures = operator.run, [EndpointConnectionError(endpoint_url="https://dynamodb")]
+    run, failures = operator.run, [EndpointConnectionError(endpoint_url="https://dynamodb")] * 3
 
     def flaky(name: str) -> Run:
         if failures and fleet.newest().number > 1:
@@ -221,12 +221,10 @@ def test_an_error_that_does_not_pass_ends_the_command(
     monkeypatch: pytest.MonkeyPatch, *, follow: bool
 ) -> None:
     operator = TrackedFleet(devices=1).operator()
-    expired = ClientError(
-        {"Error": {"Code": "ExpiredTokenException"}, "ResponseMetadata": {"HTTPStatusCode": 400}}, "GetItem"
-    )
+    denied = ClientError({"Error": {"Code": "AccessDeniedException"}}, "GetItem")
 
     def fail(_name: str) -> Run:
-        raise expired
+        raise denied
 
     monkeypatch.setattr(operator, "run", fail)
     sink = MemorySink()
