@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError
@@ -221,7 +222,8 @@ def test_an_error_that_does_not_pass_ends_the_command(
     monkeypatch: pytest.MonkeyPatch, *, follow: bool
 ) -> None:
     operator = TrackedFleet(devices=1).operator()
-    denied = ClientError({"Error": {"Code": "AccessDeniedException"}}, "GetItem")
+    answer: Any = {"Error": {"Code": "AccessDenied"}, "ResponseMetadata": {"HTTPStatusCode": 403}}
+    denied = ClientError(answer, "GetItem")
 
     def fail(_name: str) -> Run:
         raise denied
