@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError
 
@@ -172,6 +173,29 @@ def test_a_sink_whose_server_is_gone_for_a_while_catches_up_while_a_run_is_follo
     fleet.track(flaky)  # the same command again
     assert flaky.rounds == sound.rounds
     assert flaky.models == sound.models == [6]
+
+
+def test_a_server_that_stays_away_is_one_line_however_often_it_is_tried() -> None:
+    fleet, sink = TrackedFleet(devices=1, rounds=12), MemorySink()
+    fleet.start()
+    tried: list[str] = []
+    sink.fails = lambda call: tried.append(call) is None
+    warnings: list[str] = []
+    track_run(fleet.operator(), PLACE, RUN, [sink], follow=True, warn=warnings.append, pause=fleet.train)
+    assert len(tried) == 3  # at longer and longer intervals: after 2 and 4 turns
+    assert len(warnings) == 1
+
+
+def test_a_round_whose_model_is_not_published_yet_is_left_for_the_next_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fleet, sink = TrackedFleet(devices=2, rounds=2), MemorySink()
+    fleet.start()
+    fleet.train()
+    operator, run = fleet.operator(), fleet.run()
+    monkeypatch.setattr(operator, "run", lambda _name: msgspec.structs.replace(run, published=0))
+    track_run(operator, PLACE, RUN, [sink], warn=pytest.fail)
+    assert sink.rounds == []
 
 
 def test_following_reads_the_devices_of_each_ended_round_once(monkeypatch: pytest.MonkeyPatch) -> None:
