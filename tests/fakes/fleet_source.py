@@ -1,4 +1,4 @@
-"""A stack's data and actions for the dashboard, without a stack: a fleet that trains as it is told."""
+"""A stack's data and actions for the dashboard, without a stack: a fleet in memory."""
 
 import math
 from collections import Counter
@@ -124,7 +124,7 @@ class FakeFleet:
         return [_block(self.cells[at : at + size]) for at in range(0, len(self.cells), size)]
 
     def devices(
-        self, page: int, per_page: int, text: str = "", health: str = "", version: str = ""
+        self, page: int, per_page: int, *, text: str = "", health: str = "", version: str = ""
     ) -> DevicesPage:
         found = [
             line

@@ -1,7 +1,7 @@
 """Who may use the dashboard: checks of every request and websocket before the page sees it.
 
 The page listens on 127.0.0.1, where any website that the operator visits can send requests too: by a form, by
-a websocket, or under a name of its own that resolves to 127.0.0.1 (DNS rebinding). So every request has to
+a websocket, or under a domain that resolves to 127.0.0.1 (DNS rebinding). So every request has to
 name an allowed host, anything but a plain reading has to come from the page itself, and a websocket, over
 which all actions come, has to bring the cookie that the page set. On other addresses a token is needed first.
 """
@@ -22,7 +22,7 @@ Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 TOKEN = "token"  # noqa: S105 - the name of the parameter in the URL
 _SOCKET = "/_nicegui_ws/"
-_PATHS = ("/_nicegui/", "/favicon.ico")  # besides the page itself and its websocket
+_PATHS = ("/_nicegui/", "/favicon.ico")  # in addition to the page itself and its websocket
 _READING = frozenset({"GET", "HEAD"})
 _POLICY_VIOLATION = 1008  # code of a closed websocket
 _PAGE_ONLY = frozenset({"same-origin", "none"})  # of Sec-Fetch-Site: the page itself, or the address bar
@@ -57,7 +57,7 @@ class Admission:
 
     Args:
         hosts: the names by which a browser may address the page, each with its port unless it is 80 or 443.
-        cookie: name of the session's cookie. Cookies do not tell ports apart, so it should name the port.
+        cookie: name of the session's cookie. Browsers send it to all ports of a host, so it names the port.
         token: has to be shown once by each browser; empty: anyone who reaches the address is let in.
         session: value of the cookie; random.
     """

@@ -71,7 +71,7 @@ def check_names(host: str, allow_host: Sequence[str]) -> None:
     """Refuse to listen on all addresses without a name that browsers use. Raises SettingsError."""
     if host in _ANYWHERE and not allow_host:
         message = (
-            f"--host {host} stands for all addresses: say by --allow-host NAME how browsers address the page"
+            f"--host {host} stands for all addresses: name by --allow-host NAME what browsers connect to"
         )
         raise SettingsError(message)
 
@@ -87,7 +87,7 @@ def greeting(
     lines = [f"{title}: http://{place}/" + (f"?{TOKEN}={token}" if token else "")]
     if token:
         lines.append(
-            "The token opens the page to whoever has it, and HTTP does not encrypt it: prefer a tunnel"
+            "The token opens the page to anyone who has it, and HTTP does not encrypt it: prefer a tunnel"
         )
     lines.append("Ctrl-C ends it")
     return lines

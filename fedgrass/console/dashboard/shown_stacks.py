@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 
 from fedgrass.console import stack
+from fedgrass.console.dashboard.fleet_state import open_fleet_state
 from fedgrass.console.dashboard.pages.page_actions import Actions
 from fedgrass.console.dashboard.pages.page_sources import FleetSource, ShownStack
 from fedgrass.console.dashboard.stack_models import StackModels
@@ -13,7 +14,6 @@ from fedgrass.federation.errors import SettingsError
 
 _NEEDED = "nicegui"  # the extra `dashboard` brings it
 _serve = deferred("fedgrass.console.dashboard.page_server:serve")
-_open_source = deferred("fedgrass.console.dashboard.fleet_state:open_fleet_state")
 OpenSource = Callable[[str, str, str], FleetSource]
 
 
@@ -32,7 +32,7 @@ def show_dashboard(  # noqa: PLR0913 - the options of the command
     Args:
         stacks: names of the stacks.
         profiles: profiles of the AWS CLI: none, one for all stacks, or one for each.
-        regions: AWS regions, likewise.
+        regions: AWS regions, in the same way.
         host: address to listen on.
         port: to listen on; 0: a free one.
         allow_host: further names by which browsers may address the page.
@@ -56,7 +56,7 @@ def opened(
     regions: Sequence[str],
     *,
     read_only: bool,
-    open_source: OpenSource = _open_source,
+    open_source: OpenSource = open_fleet_state,
 ) -> list[ShownStack]:
     """Return the stacks that the options name. Raises as ``show_dashboard`` does."""
     places = list(
@@ -81,15 +81,14 @@ def for_each(stacks: Sequence[str], given: Sequence[str], option: str) -> Sequen
     if len(given) in {0, 1}:
         return [*(given or [""])] * len(stacks)
     if len(given) != len(stacks):
-        message = (
-            f"{option} is given {len(given)} times for {len(stacks)} stacks: give it once, or per --stack"
-        )
+        count = "1 stack" if len(stacks) == 1 else f"{len(stacks)} stacks"
+        message = f"{option} is given {len(given)} times for {count}: give it once, or per --stack"
         raise SettingsError(message)
     return given
 
 
 def _label(place: tuple[str, str, str], stacks: Sequence[str]) -> str:
-    """Return the name of a stack, with what tells it from others of the same name."""
+    """Return the name of a stack, with what distinguishes it from others of the same name."""
     name, profile, region = place
     more = [part for part in (profile, region) if part]
     return f"{name} ({', '.join(more)})" if list(stacks).count(name) > 1 and more else name

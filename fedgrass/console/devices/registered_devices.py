@@ -82,8 +82,9 @@ def list_devices(  # noqa: PLR0913 - one per option
 def page_of(found: DeviceList, after: str, most: int) -> DeviceList:
     """Return a list with at most ``most`` devices whose names come after ``after``."""
     rest = [device for device in found.devices if device.device > after]
-    left_out = rest[most].device if most < len(rest) else ""
-    return replace(found, devices=rest[:most], next_device=left_out)
+    next_device = rest[most].device if most < len(rest) else ""
+    left_out = max(0, len(rest) - most)
+    return replace(found, devices=rest[:most], left_out=left_out, next_device=next_device)
 
 
 def _draw_list(found: DeviceList, now: int) -> None:
@@ -94,7 +95,8 @@ def _draw_list(found: DeviceList, now: int) -> None:
         for line in device_views.problem_lines(found.devices):
             say(line)
     if found.next_device and found.devices:
-        say(f"and more: --after {found.devices[-1].device} has the next ones, --all has all")
+        last = found.devices[-1].device
+        say(f"and {found.left_out:,} more: --after {last} has the next ones, --all has all")
     elif found.next_device:
         say("--all lists them; --where, --task, --missing, --version, --state and --group choose some")
 
@@ -127,10 +129,10 @@ def show_device(*, device: str, rounds: int, within_seconds: int, stack_name: st
 def _draw_report(report: DeviceReport, now: int) -> None:
     for line in device_views.report_lines(report, now):
         say(line)
-    if any(record.times for record in report.rounds):
-        say("last replies: seconds, and in brackets the median of the round's devices")
-        show(device_views.work_table(report.rounds, now))
-    elif not report.errors:
+    for run, rounds in device_views.work_tables(report.rounds, now):
+        say(f"last replies to run {run}, and the medians of all devices in the same rounds:")
+        show(rounds)
+    if not report.rounds and not report.errors:
         say("it has not replied to any round yet")
     for line in device_views.reason_lines(report.rounds, now):
         say(line)

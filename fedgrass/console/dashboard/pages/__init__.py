@@ -8,7 +8,7 @@ devices_view.py     the devices, and one device with its last rounds
 models_view.py      the models with their lineage and aliases
 alarms_view.py      alarms and dead letters
 dialogs.py          confirmations, the form of a new run, and the outcome of an action
-elements.py         plain HTML elements, and the Vue components beside this file
+elements.py         plain HTML elements, and the Vue components in this folder
 page_actions.py     what an operator may do from the page
 page_figures.py     conclusions: whether a run learns, what holds it back, what it costs
 page_sources.py     what the page needs of a stack's data

@@ -4,7 +4,7 @@ from functools import partial
 
 from nicegui.elements.mixins.text_element import TextElement
 
-from fedgrass.console.dashboard.fleet_views import Overview, RunView
+from fedgrass.console.dashboard.fleet_views import Overview, RunLine, RunView
 from fedgrass.console.dashboard.pages.dialogs import ask_for_run, confirm
 from fedgrass.console.dashboard.pages.elements import assign, box, button, say, table, text, word
 from fedgrass.console.dashboard.pages.page_actions import RunAction, offered
@@ -35,8 +35,6 @@ class AnswersView:
         with box("section", "card", aria_label="Runs"):
             with box("div", "head"):
                 text("h2", "Runs")
-                box("div", "grow")
-                self._start = button("Start a run…", self._ask, "main")
             self._runs = table(
                 "Runs", ("run", "state", "task", "round", "started"), choose=self._choose, empty="No run yet."
             )
@@ -49,7 +47,6 @@ class AnswersView:
             card.update(now)
         self._panel.update(now)
         shown = self._visit.stack
-        self._start.set_visibility(not shown.actions.read_only)
         runs = shown.source.overview().runs
         listed = runs if self._all else runs[:_MOST_RUNS]
         self._more.set_visibility(len(runs) > len(listed))
@@ -65,16 +62,13 @@ class AnswersView:
                         "note": plain(line.reason),
                     },
                     line.task,
-                    f"{line.round} of {line.rounds}" if line.rounds else str(line.round),
+                    _rounds(line),
                     shown_time(line.started_at),
                 ],
             }
             for line in listed
         ]
         assign(self._runs, rows=rows)
-
-    def _ask(self) -> None:
-        ask_for_run(self._visit, self._visit.stack)
 
     def _choose(self, name: str) -> None:
         self._visit.choose_run(self._visit.place, name)
@@ -109,6 +103,8 @@ class StackCard:
                 if len(visit.stacks) > 1:
                     assign(button("Show", self._show), **{"aria-label": f"Show {shown.name}"})
                 self._actions = box("div", "actions")
+                if not shown.actions.read_only:
+                    button("Start a run…", partial(ask_for_run, visit, shown))
         self._held: list[Hold] | None = None
         self._offered: tuple[str, str] | None = None
 
@@ -136,10 +132,8 @@ class StackCard:
         self._show_actions(line.name, line.state)
 
     def _show_holds(self, holds: list[Hold], run: RunView, overview: Overview) -> None:
-        missing = overview.fleet.missing
-        fleet = (
-            f"{missing:,} of {overview.fleet.total:,} devices of the fleet are not seen." if missing else ""
-        )
+        missing, total = overview.fleet.missing, overview.fleet.total
+        fleet = f"{missing:,} of the fleet's {total:,} devices have not been seen lately." if missing else ""
         say(
             self._nothing, "" if holds else _nothing(run), "big text-good" if not run.waiting_since else "big"
         )
@@ -192,6 +186,11 @@ class _Answer:
     def show(self, answer: str, classes: str, sentence: str) -> None:
         say(self._word, answer, f"big {classes}".strip())
         say(self._sentence, sentence)
+
+
+def _rounds(line: RunLine) -> str:
+    """Return how far a run is; the last round may only evaluate, beyond those that the settings ask for."""
+    return f"{min(line.round, line.rounds)} of {line.rounds}" if line.rounds else str(line.round)
 
 
 def _nothing(run: RunView) -> str:

@@ -23,7 +23,7 @@ _VIEWS: dict[str, tuple[str, type[AnswersView | DevicesView | ModelsView | Alarm
     "alarms": ("Alarms", AlarmsView),
 }
 _TICK = 0.5  # seconds between looks for changes
-_CLOCK_TICKS = 10  # ticks after which ages and waiting times are shown anew, without a change
+_CLOCK_TICKS = 10  # ticks after which ages and waiting times are updated without a change
 _STYLE = (Path(__file__).parent / "dashboard.css").read_text(encoding="utf-8")
 
 

@@ -15,6 +15,7 @@ from fedgrass.federation.errors import FedgrassError
 
 _PER_PAGE = 50
 _HEALTH: dict[str, Tone] = {"seen": "good", "missing": "warn", "problem": "bad"}
+_OUTCOMES: dict[str, Tone] = {**TONES, "completed": "good"}
 _MOST_VERSIONS = 20
 _LONGEST_FILTER = 200
 
@@ -70,7 +71,9 @@ class DevicesView:
                 for health, count in counts.items():
                     word(f"{count:,} {health}", _HEALTH[health])
         self._show_versions(fleet.by_version)
-        found = source.devices(self._page, _PER_PAGE, self._text, self._health, self._version)
+        found = source.devices(
+            self._page, _PER_PAGE, text=self._text, health=self._health, version=self._version
+        )
         self._page = found.page
         self._back.set_visibility(found.page > 0)
         self._on.set_visibility(found.page + 1 < found.pages)
@@ -208,7 +211,7 @@ def _turnaround(one: Turnaround) -> dict[str, Any]:
         "id": f"{one.run}/{one.round}-{one.attempt}",
         "cells": [
             f"{plain(one.run, 64)}/{one.round}{again}",
-            {"text": one.state.lower(), "tone": TONES.get(one.state.lower(), "quiet")},
+            {"text": one.state.lower(), "tone": _OUTCOMES.get(one.state.lower(), "quiet")},
             *(shown_seconds(part) if part else "" for part in parts),
             plain(one.reason),
         ],

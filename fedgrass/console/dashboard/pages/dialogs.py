@@ -12,7 +12,7 @@ from fedgrass.console.dashboard.pages.settings_form import Field, Kind, settings
 from fedgrass.console.dashboard.pages.visit import Visit
 from fedgrass.federation.settings import RunSettings
 
-_RUN, _SOURCE = "run_name", "continue_from"  # fields of the form that are no settings
+_RUN, _SOURCE = "run_name", "continue_from"  # fields of the form in addition to the settings
 _MOST_FIELDS = 100
 _LONGEST_VALUE = 10_000  # characters
 

@@ -14,10 +14,12 @@ from fedgrass.console.dashboard.pages.page_actions import AliasLine
 from fedgrass.console.dashboard.pages.page_figures import shown_bytes
 from fedgrass.console.dashboard.pages.visit import Visit, now_in_milliseconds, plain, shown_time
 from fedgrass.federation.errors import FedgrassError
+from fedgrass.federation.training_settings import LOCAL_PREFIX
 
 _ALIAS = "production"  # always offered
 _ALIAS_MILLISECONDS = 10_000  # between two readings
 _MOST_METRICS = 3
+_OF_TRAINING = (LOCAL_PREFIX, "train_")  # metrics of the devices' own models
 
 
 class ModelsView:
@@ -147,9 +149,8 @@ def _name(line: ModelLine) -> str:
 
 
 def _row(line: ModelLine, names: Sequence[str]) -> dict[str, Any]:
-    metrics = [f"{plain(name, 32)} {value:.4g}" for name, value in sorted(line.metrics.items())][
-        :_MOST_METRICS
-    ]
+    named = [name for name in sorted(line.metrics) if not name.startswith(_OF_TRAINING)][:_MOST_METRICS]
+    metrics = [f"{plain(name, 32)} {line.metrics[name]:.4g}" for name in named]
     aliases = ", ".join(plain(alias, 40) for alias in names)
     return {
         "id": _name(line),

@@ -46,7 +46,7 @@ RUN_ACTIONS = (
     RunAction(
         name="next",
         label="Next round",
-        question="Open the next round of {run} now, whatever its schedule says?",
+        question="Open the next round of {run} now, whatever its schedule is?",
         states=frozenset({"RUNNING"}),
     ),
     RunAction(

@@ -31,6 +31,7 @@ RUN_TONES: dict[str, Tone] = {
     "FAILED": "bad",
     "CANCELLED": "quiet",
 }
+_DONE = "SUCCEEDED"
 _WINDOW = 3  # rounds whose mean is compared with that of the rounds before
 _NOISE = 0.02  # of the metric's range so far: smaller changes are none
 _SLOW = 2.0  # times the median turnaround
@@ -82,7 +83,7 @@ def metric_of(run: RunView) -> str:
 
 
 def is_lower_better(run: RunView, metric: str) -> bool:
-    """Return whether a metric should fall: as the run's settings say of its target, or by its name."""
+    """Return whether a metric should fall: by the run's settings for its target, else by its name."""
     if metric == run.target_metric:
         return run.lower_is_better
     return any(part in metric for part in _LOWER)
@@ -106,10 +107,8 @@ def learning(run: RunView) -> Verdict:
         return Verdict(word="No figures yet", tone="quiet", sentence=_without_figures(run))
     latest, name = shown_metric(metric, curve[-1].value), printable(metric, 32)
     if len(curve) < _WINDOW:
-        sentence = f"{name} {latest} after {_rounds(len(curve))}: too early to tell."
-        return Verdict(
-            word="Too early to tell", tone="quiet", sentence=sentence, metric=metric, latest=latest
-        )
+        sentence = f"{name} {latest} after {_rounds(len(curve))}: too few for a verdict."
+        return Verdict(word="Too few rounds", tone="quiet", sentence=sentence, metric=metric, latest=latest)
     values = [point.value for point in curve]
     window = min(_WINDOW, len(values) // 2)
     change = statistics.fmean(values[-window:]) - statistics.fmean(values[-2 * window : -window])
@@ -117,6 +116,9 @@ def learning(run: RunView) -> Verdict:
     threshold = _NOISE * ((max(values) - min(values)) or 1.0)
     best = min(curve, key=_value) if is_lower_better(run, metric) else max(curve, key=_value)
     word, tone = _judged(better, threshold)
+    gained = -1.0 if is_lower_better(run, metric) else 1.0
+    if run.line.state == _DONE and tone != "bad" and gained * (values[-1] - values[0]) > threshold:
+        word, tone = "Learned", "good"
     sentence = (
         f"{name} {latest}, {shown_change(metric, change)} over the last {_rounds(2 * window)};"
         f" best {shown_metric(metric, best.value)} in round {best.round}."
@@ -237,7 +239,7 @@ def shown_seconds(seconds: float) -> str:
 
 
 def shown_dollars(dollars: float | None) -> str:
-    """Return an amount with as many digits as it needs."""
+    """Return an amount with the digits that it needs."""
     if dollars is None:
         return "not known"
     if dollars == 0:

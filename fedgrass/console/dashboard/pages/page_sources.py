@@ -40,7 +40,7 @@ class FleetSource(Protocol):
         """Return the cells of a run's open round in at most ``most`` blocks."""
 
     def devices(
-        self, page: int, per_page: int, text: str = "", health: str = "", version: str = ""
+        self, page: int, per_page: int, *, text: str = "", health: str = "", version: str = ""
     ) -> DevicesPage:
         """Return a page of the devices."""
 

@@ -131,7 +131,7 @@ def _described(type_: inspect.Type) -> tuple[Kind, tuple[str, ...], str]:
         about = str((type_.extra_json_schema or {}).get("description", about))
         if kind is Kind.TEXT and about.startswith(_ONE_OF):  # and others: these are suggestions
             choices = tuple(about.removeprefix(_ONE_OF).partition(";")[0].split(", "))
-        return kind, choices, about
+        return kind, choices, "" if kind is Kind.CHOICE else about
     if isinstance(type_, inspect.UnionType):
         others = [one for one in type_.types if not isinstance(one, inspect.NoneType)]
         return _described(others[0]) if len(others) == 1 else (Kind.JSON, (), "JSON")

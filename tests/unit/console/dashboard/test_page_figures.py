@@ -42,7 +42,7 @@ def cell(device: str, state: CellState, **changes: Any) -> Cell:
         ([0.2, 0.5, 0.8, 0.8, 0.8, 0.8, 0.8, 0.8], "accuracy", "Levelled off"),
         ([0.8, 0.7, 0.5, 0.4], "accuracy", "Getting worse"),
         ([0.5, 0.7, 0.9, 1.2], "loss", "Getting worse"),
-        ([0.2, 0.9], "accuracy", "Too early to tell"),
+        ([0.2, 0.9], "accuracy", "Too few rounds"),
         ([], "accuracy", "No figures yet"),
     ],
 )
@@ -50,6 +50,15 @@ def test_a_run_learns_if_its_last_rounds_are_better_than_those_before(
     values: list[float], metric: str, word: str
 ) -> None:
     assert learning(run_with(values, metric)).word == word
+
+
+def test_a_run_that_has_ended_has_learned_if_its_last_model_is_better_than_its_first() -> None:
+    ended = RunLine(name="digits-7", state="SUCCEEDED", rounds=8, round=8)
+    flat = [0.2, 0.5, 0.8, 0.8, 0.8, 0.8, 0.8, 0.8]
+    assert learning(msgspec.structs.replace(run_with(flat), line=ended)).word == "Learned"
+    assert learning(msgspec.structs.replace(run_with([0.5] * 8), line=ended)).word == "Levelled off"
+    worse = [0.2, 0.5, 0.9, 0.9, 0.9, 0.3, 0.3, 0.3]
+    assert learning(msgspec.structs.replace(run_with(worse), line=ended)).word == "Getting worse"
 
 
 def test_the_sentence_has_the_latest_value_the_change_and_the_best_round() -> None:
