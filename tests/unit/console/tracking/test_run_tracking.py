@@ -179,7 +179,12 @@ def test_a_server_that_stays_away_is_one_line_however_often_it_is_tried() -> Non
     fleet, sink = TrackedFleet(devices=1, rounds=12), MemorySink()
     fleet.start()
     tried: list[str] = []
-    sink.fails = lambda call: tried.append(call) is None
+
+    def fails(call: str) -> bool:
+        tried.append(call)
+        return True
+
+    sink.fails = fails
     warnings: list[str] = []
     track_run(fleet.operator(), PLACE, RUN, [sink], follow=True, warn=warnings.append, pause=fleet.train)
     assert len(tried) == 3  # at longer and longer intervals: after 2 and 4 turns
