@@ -45,7 +45,7 @@ class DashboardPage:
 
     def __init__(self, stacks: Sequence[ShownStack], *, read_only: bool) -> None:
         ui.add_css(_STYLE)
-        self._visit = Visit(stacks, self._show)
+        self._visit = Visit(stacks, self._show, self._update)
         self._versions: list[int] = []
         self._ticks = 0
         self._tabs = {}
