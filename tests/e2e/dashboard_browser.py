@@ -64,7 +64,7 @@ class Browser:
             self.wait_for(lambda text=text: text in self.text(), repr(text))
 
     def button(self, label: str) -> WebElement:
-        """Return the visible button with this label, which may have a count in brackets. Raises LookupError."""
+        """Return the visible button with this label, perhaps with a count. Raises LookupError."""
         path = f"//button[normalize-space(.)='{label}' or starts-with(normalize-space(.), '{label} (')]"
         for element in self.driver.find_elements(By.XPATH, path):
             if element.is_displayed():

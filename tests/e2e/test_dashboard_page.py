@@ -1,5 +1,6 @@
 """The dashboard in headless Chromium, over a fleet in memory: what it shows, does and must never do."""
 
+import http.client
 import os
 import threading
 from collections.abc import Iterator
@@ -283,3 +284,29 @@ def test_the_page_holds_no_credentials(page: Browser) -> None:
     source = page.driver.page_source
     assert not [secret for secret in secrets if secret and len(secret) > 8 and secret in source]
     assert page.runs_a_script("document.cookie") == ""
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 403),  # no cookie
+        ({"Origin": "http://evil.example"}, 403),
+        ({"Host": "evil.example"}, 403),
+    ],
+)
+def test_a_websocket_of_another_page_is_refused_by_the_real_server(
+    served: Served, headers: dict[str, str], status: int
+) -> None:
+    place = served.url.split("/")[2]
+    upgrade = {
+        "Connection": "Upgrade",
+        "Upgrade": "websocket",
+        "Sec-WebSocket-Version": "13",
+        "Sec-WebSocket-Key": "AAAAAAAAAAAAAAAAAAAAAA==",
+        "Origin": f"http://{place}",
+        **headers,
+    }
+    connection = http.client.HTTPConnection(place, timeout=10)
+    connection.request("GET", "/_nicegui_ws/socket.io/?EIO=4&transport=websocket", headers=upgrade)
+    assert connection.getresponse().status == status
+    connection.close()
