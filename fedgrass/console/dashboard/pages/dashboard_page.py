@@ -24,8 +24,8 @@ _VIEWS: dict[str, tuple[str, type[AnswersView | DevicesView | ModelsView | Alarm
 }
 _TICK = 0.5  # seconds between looks for changes
 _CLOCK_TICKS = 10  # ticks after which ages and waiting times are updated without a change
-# A dashboard that was started again does not know the cookie of this page, and refuses its websocket: once the
-# page can be read again, it is loaded again.
+# A dashboard that was started again does not know the cookie of this page, and refuses its websocket: as soon
+# as the page can be read, it is loaded again.
 _RETURN = """<script>
 (() => {
   let seconds = 0;
