@@ -87,8 +87,10 @@ bench: $(VENV)/.for-tests
 	$(BIN)/python -m benchmarks.partial_models $(OPTIONS)
 	$(BIN)/python -m benchmarks.cold_start $(OPTIONS)
 	$(BIN)/python -m benchmarks.command_start $(OPTIONS)
+	$(BIN)/python -m benchmarks.report_page $(OPTIONS)
 	$(BIN)/python -m benchmarks.device $(OPTIONS)
 	$(BIN)/python -m benchmarks.flower_apps $(OPTIONS)
+	$(BIN)/python -m benchmarks.dashboard $(OPTIONS)
 
 prose: $(VENV)/.for-tests
 	$(BIN)/python .ci/prose.py
@@ -118,7 +120,7 @@ $(VENV)/.for-demo: constraints.txt pyproject.toml | $(BIN)/python
 
 $(VENV)/.for-tests: $(VENV)/.for-demo
 	@echo "installing what the tests need into $(VENV)"
-	@$(INSTALL) --editable '.[device,cloud,dashboard,local,dev,flower,trees,mlflow,tensorboard,otel]' || { echo $(NO_PACKAGES) >&2; exit 1; }
+	@$(INSTALL) --editable '.[device,cloud,dashboard,local,dev,flower,onnx,trees,mlflow,tensorboard,otel]' || { echo $(NO_PACKAGES) >&2; exit 1; }
 # Of this package the tests read its axe.min.js alone: Playwright, which it requires, is not needed.
 	@$(INSTALL) --no-deps axe-playwright-python || { echo $(NO_PACKAGES) >&2; exit 1; }
 	@$(BROWSER)

@@ -8,9 +8,16 @@ from msgspec import UNSET, UnsetType
 
 from cloud_functions.device_limits import DeviceLimits
 from cloud_functions.monitoring import Log, metrics_of_ended
-from fedgrass.federation import messages, topics, trace_context
+from fedgrass.federation import messages, topics
 from fedgrass.federation.aggregation.sharding_plan import Scale
-from fedgrass.federation.messages import RoundChange, RoundFigures, Verdict, message_fields, message_types
+from fedgrass.federation.messages import (
+    RoundChange,
+    RoundFigures,
+    Verdict,
+    message_fields,
+    message_types,
+    trace_context,
+)
 from fedgrass.federation.ports import Alarms, Bucket, DeviceDirectory, Publisher, RoundStore, ThingGroups
 from fedgrass.federation.rounds import Round, State
 from fedgrass.federation.runs import LIVING, Run

@@ -36,8 +36,9 @@ def help_of(words: tuple[str, ...]) -> str:
 
 def written(page: str) -> str:
     """Return the page with the current help below its introduction."""
+    found = list(commands(main.app()))  # all are loaded: their own explanations are in the lists
     parts = [f"## fedgrass\n\n```text\n{help_of(())}\n```\n"]
-    for words, _ in commands(main.app()):
+    for words, _ in found:
         marks = "#" * (len(words) + 1)
         parts.append(f"{marks} fedgrass {' '.join(words)}\n\n```text\n{help_of(words)}\n```\n")
     return page.partition(_BEGIN)[0] + _BEGIN + "\n" + "\n".join(parts)

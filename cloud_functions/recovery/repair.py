@@ -31,6 +31,7 @@ from fedgrass.federation.runs import (
     Run,
     RunAction,
     RunState,
+    bounded_history,
     next_step,
     progress_after,
 )
@@ -187,18 +188,13 @@ def _plan_run(services: Services, plan: Plan, origin: Run, run: Run | None, atte
     rebuilt = _rebuilt(services, origin, attempts)
     if run and run.state is RunState.CANCELLED:
         rebuilt = msgspec.structs.replace(rebuilt, state=run.state, reason=run.reason, ended_at=run.ended_at)
-    if run and _last_action(run) > _last_action(rebuilt):  # the manifest is of before the latest actions
-        rebuilt = msgspec.structs.replace(rebuilt, history=run.history)
+    if run:  # the manifest may be of before its latest actions, and the row of before those of the manifest
+        rebuilt = msgspec.structs.replace(rebuilt, history=bounded_history((*rebuilt.history, *run.history)))
     plan.run, plan.over = rebuilt, run
     plan.lines.append(f"the run: {rebuilt.state} {rebuilt.reason}".rstrip())
     if rebuilt.state is RunState.PAUSED:
         plan.advice.append(f"`fedgrass run resume {rebuilt.name}` continues the run, `cancel` ends it")
     return rebuilt
-
-
-def _last_action(run: Run) -> int:
-    """Return when the latest known action was performed on a run; 0: none is known."""
-    return run.history[-1].at if run.history else 0
 
 
 def _plan_lists(services: Services, plan: Plan, run: Run, attempts: Sequence[Attempt]) -> None:

@@ -1,4 +1,4 @@
-"""The action ``forget``: remove a device from the devices table, so that it is no candidate any more.
+"""The action ``forget``: remove a device from the devices table, so that no round asks it.
 
 A device that is alive is registered again by its next heartbeat. Its updates, logs and past replies are kept.
 """
@@ -22,7 +22,7 @@ def forget(services: Services, event: Mapping[str, object]) -> dict[str, Any]:
     """Remove the device of ``{"action": "forget", "device": thing, "last_seen": ms}``.
 
     With ``last_seen``, only the row that the caller has seen is removed: a copy of the event that is
-    delivered later does not remove a device that has come back meanwhile.
+    delivered later does not remove a device that has come back since.
 
     Returns:
         ``{"device": ..., "forgotten": bool}``; false if the device is not registered, for example because an

@@ -45,8 +45,8 @@ from components.trainer.session.session_ports import Host, Uploader
 from components.trainer.trainer_configuration import Configuration, parse_configuration
 from components.trainer.upload.s3_upload_process import S3UploadProcess
 from components.trainer.worker.worker_process import WorkerProcess
-from fedgrass.federation.device_log import WORKER
 from fedgrass.federation.errors import SettingsError
+from fedgrass.federation.messages.device_log import WORKER
 
 _LOG_NICENESS = 10  # of the process that uploads log lines: trainings go first
 _UPDATES = "updates"  # folder in the component's work folder

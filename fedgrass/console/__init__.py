@@ -12,6 +12,7 @@ interruption.py       Ctrl-C, SIGTERM and a closed terminal
 stack.py              the deployed stack: its outputs and AWS clients (typed in aws_clients.py)
 greengrass_cloud.py   Greengrass in an AWS account: groups, component versions, deployments
 commands/             the commands: typed functions with their options
+doctor/               what is wrong with a fleet, and what to do about it
 deploy/               the fleet's stack, its components and their deployments
 tasks/                the components of tasks: files, requirements, recipe
 flower/               Flower apps: their components, and ServerApps that drive a fleet

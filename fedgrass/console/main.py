@@ -30,6 +30,10 @@ _COMMANDS: dict[str, tuple[str, str]] = {
         "deployment_commands:deploy",
         "Deploy the cloud and the devices of a fleet to an AWS account.",
     ),
+    "doctor": (
+        "doctor_commands:doctor",
+        "Examine a stack and its devices, and say what to do about each problem.",
+    ),
     "fleet": ("stack_commands:fleet", "Provision devices in AWS IoT, or remove them."),
     "flower": ("flower_commands:flower", "Bring a Flower app to the fleet as it is, or try it here."),
     "queue": ("stack_commands:queue", "List the stack's dead letters, or send them back."),
@@ -45,8 +49,11 @@ _COMMANDS: dict[str, tuple[str, str]] = {
         "List devices, show what one of them did and logged, or forget it.",
     ),
     "model": ("model_commands:app", "List, fetch, compare, promote, export and import models."),
-    "watch": ("watch_commands:watch", "Print the messages on the fleet's topics as they pass."),
-    "dashboard": ("dashboard_commands:dashboard", "Show stacks live in the browser, and act on them."),
+    "watch": ("watch_commands:watch", "Print the messages on the fleet's topics as they pass, until Ctrl-C."),
+    "dashboard": (
+        "dashboard_commands:dashboard",
+        "Serve a page that shows stacks live in the browser, and acts on them.",
+    ),
 }
 _MOVED = {"runs": "run list", "repair": "run repair"}  # commands of earlier versions
 
@@ -111,7 +118,7 @@ def app() -> App:
 def load(name: str) -> App:
     """Return the app of a command or of a group of commands, with its own explanation."""
     loaded = app()[name]
-    if loaded.default_command:
+    if loaded.default_command and not any(not word.startswith("-") for word in loaded):
         loaded.help = None  # the docstring of the function, not its line in the list of commands
     return loaded
 

@@ -9,7 +9,14 @@ from typing import Any, TypeGuard, cast
 import boto3
 from botocore.config import Config
 from botocore.credentials import ReadOnlyCredentials
-from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, NoCredentialsError
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    HTTPClientError,
+    NoCredentialsError,
+    TokenRetrievalError,
+    UnauthorizedSSOTokenError,
+)
 from botocore.exceptions import ConnectionError as BotoConnectionError
 from botocore.parsers import ResponseParserError
 
@@ -18,6 +25,16 @@ from fedgrass.federation.aws_errors import is_transient
 from fedgrass.federation.errors import FedgrassError, SettingsError
 
 _CONFIG = Config(connect_timeout=10, read_timeout=70, retries={"mode": "standard", "total_max_attempts": 3})
+
+_EXPIRED = frozenset(
+    {"ExpiredToken", "ExpiredTokenException", "RequestExpired", "TokenRefreshRequired", "ExpiredSignature"}
+)
+_INVALID = frozenset(
+    {
+        *("InvalidClientTokenId", "UnrecognizedClientException", "InvalidAccessKeyId", "InvalidToken"),
+        *("SignatureDoesNotMatch", "InvalidSignatureException", "AuthFailure"),
+    }
+)
 
 
 class StackError(FedgrassError):
@@ -91,6 +108,12 @@ def is_passing(error: BaseException) -> bool:
     return isinstance(error, HTTPClientError | BotoConnectionError)
 
 
+def is_missing(error: BaseException) -> bool:
+    """Return whether AWS refused a request because what it names does not exist."""
+    code = str(error.response.get("Error", {}).get("Code", "")) if isinstance(error, ClientError) else ""
+    return code == "404" or "NotFound" in code or code.startswith("NoSuch")
+
+
 def is_aws_error(error: BaseException) -> bool:
     """Return whether AWS refused a request or could not be reached."""
     return isinstance(error, BotoCoreError | ClientError | StackError)
@@ -162,7 +185,17 @@ def clients_of(profile: str, region: str) -> Clients:
 def _reason(error: BotoCoreError | ClientError) -> str:
     if isinstance(error, NoCredentialsError):
         return "it needs credentials: set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
-    return f"{error}{_hint(error) or _doubt(error)}"
+    return f"{error}{_renewal(error) or _hint(error) or _doubt(error)}"
+
+
+def _renewal(error: BotoCoreError | ClientError) -> str:
+    """Return how to renew credentials if they have expired, or are not (or no longer) valid."""
+    code = error.response.get("Error", {}).get("Code", "") if isinstance(error, ClientError) else ""
+    if code in _EXPIRED or isinstance(error, TokenRetrievalError | UnauthorizedSSOTokenError):
+        return ": the credentials have expired: log in again (`aws sso login`), or set new ones"
+    if code in _INVALID and "//127.0.0.1:" not in os.environ.get("AWS_ENDPOINT_URL", ""):
+        return ": the credentials are not valid: choose others by --profile or AWS_PROFILE"
+    return ""
 
 
 def _doubt(error: BotoCoreError | ClientError) -> str:
@@ -226,6 +259,10 @@ def outputs(stack: str, clients: Clients | None = None) -> Mapping[str, str]:
     except (BotoCoreError, ClientError) as error:
         # The likeliest mistakes are a wrong region and a wrong name, so the message has both.
         message = f"the stack {stack!r} in {formation.meta.region_name} cannot be read: {_reason(error)}"
+        if isinstance(error, ClientError) and "does not exist" in str(error):
+            message += (
+                "; name it by --stack and its region by --region, or deploy it: `fedgrass deploy cloud`"
+            )
         raise StackError(message) from error
     found = _Outputs({output["OutputKey"]: output["OutputValue"] for output in described.get("Outputs", [])})
     if "InitiatorName" not in found:

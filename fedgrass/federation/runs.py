@@ -8,6 +8,7 @@ CANCELLED  the operator ended it
 """
 
 import hashlib
+from collections.abc import Collection
 
 import msgspec
 from msgspec import Struct
@@ -104,7 +105,7 @@ class Run(Struct, frozen=True, kw_only=True):
         if action:
             changes["done"] = (*self.done, _fingerprint(action))[-MOST_ACTIONS:]
         if performed:
-            changes["history"] = _with_last(self.history, performed)
+            changes["history"] = bounded_history((*self.history, performed))
         # The counter makes concurrent changes of the two lists exclude each other.
         return {"actions": self.actions + 1, **changes} if changes else {}
 
@@ -113,12 +114,13 @@ class Run(Struct, frozen=True, kw_only=True):
         return round_.number == self.granted_round and round_.attempt <= self.granted_attempts
 
 
-def _with_last(history: tuple[RunAction, ...], performed: RunAction) -> tuple[RunAction, ...]:
-    """Return the history with one more entry. The start stays, whatever a timer adds every minute."""
-    if len(history) < MOST_HISTORY:
-        return (*history, performed)
-    start = history[:1] if history[0].action == "start" else ()
-    return (*start, *history[len(start) - MOST_HISTORY + 1 :], performed)
+def bounded_history(history: Collection[RunAction]) -> tuple[RunAction, ...]:
+    """Return the start and the last actions, oldest first. The start stays, whatever a timer adds later."""
+    ordered = tuple(sorted(dict.fromkeys(history), key=lambda entry: entry.at))
+    if len(ordered) <= MOST_HISTORY:
+        return ordered
+    start = ordered[:1] if ordered[0].action == "start" else ()
+    return (*start, *ordered[len(start) - MOST_HISTORY :])
 
 
 def _fingerprint(action: str) -> str:

@@ -80,10 +80,12 @@ def check_training(settings: RunSettings, needs: Options | None = None) -> None:
         if (length := len(msgspec.json.encode(chosen))) > allowed:
             why = ""
             if allowed < LARGEST_TRAINING:
-                others = (
-                    "a ServerApp's message" if settings.has_server_app else "its `shared` and frozen_sha256"
+                others = ["a ServerApp's message"] if settings.has_server_app else []
+                others += (
+                    ["its `shared` and frozen_sha256"] if settings.shared or settings.frozen_sha256 else []
                 )
-                why = f" next to {others}"
+                others += ["its `trace`"] if settings.trace else []
+                why = f" next to {' and '.join(others)}"
             message = (
                 f"the run's training and training_by_round{including} have {length:,} bytes of JSON in round"
                 f" {number}; at most {max(0, allowed):,} are allowed{why}"
@@ -101,14 +103,16 @@ _FROZEN_BYTES = 320  # of the frozen arrays' fingerprint and file in an announce
 
 
 _HEADER_BYTES = 600  # of the header of a ServerApp's message in an announcement: its group may be escaped
+_TRACE_BYTES = len(',"trace":"00-') + 32 + 1 + 16 + len('-01"')  # of a traced run's announcement
 
 
 def announced_bytes(settings: RunSettings) -> int:
-    """Return how many bytes of an announcement a partial model or a ServerApp's message takes; 0 without."""
+    """Return how many bytes of an announcement a trace, a partial model or a ServerApp's message takes."""
+    trace = _TRACE_BYTES if settings.trace else 0
     if settings.has_server_app:
-        return _HEADER_BYTES
+        return trace + _HEADER_BYTES
     shared = len(msgspec.json.encode({"shared": settings.shared})) if settings.shared else 0
-    return shared + (_FROZEN_BYTES if settings.frozen_sha256 else 0)
+    return trace + shared + (_FROZEN_BYTES if settings.frozen_sha256 else 0)
 
 
 def _contradictions(settings: RunSettings) -> Iterator[str]:

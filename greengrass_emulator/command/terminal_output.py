@@ -72,7 +72,7 @@ def print_line(line: object, stream: TextIO | None = None) -> None:
 
 def print_json(value: object) -> None:
     """Print a JSON value, uncut; all but printable ASCII characters are escaped."""
-    print(json.dumps(value, indent=1).replace("\x7f", "\\u007f"), file=sys.stdout, flush=True)
+    print(json.dumps(value, indent=1).replace("\x7f", "\\u007f"), flush=True)  # noqa: T201 - the output of the program
 
 
 def show_columns(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -20,6 +20,7 @@ from cyclopts import (
     Parameter,
     Token,
     UnknownCommandError,
+    UnusedCliTokensError,
 )
 
 from greengrass_emulator.command.plain_help import PlainHelp
@@ -29,6 +30,8 @@ from greengrass_emulator.emulator_errors import EmulatorError
 _WHOLE_NUMBER = re.compile(r"-?[0-9]{1,60}", re.ASCII)
 _NUMBER = re.compile(r"[-+0-9.eE]{1,60}", re.ASCII)
 _LONGEST_SHOWN = 60  # characters of a refused value
+_LONG_WORD = re.compile(r"\S{100,}")
+_SENTENCES = {". Did you mean": ": did you mean", ". Choose": ": choose"}  # of cyclopts, as parts of one
 _EMPTY: tuple[object, ...] = (None, "", False, (), [])
 _ARGUMENTS, _OPTIONS = Group("Arguments", sort_key=1), Group("Options", sort_key=2)
 HELP_FLAGS = ("--help", "-h")
@@ -107,8 +110,11 @@ def _mistake(program: str, error: CycloptsError) -> str:
 
 
 def _reason(error: CycloptsError) -> str:
-    if isinstance(error, UnknownCommandError) and error.unused_tokens and error.app:
+    unused = isinstance(error, UnknownCommandError | UnusedCliTokensError)
+    if unused and error.unused_tokens and error.app:
         word, names = error.unused_tokens[0], _commands(error.app, ())
+        if not names:
+            return f"it takes no further argument {_shortened(word)}"
         close = difflib.get_close_matches(word, names, n=1)
         hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(names)}"
         return f"unknown command {_shortened(word)}: {hint}"
@@ -119,13 +125,9 @@ def _reason(error: CycloptsError) -> str:
     if isinstance(error, CoercionError) and error.msg is not None and error.argument:
         name = error.token.keyword if error.token and error.token.keyword else error.argument.name
         return f"{name}: {error.msg}"
-    text = (
-        str(error)
-        .strip()
-        .rstrip(".")
-        .replace(". Did you mean", ": did you mean")
-        .replace(". Choose", ": choose")
-    )
+    text = _LONG_WORD.sub(lambda word: f"{word[0][:_LONGEST_SHOWN]}...", str(error)).strip().rstrip(".")
+    for sentence, part in _SENTENCES.items():
+        text = text.replace(sentence, part)
     return text[:1].lower() + text[1:]
 
 

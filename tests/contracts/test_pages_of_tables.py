@@ -52,8 +52,8 @@ def reads(client: Any, budget: ReadBudget) -> FleetReads:
         row = {"run": "#runs", "item": f"run-{number}", "state": "RUNNING", "filler": "x" * size}
         client.put_item(TableName="page-rounds", Item=marshal(row))
     for number in range(45):
-        row = {"device": f"d{number}", "last_seen": number, "tasks": "digits"}
-        client.put_item(TableName="page-devices", Item=marshal(row))
+        device: dict[str, object] = {"device": f"d{number}", "last_seen": number, "tasks": "digits"}
+        client.put_item(TableName="page-devices", Item=marshal(device))
     return FleetReads(client, OUTPUTS, budget)
 
 

@@ -74,10 +74,16 @@ def test_items_deleted_after_three_of_five_rounds_come_back_and_the_run_has_its_
     before = table.items()
     table.delete(" ")
     assert table.items() == {}
-    repair.act(fleet.cloud, {"action": "repair", "run": RUN})
+    repair.act(fleet.cloud, {"action": "repair", "run": RUN, "by": "ben"})
     for key in (f"{RUN} run", f"#runs {RUN}"):
         before[key]["state"] = "PAUSED"
-    assert table.items() == before
+    run, items = f"{RUN} run", table.items()
+    *kept, (action, by) = [(entry.action, entry.by) for entry in fleet.run().history]
+    assert (kept, action, by) == ([("start", ""), ("next", ""), ("next", "")], "repair", "ben")
+    assert items[run]["actions"] == before[run]["actions"] + 1
+    for name in ("actions", "history"):
+        items[run][name] = before[run][name]
+    assert items == before
     fleet.act("resume")
     close_rounds(fleet, until=5)
     assert (fleet.run().state, fleet.run().round) == (RunState.SUCCEEDED, 5)

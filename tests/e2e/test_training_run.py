@@ -197,3 +197,36 @@ def test_no_alarm_is_left_of_a_closed_round(trained: Trained) -> None:
     schedules = trained.testbed.cloud.client("scheduler").list_schedules()["Schedules"]
     of_the_stack = ("-Sweep-", "-Census-")
     assert [s["Name"] for s in schedules if not any(name in s["Name"] for name in of_the_stack)] == []
+
+
+def test_the_finished_run_is_shown_downloaded_reported_and_compared_by_commands(
+    trained: Trained, tmp_path: Path
+) -> None:
+    cloud = trained.testbed.cloud
+    code, shown = fedgrass(cloud, tmp_path, "run", "show", "run-1", "--output", "json")
+    assert code == 0, shown
+    found = json.loads(shown)
+    assert (found["state"], found["round"], found["troubles_count"]) == ("SUCCEEDED", ROUNDS, 0)
+    assert found["started_by"] == trained.run.history[0].by
+    code, waited = fedgrass(cloud, tmp_path, "run", "wait", "run-1")
+    assert (code, waited) == (0, f"run run-1: SUCCEEDED {trained.run.reason}\n")
+    code, written = fedgrass(cloud, tmp_path, "run", "download", "run-1")
+    assert code == 0, written
+    model = (tmp_path / "runs" / "run-1" / "model.safetensors").read_bytes()
+    assert model == trained.testbed.operator.model("run-1", ROUNDS)
+    code, reported = fedgrass(cloud, tmp_path, "report", "run-1")
+    assert code == 0, reported
+    page = (tmp_path / "runs" / "run-1" / "report.html").read_text()
+    assert all(f"<td>{name}</td>" in page for name in thing_names(DEVICES))
+    assert "have expired" not in page, "the parts of the turnarounds are not those of the table"
+    code, foretold = fedgrass(
+        cloud, tmp_path, *("run", "start", "run-2", "task=digits", "rounds=4", "--dry-run"),
+        *("--continue-from", f"run-1/{ROUNDS}", "--output", "json"),
+    )  # fmt: skip
+    assert code == 0, foretold
+    assert json.loads(foretold)["devices"] == thing_names(DEVICES)
+    assert json.loads(foretold)["model_bytes"] == len(model)
+    code, refused = fedgrass(cloud, tmp_path, "run", "pause", "run-1")
+    assert code == 1
+    assert refused == "fedgrass: run 'run-1' is SUCCEEDED; this action requires RUNNING\n"
+    assert trained.testbed.operator.runs() == {"run-1": RunState.SUCCEEDED}

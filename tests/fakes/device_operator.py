@@ -99,7 +99,7 @@ class Things:
         if operation in self.refused:
             return Pages(self.refused[operation])
         arn = f"arn:aws:iot:eu-west-1:123456789012:cert/{CERTIFICATE}"
-        pages = {
+        pages: dict[str, Mapping[str, Any]] = {
             "list_thing_groups_for_thing": {"thingGroups": [{"groupName": "presses"}, {"groupName": "all"}]},
             "list_thing_principals": {"principals": [arn, "eu-west-1:0-1-cognito-identity"]},
         }

@@ -1,6 +1,6 @@
 """The operator's access to a ``SmallFleet``: the real initiator's actions and rows, over ports in memory."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, cast
 
 import msgspec
@@ -46,6 +46,9 @@ class MemoryOperator:
             message = f"there is no run {name!r}"
             raise SettingsError(message)
         return run
+
+    def every_run(self, names: Iterable[str]) -> list[Run]:
+        return [self.run(name) for name in names]
 
     def participants(self, round_: Round) -> list[Participant]:
         self.reads.append(f"participants {round_.number}")

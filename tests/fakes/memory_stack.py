@@ -3,12 +3,12 @@
 from collections.abc import Callable, Sequence
 from typing import Any, Self
 
-import msgspec
 from botocore.exceptions import ClientError, EndpointConnectionError
 
 from cloud_functions.aws.dynamodb_table import marshal, to_row
 from fedgrass.console.topic_feed.topic_subscription import Link, Received, SubscriptionStatus
 from fedgrass.federation import messages, topics
+from fedgrass.federation.messages.message_types import Message
 from fedgrass.federation.rounds import Participant, Participation, Round, State
 from fedgrass.federation.runs import LIVING, Run, RunState
 from fedgrass.federation.settings import RunSettings
@@ -28,7 +28,7 @@ OUTPUTS = {
 
 
 class ScriptedFeed:
-    """A feed that gives what a test says."""
+    """A feed whose messages a test chooses."""
 
     def __init__(self) -> None:
         self.waiting: list[Received] = []
@@ -54,6 +54,7 @@ class MemoryStack:
     def __init__(self) -> None:
         self.now = NOW / 1000
         self.is_gone = False
+        self.refused: set[str] = set()  # services that the credentials may not use
         self.tables = MemoryTables({"rounds": ("run", "item"), "devices": ("device",)})
         self.requests: list[tuple[str, str, dict[str, Any]]] = []  # service, operation, arguments
         self.alarms: list[dict[str, Any]] = []
@@ -79,7 +80,14 @@ class MemoryStack:
         return run
 
     def put_round(self, run: str, number: int, state: State = State.CLOSED, **fields: Any) -> Round:
-        base = {"attempt": 1, "asked": 2, "needed": 2, "minimum": 1, "opened_at": NOW, "deadline_at": NOW}
+        base: dict[str, Any] = {
+            "attempt": 1,
+            "asked": 2,
+            "needed": 2,
+            "minimum": 1,
+            "opened_at": NOW,
+            "deadline_at": NOW,
+        }
         base |= {"base": number - 1, "base_sha256": "0" * 64, "base_bytes": 1_000_000}
         round_ = Round(run=run, number=number, state=state, **{**base, **fields})
         self._put({**to_row(round_), "item": f"round/{number:06}/{round_.attempt:03}"})
@@ -99,10 +107,6 @@ class MemoryStack:
 
     def remove_device(self, name: str) -> None:
         self.tables.delete_item(TableName="devices", Key=marshal({"device": name}))
-
-    def remove_run(self, name: str) -> None:
-        for run, item in ((name, "run"), ("#living", name), ("#runs", name)):
-            self.tables.delete_item(TableName="rounds", Key=marshal({"run": run, "item": item}))
 
     def _put(self, row: dict[str, Any]) -> None:
         self.tables.put_item(TableName="rounds", Item=marshal(row))
@@ -126,6 +130,9 @@ class _Client:
             self._stack.requests.append((self._service, operation, arguments))
             if self._stack.is_gone:
                 raise EndpointConnectionError(endpoint_url="https://dynamodb.eu-west-1.amazonaws.com")
+            if self._service in self._stack.refused:
+                answer: Any = {"Error": {"Code": "AccessDenied", "Message": "not authorized"}}
+                raise ClientError(answer, operation)
             if self._service == "dynamodb":
                 return getattr(self._stack.tables, operation)(**arguments)
             if self._service == "cloudwatch":
@@ -137,7 +144,7 @@ class _Client:
         return call
 
 
-def received(thing: str, kind: Kind, message: msgspec.Struct, at: int = NOW) -> Received:
+def received(thing: str, kind: Kind, message: Message, at: int = NOW) -> Received:
     """Return a message on a device's topic."""
     return Received(at, topics.of_device(FLEET, thing, kind), messages.encode(message))
 

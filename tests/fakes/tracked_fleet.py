@@ -1,10 +1,11 @@
 """A run of the real cloud functions in memory, as the tracking reads it."""
 
-from typing import Any, cast
+from typing import cast
 
 from fedgrass.console.runs.fleet_operator import Operator
 from fedgrass.console.tracking.run_tracking import Models, Place, TrackReport, track_run
 from fedgrass.console.tracking.tracking_sink import Sink
+from tests.fakes.model_registry import ModelOperator
 from tests.fakes.small_fleet import FLEET, RUN, SmallFleet
 
 PLACE = Place(fleet=FLEET, stack="fedgrass", bucket="bucket")
@@ -14,10 +15,8 @@ class TrackedFleet(SmallFleet):
     """A small fleet whose run is tracked by given sinks."""
 
     def operator(self) -> Operator:
-        """Return the operator of this fleet, which only reads the rounds."""
-        operator = Operator.__new__(Operator)
-        operator._rounds = cast(Any, self.rounds)
-        return operator
+        """Return the operator of this fleet, which only reads."""
+        return cast(Operator, ModelOperator(self))
 
     def train(self, rounds: int = 1) -> None:
         """Let all devices reply to the next rounds, a second after each was opened."""

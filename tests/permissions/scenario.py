@@ -292,9 +292,16 @@ def _break_an_upload_off(watched: Watched) -> None:
     wait_until(has_parts, "the first part of an update")
     described = str(watched.testbed.fleet.plain.devices[PLAIN].file)
     for process in psutil.Process().children(recursive=True):
-        command = process.cmdline()
+        command = _command_of(process)
         if described in command and "components.trainer" in command:
             process.kill()
+
+
+def _command_of(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.NoSuchProcess:  # it has just ended
+        return []
 
 
 def _repair(watched: Watched) -> None:

@@ -19,8 +19,8 @@ from components.trainer.device_log.log_ring import FOLDER, LogRing, clock_of_day
 from components.trainer.session.device_context import Background, in_thread
 from components.trainer.session.session_ports import Uploader
 from fedgrass.federation import object_keys
-from fedgrass.federation.device_log import LogHeader, encode_log
 from fedgrass.federation.messages import LogRequest
+from fedgrass.federation.messages.device_log import LogHeader, encode_log
 
 _MOST_PENDING = 4  # requests; the initiator limits them too
 _REMEMBERED = 64  # ids of requests

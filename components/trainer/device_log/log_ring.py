@@ -19,7 +19,13 @@ from typing import BinaryIO
 
 from components.runtime.atomic_file import write_atomically
 from components.trainer.device_log.secret_filter import hide_secrets
-from fedgrass.federation.device_log import LARGEST_LINES, LONGEST_LOG_LINE, MOST_LINES, TRAINER, format_line
+from fedgrass.federation.messages.device_log import (
+    LARGEST_LINES,
+    LONGEST_LOG_LINE,
+    MOST_LINES,
+    TRAINER,
+    format_line,
+)
 
 FOLDER, FILE = "log", "lines.txt"  # in the component's work folder
 _LARGEST = 2 * LARGEST_LINES  # bytes of the file

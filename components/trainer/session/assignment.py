@@ -31,7 +31,7 @@ from fedgrass.federation import object_keys
 from fedgrass.federation.messages import Announcement, Completion
 from fedgrass.federation.messages.message_codec import LARGEST_MESSAGE
 from fedgrass.federation.messages.message_fields import LONGEST_CODE, shorten
-from fedgrass.federation.trace_context import format_timeline
+from fedgrass.federation.messages.trace_context import format_timeline
 
 
 class Deadline:
@@ -232,7 +232,8 @@ class Assignment:
         """
         now = self._context.loop.clock() - self._arrived_at
         offset = max(0.0, now - result.worker_seconds)
-        return {name: (start + offset, end + offset) for name, (start, end) in result.timeline.items()}
+        parts = {name: (start + offset, end + offset) for name, (start, end) in result.timeline.items()}
+        return {"start": (0.0, offset), **parts}
 
     def _send_result(self, result: Result) -> None:
         """Upload the update, and complete; work without an update is complete at once."""

@@ -4,9 +4,8 @@ from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
-from cyclopts.validators import Number
 
-from fedgrass.console.command_line import ON_STACK, Output, StackOptions
+from fedgrass.console.command_line import ON_STACK, Output, StackOptions, number_between, whole_number
 from fedgrass.console.deferred import deferred
 
 _MOST_LINES = 1_000  # that a device keeps
@@ -17,9 +16,9 @@ def logs(
     thing: str,
     /,
     *,
-    lines: Annotated[int, Parameter(validator=Number(gte=1, lte=_MOST_LINES))] = _MOST_LINES,
-    out: Path | None = None,
-    wait_seconds: Annotated[float, Parameter(validator=Number(gte=1, lte=900))] = 60.0,
+    lines: Annotated[int, whole_number(1, _MOST_LINES)] = _MOST_LINES,
+    out: Annotated[Path | None, Parameter(metavar="FILE")] = None,
+    wait_seconds: Annotated[float, number_between(1, 900, metavar="SECONDS")] = 60.0,
     access: StackOptions = ON_STACK,
     output: Output = "text",
 ) -> None:
@@ -33,8 +32,6 @@ def logs(
         lines: how many of the last 1,000 lines.
         out: write the lines to this file instead.
         wait_seconds: how long to wait for the device, from 1 to 900.
-        access: the stack.
-        output: the form of the output.
     """
     access.use()
     _SHOW_LOGS(thing, lines=lines, out=out, wait_seconds=wait_seconds, stack_name=access.stack, output=output)

@@ -23,6 +23,7 @@ class AlarmsView(Struct, frozen=True, kw_only=True):
     alarms_note: str = ""
     dead_letters: tuple[DeadLetterLine, ...] = ()
     dead_letter_count: int = 0
+    letters_note: str = ""
 
 
 class FleetAlarms:
@@ -47,7 +48,7 @@ class FleetAlarms:
         self._alarms_due = self._letters_due = 0.0
 
     def read_if_due(self) -> bool:
-        """Read what is due; return whether anything changed. Raises StackError."""
+        """Read what is due; return whether anything changed. What cannot be read is noted in the view."""
         now, before = self._clock(), self.view
         if now >= self._letters_due:
             self._letters_due = now + _LETTERS_EVERY
@@ -58,6 +59,13 @@ class FleetAlarms:
         return self.view != before
 
     def _read_letters(self) -> None:
+        try:
+            self._receive_letters()
+            self._change(letters_note="")
+        except FedgrassError as error:  # such as credentials that may not read the queue: the rest continues
+            self._change(letters_note=f"the dead letters cannot be read: {error}")
+
+    def _receive_letters(self) -> None:
         with stack.refusals():
             url = self._outputs["DeadLettersQueueUrl"]
             answer = self._clients("sqs").get_queue_attributes(
@@ -66,10 +74,9 @@ class FleetAlarms:
             count = int(answer["Attributes"]["ApproximateNumberOfMessages"])
             letters = self.view.dead_letters
             if count != self.view.dead_letter_count:  # receiving them hides them from others for a moment
-                found = DeadLetters(self._clients, self._outputs).show() if count else []
+                found = DeadLetters(self._clients, self._outputs).show(_MOST_LETTERS) if count else []
                 letters = tuple(
-                    DeadLetterLine(text=one.line, source=one.source.rpartition(":")[2])
-                    for one in found[:_MOST_LETTERS]
+                    DeadLetterLine(text=one.line, source=one.source.rpartition(":")[2]) for one in found
                 )
         self._change(dead_letters=letters, dead_letter_count=count)
 
@@ -79,7 +86,7 @@ class FleetAlarms:
                 answer = self._clients("cloudwatch").describe_alarms(
                     AlarmNamePrefix=f"{self._stack_name}-", AlarmTypes=["MetricAlarm"], MaxRecords=100
                 )
-        except FedgrassError as error:  # such as credentials that may not read alarms: the rest goes on
+        except FedgrassError as error:  # such as credentials that may not read alarms: the rest continues
             self._change(alarms=(), alarms_note=f"the alarms cannot be read: {error}")
             return
         alarms = tuple(

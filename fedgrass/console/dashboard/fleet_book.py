@@ -28,7 +28,7 @@ def subscribed_topics(fleet: str) -> list[str]:
 class FleetBook:
     """Runs, rounds, cells and devices of one stack.
 
-    ``lock`` guards all of it: whoever reads or changes more than one value holds it. ``version`` grows with
+    ``lock`` guards all of it: code that reads or changes more than one value holds it. ``version`` grows with
     each change that the page can see.
 
     Args:
@@ -71,7 +71,7 @@ class FleetBook:
             return before.state == Link.RECONNECTING and link is Link.CONNECTED
 
     def watch(self, run: str) -> None:
-        """Keep a run up to date although it has ended, until as many calls of ``unwatch``."""
+        """Keep a run up to date although it has ended, until ``unwatch`` was called once per call."""
         with self.lock:
             self.watched[run] += 1
             if run in self.runs:
@@ -93,7 +93,7 @@ class FleetBook:
 
     @property
     def followed(self) -> list[KnownRun]:
-        """The runs to keep up to date: those going on, and those that pages show."""
+        """The runs to keep up to date: active ones, and those that pages show."""
         return [known for known in self.runs.values() if known.is_living or known.name in self.watched]
 
     @property
@@ -108,6 +108,12 @@ class FleetBook:
             cells = self.cells[run] = RoundCells(number, attempt)
             self.changed()
         return cells if cells.is_of(number, attempt) else None
+
+    def drop_cells(self) -> None:
+        """Drop the cells of runs that have ended and that no page shows."""
+        kept = {known.name for known in self.followed}
+        for name in [name for name in self.cells if name in self.runs and name not in kept]:
+            del self.cells[name]
 
     def keep_participants(self, cells: RoundCells, parts: list[Participant]) -> None:
         """Keep rows of the devices of a round."""
@@ -164,7 +170,7 @@ class FleetBook:
         return None
 
     def next_new_device(self) -> str | None:
-        """Remove and return a device that has said hello."""
+        """Remove and return a device that has sent a hello."""
         with suppress(StopIteration):
             first = next(iter(self.new_devices))
             del self.new_devices[first]

@@ -139,7 +139,7 @@ class DeviceBook:
         )
 
     def _health(self, device: _Device) -> str:
-        # Compared with the time of the read: a row that was read long ago says nothing of the time since.
+        # Compared with the time of the read: a row that was read long ago does not show the time since then.
         if device.candidate.last_seen < device.read_at - self._missing_milliseconds:
             return MISSING
         return PROBLEM if device.problem else SEEN

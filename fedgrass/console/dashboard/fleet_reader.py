@@ -1,6 +1,6 @@
 """Which row to read next: the dashboard makes one small read after the other, the most urgent first.
 
-First what the page shows of the open rounds: which runs are going on, and their latest rounds; then the
+First what the page shows of the open rounds: which runs are active, and their latest rounds; then the
 curves. The participants, the devices and the other runs, which take many pages, are read in turn.
 """
 
@@ -140,11 +140,13 @@ class FleetReader:
     def _page_reads(self, followed: list[KnownRun], now: float) -> Iterator[Read]:
         """Yield the reads of pages that are due, of which none waits for all pages of another."""
         for known in followed:
+            if known.name not in self._book.cells:
+                self._participants.pop(known.name, None)
             if known.latest and now >= self._pass_of(known).due:
                 yield partial(self._read_participants, known)
         if now >= self._devices.due:
             yield self._read_devices
-        unread = (known for known in self._book.runs.values() if known.run is None)
+        unread = (known for known in self._book.runs.values() if known.run is None and not known.is_lost)
         if named := next(unread, None):
             yield partial(self._read_run, named)
 
@@ -153,10 +155,13 @@ class FleetReader:
         with self._book.lock:
             self._living_due = self._clock() + _LIVING_EVERY
             for name in names:
-                self._book.known_run(name, "RUNNING")
+                known = self._book.known_run(name, "RUNNING")
+                if not known.is_living:  # it had failed, and continues
+                    known.state, known.read_at = "RUNNING", 0.0
             for known in self._book.runs.values():
                 if known.is_living and known.name not in names:
                     known.read_at = 0.0  # it has ended: its row is read next
+            self._book.drop_cells()
 
     def _read_names(self) -> None:
         page = self._reads.run_states(self._names_start)
@@ -171,9 +176,10 @@ class FleetReader:
         run = self._reads.run(known.name)
         with self._book.lock:
             known.read_at = self._clock()
-            if run is None:  # it was deleted, or another version wrote it
-                self._book.runs.pop(known.name, None)
-                self._book.changed()
+            if run is None:
+                if not known.is_lost:
+                    known.lose()
+                    self._book.changed()
                 return
             was_living = known.is_living
             if known.keep(run):

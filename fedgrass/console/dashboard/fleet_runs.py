@@ -27,9 +27,11 @@ class KnownRun:
         self.rounds: dict[tuple[int, int], Round] = {}
         self.next_page: Any = None  # key of the next page of rounds, backwards
         self.complete = False  # whether the rounds were read to the first one
+        self.is_lost = False  # whether its row is missing, or was written by another version
         self.read_at = 0.0  # of the row, by the clock of the reads
         self._views: dict[tuple[int, int], tuple[Round, RoundView]] = {}
         self._dollars: float | None = None  # until a round changes
+        self._models: list[ModelLine] | None = None  # the same
 
     @property
     def is_living(self) -> bool:
@@ -43,7 +45,7 @@ class KnownRun:
 
     @property
     def has_open_round(self) -> bool:
-        """Whether the latest round is going on, or its row was not read yet."""
+        """Whether the latest round has not ended, or its row was not read yet."""
         if not self.is_living or (self.run and not self.run.round):
             return False
         return self.latest is None or self.latest.state not in ENDED
@@ -51,8 +53,14 @@ class KnownRun:
     def keep(self, run: Run) -> bool:
         """Keep the row of the run; return whether it differs from the known one."""
         changed = run != self.run
-        self.run, self.state = run, str(run.state)
+        if self.run is None:
+            self._models = None  # whose task was not known
+        self.run, self.state, self.is_lost = run, str(run.state), False
         return changed
+
+    def lose(self) -> None:
+        """Note that the row of the run cannot be read."""
+        self.run, self.is_lost = None, True
 
     def keep_rounds(self, rounds: Iterable[Round]) -> bool:
         """Keep rows of rounds; return whether one differs from the known one."""
@@ -61,7 +69,7 @@ class KnownRun:
             key = (round_.number, round_.attempt)
             if self.rounds.get(key) != round_:
                 self.rounds[key] = round_
-                self._dollars = None
+                self._dollars = self._models = None
                 changed = True
         return changed
 
@@ -69,7 +77,8 @@ class KnownRun:
         """Return the run's line in the list of runs."""
         run = self.run
         if run is None:
-            return RunLine(name=self.name, state=self.state)
+            reason = "its row in the table is missing, or of another version" if self.is_lost else ""
+            return RunLine(name=self.name, state=self.state, reason=reason)
         reason = run.reason
         if not reason and run.waiting_since:
             reason = "waits: no device to ask was found"
@@ -86,7 +95,7 @@ class KnownRun:
 
     def history(self) -> tuple[ActionLine, ...]:
         """Return who did what to the run, as far as it was recorded."""
-        actions = getattr(self.run, "history", ())
+        actions = self.run.history if self.run else ()
         return tuple(ActionLine(at=each.at, action=each.action, by=each.by) for each in actions)
 
     def settings(self) -> dict[str, Any]:
@@ -118,6 +127,11 @@ class KnownRun:
 
     def models(self) -> list[ModelLine]:
         """Return the models that the known rounds made, the newest first."""
+        if self._models is None:
+            self._models = self._made_models()
+        return self._models
+
+    def _made_models(self) -> list[ModelLine]:
         measured = {
             round_.base: round_.metrics
             for _, round_ in sorted(self.rounds.items())

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Protocol, Self, TypeVar
+from typing import Any, TypeVar
 
 from fedgrass.console import stack
 from fedgrass.console.aws_clients import Clients
@@ -30,9 +30,9 @@ from fedgrass.console.devices.device_history import WorkRecord, recent_work
 from fedgrass.console.stack import StackError
 from fedgrass.console.topic_feed.signed_address import signed_address
 from fedgrass.console.topic_feed.topic_subscription import (
+    Feed,
     Link,
     Received,
-    SubscriptionStatus,
     TopicSubscription,
 )
 from fedgrass.federation.errors import SettingsError
@@ -49,23 +49,6 @@ _HEARTBEAT_SECONDS = 60
 Built = TypeVar("Built")
 
 
-class Feed(Protocol):
-    """The messages of the fleet's topics, such as ``TopicSubscription``."""
-
-    @property
-    def status(self) -> SubscriptionStatus:
-        """The state of the subscription."""
-
-    def take(self, seconds: float) -> list[Received]:
-        """Return the messages that came since; wait for the first one at most ``seconds``."""
-
-    def __enter__(self) -> Self:
-        """Begin to connect."""
-
-    def __exit__(self, *_: object) -> None:
-        """Disconnect."""
-
-
 def open_fleet_state(stack_name: str, profile: str = "", region: str = "") -> "FleetState":
     """Return the state of a deployed stack, not started.
 
@@ -79,7 +62,7 @@ def open_fleet_state(stack_name: str, profile: str = "", region: str = "") -> "F
 
 
 class FleetState:
-    """One stack. All methods may be called from any thread, and return from memory unless they say otherwise.
+    """One stack. All methods may be called from any thread, and return from memory, except ``device``.
 
     Args:
         stack_name: name of the stack.
@@ -225,7 +208,7 @@ class FleetState:
             runs=tuple(known.line() for known in runs),
             fleet=book.devices.counts(),
             alarms=alarms.alarms,
-            alarms_note=alarms.alarms_note,
+            alarms_note="; ".join(filter(None, (alarms.alarms_note, alarms.letters_note))),
             dead_letters=alarms.dead_letters,
             dead_letter_count=alarms.dead_letter_count,
             cost_dollars=sum(costs) if costs else None,
@@ -267,7 +250,7 @@ class FleetState:
             self._wake.set()
 
     def note_feed(self) -> None:
-        """Note the state of the feed; after it was lost, read what its messages would have said."""
+        """Note the state of the feed; after it was lost, read what its messages would have reported."""
         status = self._feed.status
         if self._book.set_connection("topics", status.link, status.error):
             self._reader.begin_passes()

@@ -14,11 +14,17 @@ from msgspec import Struct
 
 from fedgrass.console import stack
 from fedgrass.console.results import show_result
-from fedgrass.console.runs.fleet_operator import LogTicket, Operator
+from fedgrass.console.runs.fleet_operator import LogTicket, open_operator
 from fedgrass.console.terminal import complain, printable, say
 from fedgrass.federation import object_keys
-from fedgrass.federation.device_log import LARGEST_FILE, LONGEST_LOG_LINE, LogLine, decode_log, parse_line
 from fedgrass.federation.errors import FedgrassError, SettingsError, UpdateRefused
+from fedgrass.federation.messages.device_log import (
+    LARGEST_FILE,
+    LONGEST_LOG_LINE,
+    LogLine,
+    decode_log,
+    parse_line,
+)
 from fedgrass.federation.messages.message_fields import checked_name
 
 _PAUSES = (0.5, 1.0, 2.0)  # seconds between looks at the bucket, the last one from then on
@@ -42,7 +48,7 @@ class DeviceLog(Struct, frozen=True, kw_only=True):
 
 
 class LogSource(Protocol):
-    """What the functions here need of an :class:`Operator`."""
+    """What the functions here need of an ``Operator``."""
 
     def request_logs(self, device: str) -> LogTicket:
         """Ask the initiator to request the lines of a device."""
@@ -79,8 +85,9 @@ def show_logs(  # noqa: PLR0913 - the options of the command
         output: ``text`` or ``json``.
     """
     checked_name("thing", device)
-    operator = Operator(stack.client, stack.outputs(stack_name))
-    found = fetch_logs(operator, device, lines=lines, wait_seconds=wait_seconds, note=complain)
+    found = fetch_logs(
+        open_operator(stack_name), device, lines=lines, wait_seconds=wait_seconds, note=complain
+    )
     if out:
         text = "".join(line_text(line) + "\n" for line in found.lines)
         out.write_text(text, encoding="utf-8")
@@ -180,7 +187,7 @@ def _draw(log: DeviceLog, out: Path | None) -> None:
     elif not log.lines:
         say(f"{log.device} has logged nothing yet")
     elif log.left_out:
-        complain(f"{log.left_out} older lines are not shown (--lines)")
+        complain(f"older lines that are not shown: {log.left_out}; --lines shows more")
 
 
 def _span(seconds: float) -> str:

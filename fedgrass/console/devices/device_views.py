@@ -1,5 +1,6 @@
 """How devices are printed for people."""
 
+import itertools
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 
@@ -17,6 +18,7 @@ from fedgrass.federation.selection.attribute_conditions import Value
 _SECONDS_OF = (("d", 86_400), ("h", 3_600), ("min", 60))
 _MOST_SHOWN = 5  # values of an attribute on its line
 _TIMES = ("turnaround", *PARTS, "other")
+_HEADINGS = ("took, s", "down", "eval", "train", "up", "other")  # short, for 80 columns
 
 
 def ago(seconds: float) -> str:
@@ -157,25 +159,28 @@ def _certificate(found: DeviceCertificate, now: int) -> str:
     return f"{found.id}: {found.status}, {when}"
 
 
-def work_table(work: Sequence[WorkRecord], now: int) -> Table:
-    """Return a table of completions: seconds of the device, and in brackets the medians of the fleet."""
-    rows = [
-        (
-            record.name,
-            ago((now - record.received_at) / 1000),
-            *(_seconds(record.times, record.fleet, name) for name in _TIMES),
-            f"{record.times.examples:g}",
-            record.counted,
-        )
-        for record in work
-        if record.times
-    ]
-    return table("round", "replied", *_TIMES, "examples", "counted", rows=rows)
+def work_tables(work: Sequence[WorkRecord], now: int) -> Iterator[tuple[str, Table]]:
+    """Yield each run with a table of the device's completions, and below each the medians of the fleet.
+
+    All times are seconds; ``now`` is in milliseconds since the epoch.
+    """
+    completed = [record for record in work if record.times]
+    for run, records in itertools.groupby(completed, key=lambda record: record.run):
+        rows = [row for record in records for row in _work_rows(record, now)]
+        yield run, table("round", "ago", *_HEADINGS, "examples", "counted", rows=rows)
 
 
-def _seconds(own: WorkTimes, fleet: WorkTimes | None, name: str) -> str:
-    found = f"{getattr(own, f'{name}_seconds'):.1f}"
-    return f"{found} ({getattr(fleet, f'{name}_seconds'):.1f})" if fleet else found
+def _work_rows(record: WorkRecord, now: int) -> Iterator[tuple[str, ...]]:
+    if record.times:
+        name = f"{record.round}.{record.attempt}" if record.attempt > 1 else str(record.round)
+        yield name, duration((now - record.received_at) / 1000), *_figures(record.times), record.counted
+    if record.fleet and record.fleet_devices > 1:
+        yield "median", f"of {record.fleet_devices:,}", *_figures(record.fleet), ""
+
+
+def _figures(times: WorkTimes) -> list[str]:
+    seconds = [f"{getattr(times, f'{name}_seconds'):.1f}" for name in _TIMES]
+    return [*seconds, f"{times.examples:g}"]
 
 
 def reason_lines(work: Sequence[WorkRecord], now: int) -> Iterator[str]:

@@ -127,10 +127,10 @@ def show_device(*, device: str, rounds: int, within_seconds: int, stack_name: st
 def _draw_report(report: DeviceReport, now: int) -> None:
     for line in device_views.report_lines(report, now):
         say(line)
-    if any(record.times for record in report.rounds):
-        say("last replies: seconds, and in brackets the median of the round's devices")
-        show(device_views.work_table(report.rounds, now))
-    elif not report.errors:
+    for run, rounds in device_views.work_tables(report.rounds, now):
+        say(f"last replies to run {run}, and the medians of all devices in the same rounds:")
+        show(rounds)
+    if not report.rounds and not report.errors:
         say("it has not replied to any round yet")
     for line in device_views.reason_lines(report.rounds, now):
         say(line)

@@ -69,7 +69,8 @@ def compare_speed(work: Sequence[WorkRecord]) -> SpeedComparison | None:
 
 
 def _median(pairs: Sequence[tuple[WorkTimes, WorkTimes]], side: int, part: str) -> float:
-    return round(statistics.median(getattr(pair[side], f"{part}_seconds") for pair in pairs), 3)
+    found: float = statistics.median(getattr(pair[side], f"{part}_seconds") for pair in pairs)
+    return round(found, 3)
 
 
 def _compare_part(pairs: Sequence[tuple[WorkTimes, WorkTimes]], part: str) -> PartComparison:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from msgspec import Struct
 
 from fedgrass.console.reports.turnaround_rows import PARTS, Turnaround
+from fedgrass.federation.round_metrics import is_share
 from fedgrass.federation.rounds import Participant, Participation, Round, State, Work
 from fedgrass.federation.runs import Run
 from fedgrass.federation.training_settings import LOCAL_PREFIX
@@ -284,7 +285,10 @@ def curve(run: Run, rounds: Sequence[RoundFigures], metric: str) -> list[Point]:
 
 
 def metrics_of(rounds: Sequence[RoundFigures]) -> list[str]:
-    """Return the metrics of global models that were reported, accuracy and loss first."""
+    """Return the metrics of global models that were reported: accuracy, loss, shares, losses, others."""
     found = {name for each in rounds for name in each.metrics if not name.startswith(LOCAL_PREFIX)}
-    usual = [name for name in ("accuracy", "loss") if name in found]
-    return usual + sorted(found - set(usual))
+
+    def rank(name: str) -> tuple[bool, bool, bool, bool, str]:
+        return name != "accuracy", name != "loss", not is_share(name), "loss" not in name.lower(), name
+
+    return sorted(found, key=rank)

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from msgspec import Struct
 
-from fedgrass.console.reports.report_figures import OUTCOMES, SLOWEST, ReportFigures, RoundFigures, curve
+from fedgrass.console.reports.report_figures import OUTCOMES, ReportFigures, RoundFigures, curve
 from fedgrass.console.reports.turnaround_rows import PARTS
 from fedgrass.console.terminal import printable
 from fedgrass.federation.round_metrics import is_share
@@ -23,6 +23,7 @@ from fedgrass.federation.training_settings import LOCAL_PREFIX
 
 _SIZE = (5.2, 3.3)  # inches
 _DPI = 130
+_BARS = 12  # devices: more names could not be read on a phone; the tables have more
 _LONGEST_NAME = 24  # characters of a device's name
 _MARKED = 60  # rounds: with more of them, lines have no marks
 # Okabe and Ito's colours, which colour-blind people can tell apart.
@@ -221,7 +222,7 @@ def _turnaround_pictures(figures: ReportFigures) -> list[Picture]:
             lambda axes, _theme: _draw_slowest(axes, figures),
         ),
     ]
-    if len(figures.device_seconds) > SLOWEST:  # otherwise the picture before shows them all
+    if len(figures.device_seconds) > _BARS:  # otherwise the picture before shows them all
         found.append(
             Picture(
                 "distribution",
@@ -248,7 +249,7 @@ def _draw_turnarounds(axes: Axes, rounds: Sequence[RoundFigures], theme: Theme) 
 
 
 def _draw_slowest(axes: Axes, figures: ReportFigures) -> None:
-    shown = [each for each in reversed(figures.slowest) if each.mean]
+    shown = [each for each in figures.slowest[:_BARS] if each.mean][::-1]
     names = [_plain(each.device) for each in shown]
     left = [0.0] * len(shown)
     places = range(len(shown))
@@ -261,7 +262,7 @@ def _draw_slowest(axes: Axes, figures: ReportFigures) -> None:
 
 
 def _label_devices(axes: Axes, names: Sequence[str]) -> None:
-    axes.set_yticks(range(len(names)), names, fontsize=7)
+    axes.set_yticks(range(len(names)), names, fontsize=8)
 
 
 def _plain(text: str) -> str:
@@ -292,7 +293,7 @@ def _draw_cost(axes: Axes, rounds: Sequence[RoundFigures], dollars: Sequence[flo
 
 
 def _draw_lost(axes: Axes, figures: ReportFigures) -> None:
-    shown = figures.lost[:20][::-1]
+    shown = figures.lost[:_BARS][::-1]
     left = [0] * len(shown)
     for outcome in OUTCOMES[1:]:
         counts = [each.outcomes.get(outcome, 0) for each in shown]
@@ -329,6 +330,7 @@ def comparison(
             )
     axes.set(xlabel=measure, ylabel=_plain(metric))
     axes.grid(alpha=0.3)
+    axes.set_xlim(left=0)
     if is_share(metric):
         axes.yaxis.set_major_formatter(PercentFormatter(1.0))
     if axes.get_legend_handles_labels()[0]:

@@ -29,7 +29,7 @@ from fedgrass.federation.runs import Run, RunState
 
 By = Literal["round", "time", "bytes"]
 _ROWS = 20  # of the table of the metric
-_MOST_RUNS = 8  # that a picture can show with colours of their own
+_MOST_RUNS = 8  # that a picture can tell apart by colour
 _MEASURES = {"round": "global model, by round", "time": "seconds since the start", "bytes": "megabytes sent"}
 
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from typing import NamedTuple
 
 from msgspec import Struct
@@ -72,9 +73,9 @@ class DeadLetters:
         self._sqs = clients("sqs")
         self._url = outputs["DeadLettersQueueUrl"]
 
-    def show(self) -> list[Letter]:
-        """Return all messages, which stay in the queue."""
-        letters = list(self._receive())
+    def show(self, most: int | None = None) -> list[Letter]:
+        """Return ``most`` messages, all if it is None; they stay in the queue."""
+        letters = list(islice(self._receive(), most))
         for letter in letters:
             self._sqs.change_message_visibility(
                 QueueUrl=self._url, ReceiptHandle=letter.receipt, VisibilityTimeout=0

@@ -3,7 +3,8 @@
 import difflib
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from typing import Any
 from uuid import uuid4
@@ -26,6 +27,7 @@ from fedgrass.federation.settings import RunSettings
 from fedgrass.federation.weights import Arrays, encode
 
 LARGEST_MODEL = 4 * 1024**3  # bytes
+_PARALLEL_READS = 8  # of rows; botocore keeps ten connections
 _LONGEST_SHOWN = 100  # bytes of an unusable response
 _LATEST_ROUNDS = 3  # of a run
 _READING = frozenset({"devices", "status"})  # actions that change nothing
@@ -198,6 +200,11 @@ class Operator:
             message = f"there is no run {name!r}: {hint}"
             raise SettingsError(message)
         return run
+
+    def every_run(self, names: Iterable[str]) -> list[Run]:
+        """Return several runs, read in parallel; without those that do not exist (any more)."""
+        with ThreadPoolExecutor(_PARALLEL_READS, thread_name_prefix="runs") as pool:
+            return [run for run in pool.map(self._rounds.run, names) if run]
 
     @property
     def bucket(self) -> StreamedBucket:

@@ -26,6 +26,7 @@ from fedgrass.federation.settings import RunSettings
 _NAMED = 10  # devices of one reason that the text names
 _USUAL_METRICS = ("accuracy", "loss")
 _ROUNDS_SHOWN = 20
+_MEASURED = 5  # rounds in which the list looks for the last metric
 # Devices that contributed nothing, or whose contribution was not used.
 _TROUBLES = frozenset(
     {
@@ -115,14 +116,15 @@ def list_runs(stack_name: str, output: str, *, state: str, task: str) -> None:
         raise SettingsError(message)
     operator = fleet_operator.open_operator(stack_name)
     names = [name for name, found in operator.runs().items() if not state or found == state.upper()]
-    lines = [run_line(operator, run) for run in map(operator.run, names) if task in {"", run.settings.task}]
+    runs = [run for run in operator.every_run(names) if task in {"", run.settings.task}]
+    lines = [run_line(operator, run) for run in runs]
     lines.sort(key=lambda line: (-line.started_at, line.name))
     show_result(RunList(runs=lines, count=len(lines)), output, _draw_list)
 
 
 def run_line(operator: Operator, run: Run) -> RunLine:
-    """Return a run's line of the list; reads its last two rounds."""
-    rounds = operator.rounds_alone(run, max(1, run.round - 1)) if run.round else iter(())
+    """Return a run's line of the list; reads its last rounds."""
+    rounds = operator.rounds_alone(run, max(1, run.round - _MEASURED + 1)) if run.round else iter(())
     metric, value = _last_metric(rounds)
     return RunLine(
         name=run.name,

@@ -181,6 +181,7 @@ def _show_events(run: Run, events: Iterable[RunEvent], output: str) -> None:
         return
     rounds = None if run.settings.has_server_app else run.settings.rounds
     with LiveView(console_of(), run.name, rounds) as view:
+        view.round_closed(max(0, run.round - 1), "")  # those before are not shown
         for event in events:
             show_event(view, event)
 
@@ -195,7 +196,8 @@ def show_event(view: LiveView, event: RunEvent) -> None:
         found = event.figures
         view.round_note(f"round {event.round}: {found['replied']} of {found['asked']} replied")
     elif event.kind == "round":
-        view.say(f"{event.state.lower()}{_figures(event)} {event.reason}".rstrip(), aside=about)
+        reason = f"; {event.reason}" if event.reason else ""
+        view.say(f"{event.state.lower()}{_figures(event)}{reason}", aside=about)
         if event.state == State.CLOSED:
             view.round_closed(event.round, "")
     else:

@@ -36,7 +36,7 @@ from fedgrass.federation.weights import Layout, read_layout
 
 _NAMED = 20  # devices that the text names
 _REMEMBERED = 5  # training rounds whose median is taken
-_RUNS_READ = 50  # of the stack, the latest ones, in search of rounds of the same task
+_RUNS_READ = 20  # of the task, the latest ones, in search of one with closed rounds
 
 
 class FoundedOn(Struct, frozen=True, kw_only=True):
@@ -223,11 +223,14 @@ def _devices_basis(settings: RunSettings) -> str:
 
 def _past(operator: Operator, task: str) -> _Past:
     """Return the last closed training rounds of the latest run of a task."""
-    runs = [operator.run(name) for name in operator.runs()]
+    runs = operator.every_run(operator.runs())
     runs.sort(key=lambda run: -run.started_at)
-    for run in runs[:_RUNS_READ]:
-        if run.settings.task != task or run.settings.has_server_app or run.settings.statistics:
-            continue
+    suitable = [
+        run
+        for run in runs
+        if run.settings.task == task and not run.settings.has_server_app and not run.settings.statistics
+    ]
+    for run in suitable[:_RUNS_READ]:
         first = max(1, run.round - 2 * _REMEMBERED)
         closed = [each for each in operator.rounds_alone(run, first) if each.state is State.CLOSED]
         trained = [each for each in closed if each.work is Work.TRAIN]

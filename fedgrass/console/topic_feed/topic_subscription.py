@@ -1,6 +1,6 @@
 """A subscription that survives lost connections: it connects again with a new signature, after a back-off.
 
-``TopicSubscription`` has a thread of its own and a bounded queue: a reader that is too slow loses the oldest
+``TopicSubscription`` has its own thread and a bounded queue: a reader that is too slow loses the oldest
 messages, which are counted, and never slows the connection down.
 """
 
@@ -10,7 +10,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Protocol, Self
 
 import paho.mqtt.client as mqtt
 from msgspec import Struct
@@ -25,7 +25,7 @@ from fedgrass.federation.messages.message_fields import TextEnum
 _LONGEST_QUEUE = 20_000  # messages of at most a few kilobytes
 _FILTERS_PER_REQUEST = 8  # AWS IoT's limit
 _KEEP_ALIVE_SECONDS = 30
-_CONNECT_SECONDS = 10.0
+_ANSWER_SECONDS = 10.0
 _LOOP_SECONDS = 0.25
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 30.0  # seconds between two attempts to connect
 _CLOSE_SECONDS = 2.0
@@ -59,6 +59,23 @@ class SubscriptionStatus(Struct, frozen=True, kw_only=True):
     dropped: int = 0  # of them, lost because the queue was full
 
 
+class Feed(Protocol):
+    """The messages of the fleet's topics, such as ``TopicSubscription``."""
+
+    @property
+    def status(self) -> SubscriptionStatus:
+        """The state of the subscription."""
+
+    def take(self, seconds: float) -> list[Received]:
+        """Return the messages that came since; wait for the first one at most ``seconds``."""
+
+    def __enter__(self) -> Self:
+        """Begin to connect."""
+
+    def __exit__(self, *_: object) -> None:
+        """Disconnect."""
+
+
 class _ConnectionLost(FedgrassError):
     """The broker refused or ended the connection."""
 
@@ -72,6 +89,7 @@ class TopicSubscription:
         filters: MQTT topic filters.
         most: messages that the queue holds.
         client_prefix: of the client id, to which each connection appends a random suffix.
+        answer_seconds: how long to wait for the broker's answers while connecting.
     """
 
     def __init__(
@@ -81,10 +99,12 @@ class TopicSubscription:
         *,
         most: int = _LONGEST_QUEUE,
         client_prefix: str = "fedgrass-console-",
+        answer_seconds: float = _ANSWER_SECONDS,
     ) -> None:
         self._address = address
         self._filters = list(filters)
         self._client_prefix = client_prefix
+        self._answer_seconds = answer_seconds
         self._queue: deque[Received] = deque(maxlen=most)
         self._changed = threading.Condition()
         self._status = SubscriptionStatus(since_at=_now())
@@ -101,7 +121,7 @@ class TopicSubscription:
         """Disconnect; messages in the queue can still be taken."""
         self._closing.set()
         if self._thread.is_alive():
-            self._thread.join(_CONNECT_SECONDS + _CLOSE_SECONDS)
+            self._thread.join(_CLOSE_SECONDS)  # longer only while it waits for a broker that does not answer
         self._enter(Link.CLOSED)
 
     @property
@@ -156,7 +176,7 @@ class TopicSubscription:
         client = mqtt.Client(
             CallbackAPIVersion.VERSION2, client_id=client_id, protocol=mqtt.MQTTv5, transport="websockets"
         )
-        client.connect_timeout = _CONNECT_SECONDS
+        client.connect_timeout = self._answer_seconds
         if address.has_tls:
             client.tls_set()
         client.ws_set_options(address.path, lambda headers: _headers(headers, address.host_header))
@@ -168,9 +188,12 @@ class TopicSubscription:
         client.on_disconnect = lambda _client, _data, _flags, code, _properties: reasons.append(str(code))
         client.on_message = lambda _client, _data, message: self._receive(message)
         client.connect(address.host, address.port, keepalive=_KEEP_ALIVE_SECONDS)
+        ends_at = time.monotonic() + self._answer_seconds
         try:
             while not self._closing.is_set():
                 code = client.loop(_LOOP_SECONDS)
+                if self._status.link is not Link.CONNECTED and time.monotonic() > ends_at:
+                    reasons.append("the broker does not answer")
                 if reasons or code is not MQTTErrorCode.MQTT_ERR_SUCCESS:
                     raise _ConnectionLost(reasons[0] if reasons else mqtt.error_string(code))
         finally:

@@ -1,6 +1,5 @@
 """``fedgrass watch``: print every message on a fleet's topics as it passes."""
 
-import json
 import time
 from collections.abc import Iterator, Sequence
 from datetime import datetime
@@ -11,7 +10,7 @@ from rich.console import Console
 
 from fedgrass.console import stack
 from fedgrass.console.tables import console, styled
-from fedgrass.console.terminal import complain
+from fedgrass.console.terminal import complain, say_json_line
 from fedgrass.console.topic_feed.signed_address import signed_address
 from fedgrass.console.topic_feed.topic_subscription import Link, Received, TopicSubscription
 from fedgrass.console.topic_feed.watched_topics import WatchFilter, json_value
@@ -95,8 +94,7 @@ def watched_message(received: Received, value: Any) -> WatchedMessage:
 
 
 def _print_json(received: Received, value: Any) -> None:
-    line = json.dumps(to_builtins(watched_message(received, value)))
-    print(line.replace("\x7f", "\\u007f"), flush=True)  # noqa: T201 - the output of the command
+    say_json_line(to_builtins(watched_message(received, value)))
 
 
 def _print(received: Received, out: Console) -> None:

@@ -27,11 +27,16 @@ class WatchFilter(Struct, frozen=True, kw_only=True):
         """Return the MQTT topic filters that cover what is shown, as narrow as they can be.
 
         Raises:
-            SettingsError: a topic filter is invalid, or a name is not one of a run or a device.
+            SettingsError: a topic filter or a name is invalid, or both topics and kinds are given.
         """
         for kind, name in (("run", self.run), ("thing", self.device)):
             if name:
                 checked_name(kind, name)
+        if self.topics and self.kinds:
+            message = (
+                "--topic excludes --kind: the kind is the last level of a device's topic, clients/+/status"
+            )
+            raise SettingsError(message)
         root = f"{topics.ROOT}/{fleet}"
         if self.topics:
             return [checked_filter(_complete(one, root)) for one in self.topics]

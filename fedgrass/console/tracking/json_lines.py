@@ -78,10 +78,11 @@ class JsonLines:
         )
         return True
 
-    def add_model(self, model: TrackedModel) -> None:
+    def add_model(self, model: TrackedModel) -> bool:
         """Append a model; see ``Sink``."""
         fields = msgspec.to_builtins(model)
         self._write(type="model", round=fields.pop("number"), **fields)
+        return True
 
     def update(self, tracked: TrackedRun) -> None:
         """Append the state of the run if it has changed, and flush to the disk; see ``Sink``."""

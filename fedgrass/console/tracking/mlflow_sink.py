@@ -33,6 +33,7 @@ _STATUS: Mapping[RunState, str] = {
 _LONGEST_PARAMETER = 6000  # characters
 _MOST_PARAMETERS = 100  # per request
 _PAGE = 1000
+_RESERVED_ALIAS = re.compile(r"v\d+|latest", re.IGNORECASE)  # MLflow refuses these
 _UNSUITABLE = re.compile(r"[^A-Za-z0-9_./ :-]")  # in the name of a metric
 # By its own defaults the client waits minutes for a server that is gone, reports its use to MLflow's makers,
 # and prints to standard output, where `--output json` has its JSON.
@@ -55,6 +56,7 @@ class MlflowSink:
         self._url = target
         self._run_id = ""
         self._tracked: TrackedRun | None = None
+        self._versions: dict[int, str] = {}  # in the registry, by the number of the model
 
     @cached_property
     def _client(self) -> Any:
@@ -77,7 +79,8 @@ class MlflowSink:
                 (point.step, round(point.value))
                 for point in self._client.get_metric_history(self._run_id, _MARK)
             }
-            return Recorded(attempts=frozenset(attempts), models=frozenset(self._registered(tracked)))
+            self._versions = dict(self._registered(tracked))
+            return Recorded(attempts=frozenset(attempts), models=frozenset(self._versions))
         created = self._client.create_run(
             experiment,
             start_time=tracked.run.started_at,
@@ -93,7 +96,8 @@ class MlflowSink:
         self._run_id = created.info.run_id
         for some in _batches(_parameters(tracked), _MOST_PARAMETERS):
             self._client.log_batch(self._run_id, params=some)
-        return Recorded(models=frozenset(self._registered(tracked)))
+        self._versions = dict(self._registered(tracked))
+        return Recorded(models=frozenset(self._versions))
 
     def add_round(self, found: TrackedRound) -> bool:
         """Log the figures of a closed round, in one request, at the time of its end; see ``Sink``."""
@@ -109,11 +113,11 @@ class MlflowSink:
         self._client.log_batch(self._run_id, metrics=metrics)
         return True
 
-    def add_model(self, model: TrackedModel) -> None:
+    def add_model(self, model: TrackedModel) -> bool:
         """Register a model as a version that refers to the file in the bucket; see ``Sink``."""
         tracked = self._tracked
         if tracked is None:
-            return
+            return False
         from mlflow.exceptions import MlflowException  # noqa: PLC0415 - as above
 
         try:
@@ -123,16 +127,18 @@ class MlflowSink:
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
-        self._client.create_model_version(
+        version = self._client.create_model_version(
             tracked.registry_name,
             source=model.uri,
             run_id=self._run_id,
             tags=model.lineage(tracked),
             description=f"Model {model.number} of the run {tracked.run.name}",
         )
+        self._versions[model.number] = version.version
+        return True
 
     def update(self, tracked: TrackedRun) -> None:
-        """Set the run's status, and why it ended; see ``Sink``."""
+        """Set the run's status, why it ended, and the aliases of its models; see ``Sink``."""
         run = tracked.run
         if run.reason:
             self._client.set_tag(self._run_id, "fedgrass.reason", run.reason)
@@ -141,6 +147,9 @@ class MlflowSink:
             self._client.update_run(self._run_id, status=status)
         else:
             self._client.set_terminated(self._run_id, status=status, end_time=run.ended_at or None)
+        for alias, number in tracked.aliases.items():
+            if number in self._versions and not _RESERVED_ALIAS.fullmatch(alias):
+                self._client.set_registered_model_alias(tracked.registry_name, alias, self._versions[number])
 
     def close(self) -> None:
         """Do nothing: each request has its own connection; see ``Sink``."""
@@ -151,8 +160,8 @@ class MlflowSink:
         identity: str = found.experiment_id if found else self._client.create_experiment(name)
         return identity
 
-    def _registered(self, tracked: TrackedRun) -> Iterator[int]:
-        """Yield the numbers of the run's models that are in the registry."""
+    def _registered(self, tracked: TrackedRun) -> Iterator[tuple[int, str]]:
+        """Yield the numbers of the run's models that are in the registry, with their versions there."""
         token = None
         while True:
             page = self._client.search_model_versions(
@@ -160,7 +169,7 @@ class MlflowSink:
             )
             for version in page:
                 if version.tags.get(_ID) == tracked.id:
-                    yield int(version.tags["fedgrass.round"])
+                    yield int(version.tags["fedgrass.round"]), version.version
             token = page.token
             if not token:
                 return

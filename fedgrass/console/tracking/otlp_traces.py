@@ -78,8 +78,9 @@ class OtlpTraces:
             self._export(batch)
         return True
 
-    def add_model(self, _: TrackedModel) -> None:
+    def add_model(self, _: TrackedModel) -> bool:
         """Ignore the model, which is in its round's trace; see ``Sink``."""
+        return False
 
     def update(self, _: TrackedRun) -> None:
         """Do nothing: every round was sent when it was added; see ``Sink``."""

@@ -22,8 +22,7 @@ from msgspec import Struct
 
 from fedgrass.console.runs.fleet_operator import RoundRecord
 from fedgrass.console.tracking.tracked_run import Key, TrackedRun
-from fedgrass.federation.rounds import Participant, Participation, Round, State, Work, announced_at
-from fedgrass.federation.trace_context import (
+from fedgrass.federation.messages.trace_context import (
     ANNOUNCE,
     TOTAL,
     parse_timeline,
@@ -31,6 +30,7 @@ from fedgrass.federation.trace_context import (
     span_id,
     trace_id,
 )
+from fedgrass.federation.rounds import Participant, Participation, Round, State, Work, announced_at
 
 _ROUND = "round"
 _RESULT: Mapping[Work, str] = MappingProxyType(

@@ -5,9 +5,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from typing import Literal
 
+import msgspec
 from msgspec import Struct
 
 from fedgrass.console import stack
+from fedgrass.console.models.model_catalogue import ModelCatalogue
 from fedgrass.console.results import show_result
 from fedgrass.console.runs.fleet_operator import Operator, RoundRecord
 from fedgrass.console.terminal import complain, printable, say
@@ -113,7 +115,7 @@ def track_run(  # noqa: PLR0913 - what of which run goes where, and how long
         for delivery in deliveries:
             closing.callback(delivery.close)
         while True:
-            run = _turn(operator, place, name, deliveries)
+            run = _turn(operator, place, name, deliveries, is_last=not follow)
             if not follow or run.state not in LIVING:
                 break
             pause()
@@ -130,10 +132,13 @@ def track_run(  # noqa: PLR0913 - what of which run goes where, and how long
     return TrackReport(run=name, state=run.state, sinks=reports, count=len(reports))
 
 
-def _turn(operator: Operator, place: Place, name: str, deliveries: Sequence["Delivery"]) -> Run:
+def _turn(
+    operator: Operator, place: Place, name: str, deliveries: Sequence["Delivery"], *, is_last: bool
+) -> Run:
     """Read what is new of a run, and deliver it; return the run.
 
-    The run's row is read first: what has ended since is delivered at the next turn.
+    The run's row is read first: what has ended since is delivered at the next turn. The aliases are read at
+    the last turn only.
     """
     run = operator.run(name)
     tracked = TrackedRun(fleet=place.fleet, stack=place.stack, bucket=place.bucket, run=run)
@@ -146,9 +151,33 @@ def _turn(operator: Operator, place: Place, name: str, deliveries: Sequence["Del
         found = tracked_round(record)
         for delivery in deliveries:
             delivery.offer(found, place.bucket)
+    promoted: list[TrackedModel] = []
+    if is_last or run.state not in LIVING:
+        aliases = _aliases(operator, run)
+        promoted = [_model(operator, run, place.bucket, number) for number in sorted(set(aliases.values()))]
+        tracked = msgspec.structs.replace(tracked, aliases=aliases)
     for delivery in deliveries:
-        delivery.finish(tracked, run.published + 1)
+        delivery.finish(tracked, run.published + 1, promoted)
     return run
+
+
+def _aliases(operator: Operator, run: Run) -> dict[str, int]:
+    """Return the aliases that name a model that a round of this run has made, with its number."""
+    records = ModelCatalogue(operator).aliases(run.settings.task)
+    models = {alias: record.model for alias, record in records.items()}
+    return {alias: model.round for alias, model in models.items() if model.run == run.name and model.round}
+
+
+def _model(operator: Operator, run: Run, bucket: str, number: int) -> TrackedModel:
+    """Return a model that a round of a run has made."""
+    for round_ in operator.rounds_alone(run, number):
+        if round_.number == number and (model := model_of(bucket, round_)):
+            return model
+    message = (
+        f"an alias names the model {run.name}/{number}, but the rounds table has no such round: rebuild it by"
+        f" `fedgrass run repair {run.name}`"
+    )
+    raise SettingsError(message)
 
 
 def _ended_rounds(operator: Operator, run: Run, first: int) -> Iterator[RoundRecord]:
@@ -164,9 +193,11 @@ def _ended_rounds(operator: Operator, run: Run, first: int) -> Iterator[RoundRec
 
 def _draw(report: TrackReport) -> None:
     for each in report.sinks:
-        known = f", {each.recorded} were there" if each.recorded else ""
+        rounds = "1 round" if each.rounds == 1 else f"{each.rounds} rounds"
+        models = "1 model" if each.models == 1 else f"{each.models} models"
+        known = f", {each.recorded} rounds were there" if each.recorded else ""
         state = f"; {each.error}" if each.error else ""
-        say(f"{each.sink}: {each.rounds} rounds and {each.models} models added{known}{state}")
+        say(f"{each.sink}: {rounds} and {models} added{known}{state}")
     say(f"run {report.run}: {report.state}")
 
 
@@ -223,14 +254,20 @@ class Delivery:
             if self._chosen == "all":
                 self._add_model(model)
 
-    def finish(self, tracked: TrackedRun, first: int) -> None:
+    def finish(self, tracked: TrackedRun, first: int, promoted: Sequence[TrackedModel] = ()) -> None:
         """Deliver the last model if the run has ended, and the state of the run.
 
-        ``first`` is the first round whose end may still come: the next offers begin there.
+        Args:
+            tracked: the run.
+            first: the first round whose end may still come: the next offers begin there.
+            promoted: the models that aliases name.
         """
         if not self._begun or self.error:
             return
-        if self._chosen == "last" and self._latest and tracked.run.state not in LIVING:
+        for model in promoted if self._chosen != "none" else ():
+            if not self.error:
+                self._add_model(model)
+        if self._chosen == "last" and self._latest and not self.error and tracked.run.state not in LIVING:
             self._add_model(self._latest)
         if not self.error:
             self._guarded(lambda: self.sink.update(tracked))
@@ -256,9 +293,8 @@ class Delivery:
             return
 
         def add() -> None:
-            self.sink.add_model(model)
+            self.models += self.sink.add_model(model)
             self._models.add(model.number)
-            self.models += 1
 
         self._guarded(add)
 
@@ -278,7 +314,13 @@ class Delivery:
 
 
 def _reason(error: Exception) -> str:
-    """Return an exception in one line."""
+    """Return an exception in one line; of a failed connection only why, which clients bury in their texts."""
+    cause: BaseException | None = None if isinstance(error, FedgrassError) else error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.errno and cause.strerror:
+            place = f"{cause.filename}: " if cause.filename else ""
+            return printable(f"{place}{cause.strerror}", _LONGEST_REASON)
+        cause = cause.__cause__ or cause.__context__
     text = " ".join(str(error).split()) or type(error).__name__
     named = text if isinstance(error, FedgrassError) else f"{type(error).__name__}: {text}"
     return printable(named, _LONGEST_REASON)

@@ -40,11 +40,11 @@ class SageMakerRegistry:
         """Ignore the figures: a registry has only models; see ``Sink``."""
         return False
 
-    def add_model(self, model: TrackedModel) -> None:
+    def add_model(self, model: TrackedModel) -> bool:
         """Create the model's package, and the group if it is missing; see ``Sink``."""
         tracked = self._tracked
         if tracked is None:
-            return
+            return False
         group = self._group_of(tracked)
         if not self._exists(group):
             self._sagemaker.create_model_package_group(
@@ -63,6 +63,7 @@ class SageMakerRegistry:
             # The same for every repetition: AWS answers it with the package that it has made.
             ClientToken=sha256(_description(tracked, model.number).encode()).hexdigest()[:32],
         )
+        return True
 
     def update(self, _: TrackedRun) -> None:
         """Do nothing: a package does not depend on the state of its run; see ``Sink``."""

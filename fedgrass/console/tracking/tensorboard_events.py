@@ -65,8 +65,9 @@ class TensorBoardEvents:
             self._writer.add_scalar(name, value, found.record.round.number, walltime=found.ended_at / 1000)
         return True
 
-    def add_model(self, _: TrackedModel) -> None:
+    def add_model(self, _: TrackedModel) -> bool:
         """Ignore the model: there is no registry; see ``Sink``."""
+        return False
 
     def update(self, _: TrackedRun) -> None:
         """Write all events to the file; see ``Sink``."""

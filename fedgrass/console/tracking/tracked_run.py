@@ -33,6 +33,7 @@ class TrackedRun(Struct, frozen=True, kw_only=True):
     stack: str
     bucket: str
     run: Run
+    aliases: Mapping[str, int] = {}  # numbers of the run's models that aliases name, such as ``production``
 
     @property
     def id(self) -> str:

@@ -36,8 +36,8 @@ class Sink(Protocol):
     def add_round(self, found: TrackedRound) -> bool:
         """Record the figures of one ended attempt at a round; return whether this sink records such."""
 
-    def add_model(self, model: TrackedModel) -> None:
-        """Record a model; sinks that register no models ignore it."""
+    def add_model(self, model: TrackedModel) -> bool:
+        """Record a model; return whether this sink records models."""
 
     def update(self, tracked: TrackedRun) -> None:
         """Make all that was added durable, and record the state of the run, which may have ended."""

@@ -3,7 +3,9 @@
     message_types.py    every message, the encodings that they name, and the supported versions
     message_fields.py   the types of their fields
     message_codec.py    messages to JSON and back, with all checks
+    trace_context.py    the trace of a round: its ids, its context, the timelines of devices
     alarms.py           messages that the cloud sends to itself for later
+    device_log.py       the log lines that a device uploads on request
 
 Receivers ignore unknown fields, so that newer senders may add some; they refuse unsupported versions of
 messages about work.

@@ -71,7 +71,7 @@ TraceParent = Annotated[str, Meta(pattern=r"^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{1
 LONGEST_TIMELINE = 256  # characters
 # When each part of the work began and ended: see trace_context.py.
 TimelineText = Annotated[
-    str, Meta(max_length=LONGEST_TIMELINE, pattern=r"^([a-z_]{1,16}:[0-9]{1,12}-[0-9]{1,12}(,|\Z)){1,8}\Z")
+    str, Meta(max_length=LONGEST_TIMELINE, pattern=r"^([a-z_]{1,16}:[0-9]{1,12}-[0-9]{1,12}(,|\Z)){1,10}\Z")
 ]
 
 _LARGEST_FRACTION = 0.5

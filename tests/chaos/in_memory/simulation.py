@@ -21,6 +21,7 @@ from cloud_functions import averager
 from cloud_functions.aws.sqs_batch import each_record
 from cloud_functions.recovery import repair
 from cloud_functions.rounds import hellos, run_actions
+from cloud_functions.selection import forget_device
 from cloud_functions.services import Services
 from fedgrass.federation import messages, object_keys, topics
 from fedgrass.federation.aggregation.sharding_plan import Job, Scale
@@ -28,7 +29,7 @@ from fedgrass.federation.errors import FedgrassError, SettingsError
 from fedgrass.federation.messages import Announcement, Completion, NewModel, Status, Verdict
 from fedgrass.federation.messages.alarms import Alarm, Reminder
 from fedgrass.federation.rounds import Event, Participant, Participation, Round, State
-from fedgrass.federation.runs import LIVING, Run, RunState
+from fedgrass.federation.runs import LIVING, MOST_HISTORY, Run, RunState
 from fedgrass.federation.settings_parser import parse_settings
 from fedgrass.federation.topics import Kind
 from fedgrass.federation.weights import Arrays, checksum, decode, encode
@@ -80,6 +81,7 @@ class Disturbances(msgspec.Struct, frozen=True):
     actions: int = 0
     hellos: int = 0
     redrives: bool = True  # whether the operator sends dead letters back after the faults
+    forgets: int = 0  # devices that the operator removes from the devices table
 
 
 class WatchedRounds(MemoryRounds):
@@ -232,6 +234,8 @@ class Simulation:
             if self.is_over():
                 break
         self._judge_the_end()
+        if run := self.run():
+            self._judge_history(run)
 
     def run(self) -> Run | None:
         """Return the run as it is."""
@@ -423,6 +427,8 @@ class Simulation:
             try:
                 if event["action"] == "repair":
                     repair.act(self.initiator, event)
+                elif event["action"] == "forget":
+                    forget_device.forget(self.initiator, event)
                 else:
                     run_actions.act(self.initiator, event)
             except (Crash, InjectedError):
@@ -450,9 +456,15 @@ class Simulation:
             return
         self._actions += 1
         event = {"action": action, "run": RUN, "id": f"click-{self._actions}"}
+        if action != "repair":  # which may do something each time
+            event["by"] = f"operator-{self._actions}"
         self._ask(event, tries=3)
         if self.dice.random() < 0.4:  # it is delivered twice
             self.clock.after(self.dice.choice([0, 20, 3000]), partial(self._ask, event, 3))
+
+    def _forget_a_device(self) -> None:
+        """Remove a device, which comes back with its next heartbeat, unless it is at work."""
+        self._ask({"action": "forget", "device": self.dice.choice(self.names)}, tries=3)
 
     def _follow(self, refusal: str) -> None:
         """Follow the instructions of a refusal, as an operator would."""
@@ -504,6 +516,7 @@ class Simulation:
             (wrong.restores, self._restore),
             (wrong.actions, self._act_at_random),
             (wrong.hellos, self._say_hello),
+            (wrong.forgets, self._forget_a_device),
         ):
             for _ in range(count):
                 self.clock.after(self.dice.uniform(1, wrong.seconds), mishap)
@@ -636,6 +649,14 @@ class Simulation:
         for letter in self.queue.all_letters:
             if not is_stated(letter.reasons, self._lost, averagers_die=self._averagers_die):
                 self.problems.append(f"letter: {str(letter.body)[:100]}: {letter.reasons[-1]}")
+
+    def _judge_history(self, run: Run) -> None:
+        """Check that the run's history is bounded and has each action once, delivered twice or not."""
+        callers = [entry.by for entry in run.history if entry.by]
+        if len(set(callers)) < len(callers) and not self._restored:
+            self.problems.append(f"twice: the history has {callers}")
+        if not run.history or len(run.history) > MOST_HISTORY:
+            self.problems.append(f"wrong: the history has {len(run.history)} actions")
 
 
 def is_stated(reasons: Iterable[str], lost: Iterable[str], *, averagers_die: bool) -> bool:

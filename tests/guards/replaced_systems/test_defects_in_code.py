@@ -25,6 +25,9 @@ from tests.guards.cloud_files import PROJECT
 DEVICE_AND_CLOUD = ("components", "cloud_functions")
 SHIPPED = ("fedgrass", "greengrass_emulator", *DEVICE_AND_CLOUD)
 UNSAFE_FORMATS = {"pickle", "cPickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
+# `fedgrass model convert-pickle`, offline: an unpickler that knows arrays alone, and files of PyTorch.
+UNPICKLER = "fedgrass/local/model_files/pickled_arrays.py"
+PYTORCH_FILES = "fedgrass/local/model_files/pytorch_files.py"
 # Each waits for another part of the same process, whose end also ends the wait.
 ENDED_BY_THEIR_OWN_SIDE = {
     "components/trainer/worker/__main__.py": ["self._work.get"],  # its reader thread always ends with None
@@ -65,7 +68,17 @@ def imported(tree: ast.AST) -> set[str]:
 def test_nothing_that_is_shipped_imports_a_format_that_runs_code() -> None:
     modules = list(sources(*SHIPPED))
     assert len(modules) > 80  # the folders were found
-    assert [path for path, tree in modules if imported(tree) & UNSAFE_FORMATS] == []
+    assert [path for path, tree in modules if imported(tree) & UNSAFE_FORMATS] == [UNPICKLER]
+
+
+def test_the_one_module_that_reads_pickles_calls_no_loader_of_the_library() -> None:
+    called = {name for name, _ in calls(parsed(PROJECT / UNPICKLER)) if name.startswith("pickle.")}
+    assert called == set()  # it only derives from pickle.Unpickler
+    importers = [path for path, tree in sources(*SHIPPED) if "pickled_arrays" in ast.unparse(tree)]
+    assert set(importers) == {
+        "fedgrass/console/models/pickle_conversion.py",  # starts it in a child process
+        "fedgrass/local/model_files/__init__.py",  # lists it
+    }
 
 
 def test_nothing_that_is_shipped_loads_pickles_through_a_library() -> None:
@@ -76,7 +89,9 @@ def test_nothing_that_is_shipped_loads_pickles_through_a_library() -> None:
         for name, call in calls(tree)
         if name in loaders or pickles(call)
     ]
-    assert found == []
+    assert found == [(PYTORCH_FILES, "torch.load")]
+    (load,) = [call for name, call in calls(parsed(PROJECT / PYTORCH_FILES)) if name == "torch.load"]
+    assert "weights_only=True" in ast.unparse(load)
 
 
 def pickles(call: ast.Call) -> bool:

@@ -15,13 +15,12 @@ from urllib.parse import urlsplit
 import boto3
 import paho.mqtt.client as mqtt
 import pytest
-from botocore.auth import S3SigV4QueryAuth, SigV4Auth
+from botocore.auth import S3SigV4QueryAuth, SigV4Auth, SigV4QueryAuth
 from botocore.awsrequest import AWSRequest
-from botocore.credentials import Credentials, ReadOnlyCredentials
+from botocore.credentials import Credentials
 from botocore.exceptions import ClientError
 from paho.mqtt.enums import CallbackAPIVersion
 
-from fedgrass.console.topic_feed.signed_address import sign
 from fedgrass.local.aws.embedded_cloud import CLIENT_CONFIG, EmbeddedCloud
 from fedgrass.local.testbed import create_observer
 from tests.emulator.local_core import eventually
@@ -223,10 +222,19 @@ def upgrade(cloud: EmbeddedCloud, path: str, host: str, **headers: str) -> bytes
         return link.recv(4096).partition(b"\r\n")[0]
 
 
-def signed_upgrade(cloud: EmbeddedCloud, host: str, secret: str = "") -> str:
+def signed_upgrade(
+    cloud: EmbeddedCloud,
+    host: str,
+    secret: str = "",
+    path: str = "/mqtt",
+    service: str = "iotdevicegateway",
+) -> str:
+    """Return a path with a signature, by default the one of the console's MQTT client."""
     variables = cloud.environment()
     key, right = variables["AWS_ACCESS_KEY_ID"], variables["AWS_SECRET_ACCESS_KEY"]
-    return sign(host, ReadOnlyCredentials(key, secret or right, None), cloud.region, has_tls=False)
+    request = AWSRequest("GET", f"http://{host}{path}")
+    SigV4QueryAuth(Credentials(key, secret or right), service, cloud.region, expires=60).add_auth(request)
+    return str(request.url).removeprefix(f"http://{host}")
 
 
 def iot_host(cloud: EmbeddedCloud) -> str:
@@ -249,11 +257,10 @@ def test_a_signed_websocket_is_refused_to_web_pages_other_hosts_paths_and_keys(c
     path = signed_upgrade(cloud, host)
     assert b"403" in upgrade(cloud, path, host, Origin="http://localhost:3000")
     assert b"403" in upgrade(cloud, signed_upgrade(cloud, host, "wrong"), host)
-    assert b"403" in upgrade(cloud, path.replace("/mqtt", "/other"), host)
+    assert b"403" in upgrade(cloud, signed_upgrade(cloud, host, path="/other"), host)
+    assert b"403" in upgrade(cloud, signed_upgrade(cloud, host, service="iotdata"), host)
     attacker = "abc-ats.iot.us-east-1.attacker.example"
     assert b"403" in upgrade(cloud, signed_upgrade(cloud, attacker), attacker)
-    other_service = path.replace("iotdevicegateway", "iotdata")
-    assert b"403" in upgrade(cloud, other_service, host)
 
 
 def test_an_mqtt_client_without_a_certificate_is_not_served(cloud: EmbeddedCloud) -> None:

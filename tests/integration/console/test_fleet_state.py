@@ -69,6 +69,7 @@ def outputs(cloud: EmbeddedCloud) -> dict[str, str]:
     queue: Any = cloud.client("sqs")
     found = {output: name for output, (name, *_) in names.items()}
     url = queue.create_queue(QueueName="state-dead-letters")["QueueUrl"]
+    found["TurnaroundsTableName"] = "state-turnarounds"  # read only for one device
     return {**found, "Fleet": FLEET, "DeadLettersQueueUrl": url, "HeartbeatSeconds": "60"}
 
 

@@ -13,6 +13,7 @@ from fedgrass.federation.errors import UpdateRefused
 from fedgrass.local.aws.embedded_cloud import EmbeddedCloud
 from tests.fakes.flower_fleet import StreamedMemory
 from tests.fakes.memory_cloud import MemoryBucket
+from tests.fakes.model_registry import ModelObjectsInMemory
 
 KEY = "models/run/content/a.safetensors"
 _numbers = count(1)
@@ -115,3 +116,28 @@ def test_neither_writing_nor_reading_takes_a_second_copy(embedded_cloud: Embedde
     # The embedded cloud is another process, so that what it takes does not count.
     assert written < 16 * 1024**2
     assert held < 44 * 1024**2
+
+
+def test_keys_and_folders_are_listed_below_a_prefix_alone(embedded_cloud: EmbeddedCloud) -> None:
+    stored = s3(embedded_cloud)
+    for key in (
+        "models/a/0.safetensors",
+        "models/a/aliases/x.json",
+        "models/b-1/0.safetensors",
+        "rounds/c/1",
+    ):
+        stored.write(key, b"")
+    assert stored.keys("models/a/") == ["models/a/0.safetensors", "models/a/aliases/x.json"]
+    assert stored.keys("models/none/") == []
+    assert stored.folders("models/") == ["a", "b-1"]
+    memory = ModelObjectsInMemory(MemoryBucket())
+    for key in (
+        "models/a/0.safetensors",
+        "models/a/aliases/x.json",
+        "models/b-1/0.safetensors",
+        "rounds/c/1",
+    ):
+        memory.write(key, b"")
+    for prefix in ("models/a/", "models/none/", "models/"):
+        assert memory.keys(prefix) == stored.keys(prefix)
+        assert memory.folders(prefix) == stored.folders(prefix)

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
+import paho.mqtt.client as mqtt
 import pytest
 from botocore.credentials import ReadOnlyCredentials
 
@@ -107,3 +108,20 @@ def test_it_connects_again_with_a_new_signature_when_the_cloud_comes_back(
         publish(cloud, ROUND, b"again")
         assert eventually(lambda: subscription.status.received == 1)
     assert signatures[0] != signatures[-1]
+
+
+class DeafClient(mqtt.Client):
+    """A client that never gets the answer to its subscription."""
+
+    def subscribe(self, *_: Any, **__: Any) -> Any:
+        return None
+
+
+@pytest.mark.usefixtures("cloud")
+def test_a_broker_that_does_not_answer_the_subscription_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mqtt, "Client", DeafClient)
+    with (
+        TopicSubscription(signed_address.signed_address, FILTERS, answer_seconds=1.0) as subscription,
+        pytest.raises(FedgrassError, match="the broker does not answer"),
+    ):
+        subscription.wait_until_connected(30)

@@ -19,6 +19,7 @@ from fedgrass.console import stack
 from fedgrass.console.tracking.mlflow_sink import MlflowSink
 from fedgrass.console.tracking.tensorboard_events import TensorBoardEvents
 from fedgrass.federation.runs import RunState
+from tests.fakes.model_registry import ModelOperator
 from tests.fakes.small_fleet import RUN
 from tests.fakes.tracked_fleet import TrackedFleet
 
@@ -44,7 +45,16 @@ print(json.dumps({"scalars": scalars, "tensors": tags["tensors"]}))
 def server(folder: Path, port: int) -> Iterator[str]:
     """Run an MLflow server in a process of its own."""
     url = f"http://127.0.0.1:{port}"
-    command = [SERVERS / "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    command = [
+        str(SERVERS / "mlflow"),
+        "server",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--workers",
+        "1",
+    ]
     store = ["--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--artifacts-destination", str(folder)]
     environment = {
         "PATH": f"{SERVERS}:/usr/bin:/bin",
@@ -129,8 +139,15 @@ def test_a_run_is_one_run_of_mlflow_with_its_settings_figures_and_models(
         assert version.run_id == found.info.run_id
         assert version.tags["fedgrass.parent"] == "run-1/2"
         assert version.tags["fedgrass.sha256"] == fleet.newest().model_sha256
+        ModelOperator(fleet).move_alias("promote", run=RUN, round=2, alias="production")
+        ModelOperator(fleet).move_alias(
+            "promote", run=RUN, round=1, alias="v1"
+        )  # which MLflow keeps for itself
         fleet.track(MlflowSink(url, stack.client), models="all")
-        fleet.track(MlflowSink(url, stack.client), models="all")
+        report = fleet.track(MlflowSink(url, stack.client), models="all").sinks[0]
+        assert (report.models, report.error) == (0, "")
+        promoted = client(url).get_model_version_by_alias("garden-digits", "production")
+        assert promoted.tags["fedgrass.round"] == "2"
         versions = client(url).search_model_versions("name = 'garden-digits'")
         assert sorted(each.tags["fedgrass.round"] for each in versions) == ["1", "2", "3"]
     assert capfd.readouterr().out == ""  # which is for the command's JSON

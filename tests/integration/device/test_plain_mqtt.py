@@ -25,7 +25,6 @@ from components.trainer.connection.device_file import read_device_file
 from components.trainer.connection.iot_credentials import RENEW_BEFORE
 from components.trainer.connection.mqtt_connection import MqttConnection
 from fedgrass.federation import object_keys, weights
-from fedgrass.federation.device_log import decode_log
 from fedgrass.federation.messages import (
     Announcement,
     Completion,
@@ -36,6 +35,7 @@ from fedgrass.federation.messages import (
     decode,
     encode,
 )
+from fedgrass.federation.messages.device_log import decode_log
 from fedgrass.local.aws.embedded_cloud import EmbeddedCloud, ThingCertificate
 from fedgrass.local.aws.thing_credentials import CredentialsProvider
 from tests.cloud_credentials import temporary_credentials

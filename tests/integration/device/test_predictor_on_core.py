@@ -24,8 +24,9 @@ from awsiot.greengrasscoreipc.clientv2 import GreengrassCoreIPCClientV2
 
 from components.trainer.tasks.digits import Digits, read_digits
 from fedgrass.console.tasks.task_component import TaskCode, build_task, component_name
-from fedgrass.federation import messages, weights
-from fedgrass.federation.messages import NewModel, PredictorReport
+from fedgrass.federation import messages, object_keys, topics, weights
+from fedgrass.federation.messages import ModelAlias, NewModel, PredictorReport
+from fedgrass.federation.models.model_alias import AliasRecord, encode_record
 from fedgrass.local.aws.embedded_cloud import EmbeddedCloud
 from greengrass_emulator.core.nucleus import GreengrassCore
 from greengrass_emulator.core.profiles import CLASSIC, LITE, Profile
@@ -286,6 +287,28 @@ def test_a_worse_model_is_not_taken_and_a_better_one_is(site: Site) -> None:
     site.announce(site.put(3, biased(0.25)))
     assert site.waits_for_event("run-a/3") == "noise: serves run-a/3 (loss 0.0625, before loss 0.25)"
     assert site.predict(1)[1]["round"] == 3
+
+
+def test_an_alias_is_followed_back_to_an_older_model_and_then_the_newest_is_served_again(site: Site) -> None:
+    first, second = site.put(1, biased(0.5)), site.put(2, biased(0.25))
+    site.point_to(second)
+    key = object_keys.model_alias("noise", "production")
+    moves = [
+        ModelAlias(alias="production", serial=n + 1, model=m) for n, m in enumerate((first, second, first))
+    ]
+    record = AliasRecord(alias="production", serial=1, model=first)
+    site.s3.put_object(Bucket=BUCKET, Key=key, Body=encode_record(record))
+    site.deploy(alias="production", bucket=BUCKET)
+    site.serves("run-a/1")  # by the object, before any message
+    topic = topics.of_alias("plant", "noise", "production")
+    eventually(lambda: topic in site.running.connection.filters, PATIENCE)
+    for move in moves[1:]:
+        site.running.from_cloud(topic, messages.encode(move))
+        site.serves(f"run-a/{move.model.round}")
+    assert site.predict(1)[1]["outputs"] == [1.5]
+    assert site.ask("GET", "/health")[1]["alias"] == "production"
+    site.configure(alias="")
+    site.serves("run-a/2")
 
 
 def test_a_message_that_comes_twice_late_or_out_of_order_changes_nothing(site: Site) -> None:

@@ -8,10 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from fedgrass import __version__
 from fedgrass.console import main
 from fedgrass.console.deferred import Deferred
+from fedgrass.console.terminal import printable
+from greengrass_emulator.command.typed_options import CommandMistakeError, bind
 from tests.unit.console.command_tree import commands, least_words
 
 
@@ -34,6 +38,14 @@ def complaint(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         (
             "deploy clod",
             "fedgrass deploy: unknown command 'clod': did you mean cloud?; see `fedgrass deploy --help`",
+        ),
+        (
+            "devices lst",
+            "fedgrass devices: unknown command 'lst': did you mean list?; see `fedgrass devices --help`",
+        ),
+        (
+            "devices show a b",
+            "fedgrass devices show: it takes no further argument 'b'; see `fedgrass devices show --help`",
         ),
         (
             "deploy",
@@ -109,6 +121,7 @@ WITH_STACK = [
     (words, app)
     for words, app in commands()
     if "--stack" in {name for one in app.assemble_argument_collection() for name in one.names}
+    and words != ("dashboard",)  # which shows several stacks, each with its own credentials
 ]
 
 
@@ -120,12 +133,12 @@ def test_every_command_on_a_stack_takes_profile_region_and_stack(
 ) -> None:
     monkeypatch.setenv("AWS_PROFILE", "before")
     monkeypatch.setenv("AWS_REGION", "before")
-    seen: list[dict[str, Any]] = []
-    monkeypatch.setattr(Deferred, "__call__", lambda _, *__, **given: seen.append(given))
+    seen: list[Any] = []
+    monkeypatch.setattr(Deferred, "__call__", lambda _, /, *given, **options: seen.append((given, options)))
     stack = ["--stack", "presses", "--profile", "plant", "--region", "eu-west-1"]
     main.run([*least_words(words, app), *stack])
     assert (os.environ["AWS_PROFILE"], os.environ["AWS_REGION"]) == ("plant", "eu-west-1")
-    assert seen[0]["stack_name"] == "presses"
+    assert "'presses'" in repr(seen)
 
 
 def test_of_a_repeated_option_the_last_value_counts_and_lists_are_collected(
@@ -140,6 +153,14 @@ def test_of_a_repeated_option_the_last_value_counts_and_lists_are_collected(
     assert options.watch_minutes == 30
 
 
+@pytest.fixture(scope="module")
+def completion_script(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return bash's script, which takes a second or two to write."""
+    script = tmp_path_factory.mktemp("completion") / "fedgrass"
+    main.run(["--install-completion", "--shell", "bash", "--out", str(script)])
+    return script
+
+
 @pytest.mark.skipif(not shutil.which("bash"), reason="there is no bash")
 @pytest.mark.parametrize(
     ("typed", "expected"),
@@ -151,14 +172,11 @@ def test_of_a_repeated_option_the_last_value_counts_and_lists_are_collected(
     ],
 )
 def test_bash_completes_commands_options_and_choices(
-    typed: list[str], expected: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    typed: list[str], expected: list[str], completion_script: Path
 ) -> None:
-    script = tmp_path / "completion"
-    main.run(["--install-completion", "--shell", "bash", "--out", str(script)])
-    assert f"wrote {script}" in capsys.readouterr().out
     words = " ".join(f"'{word}'" for word in typed)
     code = (
-        f"source {script}; COMP_WORDS=({words}); COMP_CWORD={len(typed) - 1}; _fedgrass;"
+        f"source {completion_script}; COMP_WORDS=({words}); COMP_CWORD={len(typed) - 1}; _fedgrass;"
         ' printf "%s\\n" "${COMPREPLY[@]}"'
     )
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
@@ -180,3 +198,20 @@ def test_completion_is_added_to_the_start_of_the_shell(
     assert script.is_relative_to(tmp_path)
     assert "fedgrass" in script.read_text()
     assert "fedgrass" in (tmp_path / file).read_text() or str(script.parent) in (tmp_path / file).read_text()
+
+
+WORDS = sorted(
+    {word for words, _ in commands() for word in words}
+    | {name for _, app in commands() for one in app.assemble_argument_collection() for name in one.names}
+)
+
+
+@given(st.lists(st.sampled_from(WORDS) | st.text(max_size=12), max_size=6))
+@settings(max_examples=150, deadline=None)
+def test_any_words_are_a_command_line_or_a_mistake_in_one_line(words: list[str]) -> None:
+    try:
+        bind(main.app(), words)
+    except CommandMistakeError as error:
+        line = printable(error)
+        assert line.startswith("fedgrass")
+        assert len(line.splitlines()) == 1

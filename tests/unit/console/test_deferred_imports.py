@@ -61,7 +61,7 @@ def test_every_command_calls_its_action_with_arguments_that_it_takes(
 ) -> None:
     called: list[Any] = []
 
-    def check(action: Deferred, *given: Any, **options: Any) -> None:
+    def check(action: Deferred, /, *given: Any, **options: Any) -> None:
         called.append(inspect.signature(action.load()).bind(*given, **options))
 
     monkeypatch.setattr(Deferred, "__call__", check)

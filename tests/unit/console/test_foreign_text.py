@@ -115,6 +115,9 @@ class Fleet:
     def run(self, _: str) -> Run:
         return self.state
 
+    def every_run(self, _: object) -> list[Run]:
+        return [self.state]
+
     def repair(self, *_: object, **__: object) -> list[str]:
         return [self.text]
 
@@ -173,7 +176,9 @@ def test_the_lines_of_devices_hand_on_nothing_of_it(text: str, capsys: pytest.Ca
         *device_views.reason_lines([work], 1),
     ]:
         terminal.say(line)
-    tables.show(device_views.work_table([work], 1))
+    for run, rounds in device_views.work_tables([work], 1):
+        terminal.say(run)
+        tables.show(rounds)
     assert_harmless(capsys.readouterr().out, most_lines=30)
 
 
@@ -284,6 +289,7 @@ PRINTING = {
 }
 # They import Console as the type of a parameter, and construct none.
 TYPES_ONLY = {
+    "fedgrass/console/topic_feed/topic_watch.py",
     "greengrass_emulator/command/plain_help.py",
     "fedgrass/console/flower/server_app_run.py",
     "fedgrass/console/redrawn_view.py",

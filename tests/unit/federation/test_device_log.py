@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedgrass.federation.device_log import (
+from fedgrass.federation.errors import MessageError
+from fedgrass.federation.messages.device_log import (
     LARGEST_FILE,
     LONGEST_LOG_LINE,
     MOST_LINES,
@@ -17,7 +18,6 @@ from fedgrass.federation.device_log import (
     format_line,
     parse_line,
 )
-from fedgrass.federation.errors import MessageError
 
 ID = "0123456789abcdef0123456789abcdef"
 HEADER = LogHeader(thing="press-1", id=ID, component_version="1.2.3", written_at=1_700_000_000_000, lines=0)

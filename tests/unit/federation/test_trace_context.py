@@ -9,7 +9,7 @@ from fedgrass.federation import messages
 from fedgrass.federation.errors import MessageError
 from fedgrass.federation.messages import Announcement, Completion
 from fedgrass.federation.messages.message_types import LONGEST_TIMELINE
-from fedgrass.federation.trace_context import (
+from fedgrass.federation.messages.trace_context import (
     TOTAL,
     format_timeline,
     parse_timeline,

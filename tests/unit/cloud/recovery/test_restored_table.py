@@ -496,3 +496,21 @@ def test_the_drafts_of_two_leases_with_one_fence_are_kept_apart() -> None:
     first = fleet.newest()
     second = msgspec.structs.replace(first, lease_until=first.lease_until + 1)
     assert draft(first, "model") != draft(second, "model")
+
+
+def test_a_repair_keeps_the_actions_of_the_bucket_and_those_on_the_restored_row() -> None:
+    fleet = SmallFleet(rounds=3, schedule="by_hand")
+    fleet.start()
+    play(fleet, 1.0)
+    backup = backup_of(fleet)
+    fleet.pass_time(5)
+    fleet.act("next", id="1", by="ben")
+    play(fleet, 2.0)
+    restore(fleet, backup)
+    fleet.pass_time(5)
+    fleet.act("pause", id="2", by="anna")
+    fleet.pass_time(5)
+    repaired(fleet, by="carol")
+    assert fleet.run().round == 2
+    kept = [(entry.action, entry.by) for entry in fleet.run().history]
+    assert kept == [("start", ""), ("next", "ben"), ("pause", "anna"), ("repair", "carol")]

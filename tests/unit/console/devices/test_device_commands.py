@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from fedgrass.console import main
+from fedgrass.console import main, stack
 from fedgrass.console.devices import registered_devices
 from fedgrass.federation.errors import SettingsError
 from tests.fakes.device_operator import (
@@ -38,7 +38,7 @@ class Console:
 def console(monkeypatch: pytest.MonkeyPatch) -> Console:
     made = Console()
     monkeypatch.setattr(registered_devices, "_open", lambda _: (made.operator, "turnarounds"))
-    monkeypatch.setattr(registered_devices.stack, "client", made.clients)
+    monkeypatch.setattr(stack, "client", made.clients)
     monkeypatch.setattr(registered_devices, "_now", lambda: made.fleet.now + 5_000)
     return made
 
@@ -105,10 +105,11 @@ def test_a_device_is_shown_with_its_certificate_groups_and_rounds(console: Conso
     assert f"certificate {'c' * 64}: ACTIVE, expires 2027-01-02, in 1144 d" in lines
     assert lines[-2] == "run-8/1/1 declined 2 h ago: battery"
     assert "most of it in train (30.0 s instead of 2.0 s)" in lines[-1]
-    rows = [line.split() for line in lines if line.startswith("run-9/")]
-    assert rows[0][:3] == ["run-9/1/1", "1", "min"]
-    assert "34.0" in rows[0]
-    assert "(6.0)" in rows[0]
+    first = lines.index("last replies to run run-9, and the medians of all devices in the same rounds:")
+    rows = [line.split() for line in lines[first + 2 : first + 6]]
+    assert rows[0] == ["1", "1", "min", "34.0", "1.0", "1.0", "30.0", "1.0", "1.0", "40"]
+    assert rows[1] == ["median", "of", "3", "6.0", "1.0", "1.0", "2.0", "1.0", "1.0", "40"]
+    assert rows[2][:3] == ["2", "2", "min"]
 
 
 def test_what_the_cloud_made_of_a_reply_is_shown(console: Console, run: Run) -> None:

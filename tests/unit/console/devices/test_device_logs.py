@@ -5,14 +5,13 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from fedgrass.console import stack as deployed
 from fedgrass.console.devices import device_logs
 from fedgrass.console.devices.device_logs import DeviceLog, fetch_logs, line_text, show_logs
 from fedgrass.console.results import show_result
 from fedgrass.console.runs import fleet_operator
 from fedgrass.console.runs.fleet_operator import LogTicket
-from fedgrass.federation.device_log import LogHeader, LogLine, encode_log, format_line
 from fedgrass.federation.errors import FedgrassError, MessageError, SettingsError
+from fedgrass.federation.messages.device_log import LogHeader, LogLine, encode_log, format_line
 from fedgrass.local.in_memory.memory_bucket import MemoryBucket
 
 ID = "0123456789abcdef0123456789abcdef"
@@ -144,8 +143,7 @@ def test_a_hostile_line_is_printed_as_text_on_one_line() -> None:
 @pytest.fixture
 def stack(monkeypatch: pytest.MonkeyPatch) -> Stack:
     made = Stack(answer(lines=[*LINES, HOSTILE[:100]]))
-    monkeypatch.setattr(device_logs, "Operator", lambda *_: made)
-    monkeypatch.setattr(deployed, "outputs", lambda _: {})
+    monkeypatch.setattr(device_logs, "open_operator", lambda _: made)
     return made
 
 
@@ -160,7 +158,7 @@ def test_the_lines_are_printed_with_their_times(capsys: pytest.CaptureFixture[st
         "2023-11-14 22:13:20 trainer INFO run-a/1/1: accepted: train digits",
         "a line of another form",
     ]
-    assert printed.err == "1 older lines are not shown (--lines)\n"
+    assert printed.err == "older lines that are not shown: 1; --lines shows more\n"
 
 
 @pytest.mark.usefixtures("stack")

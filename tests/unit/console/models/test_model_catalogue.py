@@ -4,12 +4,13 @@ import msgspec
 import pytest
 
 from fedgrass.console.models.alias_moves import promote_model, roll_back
-from fedgrass.console.models.model_catalogue import ModelCatalogue
+from fedgrass.console.models.model_catalogue import ModelCatalogue, measured
 from fedgrass.console.models.model_lineage import lineage
 from fedgrass.console.models.model_names import ModelName, parse_model_name
 from fedgrass.federation import object_keys
 from fedgrass.federation.errors import SettingsError
 from fedgrass.federation.models.imported_model import ImportedModel
+from fedgrass.federation.rounds import Work
 from fedgrass.federation.settings_parser import parse_settings
 from fedgrass.federation.weights import sha256
 from tests.fakes.model_registry import ANN, BOB, ModelOperator, trained
@@ -44,6 +45,17 @@ def test_each_model_has_the_metrics_that_were_measured_of_it(operator: ModelOper
     assert entries[2].metrics["loss"] == rounds[3].metrics["loss"]
     assert (entries[2].sha256, entries[2].bytes) == (rounds[2].model_sha256, rounds[2].model_bytes)
     assert [entry.aliases for entry in entries] == [[], [], [], ["latest"]]
+
+
+def test_evaluations_are_preferred_and_what_devices_say_of_their_own_training_is_left_out(
+    operator: ModelOperator,
+) -> None:
+    trained_round = next(operator.rounds_alone(operator.run(RUN)))
+    own = {"accuracy": 0.5, "local_accuracy": 0.9, "train_loss": 0.1}
+    trained_round = msgspec.structs.replace(trained_round, base=3, metrics=own)
+    evaluated = msgspec.structs.replace(trained_round, work=Work.EVALUATE, metrics={"accuracy": 0.7})
+    assert measured([trained_round]) == {3: {"accuracy": 0.5}}
+    assert measured([evaluated, trained_round]) == {3: {"accuracy": 0.7}}
 
 
 def test_only_the_last_models_of_each_run_are_read(operator: ModelOperator) -> None:

@@ -133,6 +133,7 @@ def test_rows_of_the_turnarounds_table_are_read_page_by_page_and_bad_ones_count_
     pages = [
         {"Items": [{"device": {"S": "a"}, "turnaround_ms": {"N": "1500"}, "train_seconds": {"N": "0.5"}}]},
         {"Items": [{"device": {"S": "b"}, "turnaround_ms": {"N": "x"}, "upload_seconds": {"S": "1"}}]},
+        {"Items": [{"device": {"S": "c"}, "state": {"S": "declined"}, "reason": {"S": "battery"}}]},
     ]
     asked: list[dict[str, Any]] = []
 

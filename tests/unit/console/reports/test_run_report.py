@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jinja2 import Environment
 
 from fedgrass.console.reports import run_report
 from fedgrass.console.reports.report_figures import Collector, ReportFigures
@@ -93,7 +94,7 @@ def test_html_in_a_name_a_reason_a_setting_or_a_metric_is_shown_and_never_execut
 
 
 def test_the_check_above_finds_a_page_that_does_not_escape(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Careless(run_report.Environment):
+    class Careless(Environment):
         def __init__(self, **options: Any) -> None:
             super().__init__(**{**options, "autoescape": False})
 
@@ -108,6 +109,11 @@ def test_the_check_above_finds_a_page_that_does_not_escape(monkeypatch: pytest.M
 @given(st.text(max_size=60))
 def test_any_text_leaves_the_page_as_it_is_built(text: str) -> None:
     assert_harmless(page_with(text))
+
+
+def test_control_and_direction_characters_do_not_reach_the_page() -> None:
+    page = page_with("a\x1b[2J\u202eb\x00c")
+    assert not re.search("[\x00\x1b\u202e]", page)
 
 
 def test_the_policy_allows_the_pages_own_style_and_pictures_alone() -> None:

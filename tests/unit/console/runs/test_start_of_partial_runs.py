@@ -48,7 +48,9 @@ def recorder(monkeypatch: pytest.MonkeyPatch) -> Recorder:
 
 def start(folder: Path, *settings: str, frozen: bytes | None = None, model: bytes | None = None) -> None:
     files = {"model": INITIAL.file() if model is None else model, "frozen": frozen}
-    paths = {name: folder / name if data is not None else None for name, data in files.items()}
+    paths: dict[str, Any] = {
+        name: folder / name if data is not None else None for name, data in files.items()
+    }
     for name, data in files.items():
         if data is not None:
             (folder / name).write_bytes(data)

@@ -55,6 +55,11 @@ def test_a_name_with_wildcards_is_refused(wanted: WatchFilter) -> None:
         wanted.subscriptions("orchard")
 
 
+def test_topics_and_kinds_exclude_each_other() -> None:
+    with pytest.raises(SettingsError, match="--topic excludes --kind"):
+        WatchFilter(topics=["clients/#"], kinds=["status"]).subscriptions("orchard")
+
+
 @pytest.mark.parametrize(
     ("wanted", "topic", "message", "is_shown"),
     [

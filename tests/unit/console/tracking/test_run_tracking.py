@@ -1,9 +1,8 @@
 """Tracking a run: everything once, whatever happens to the sinks."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
 
 import pytest
 
@@ -15,6 +14,7 @@ from fedgrass.console.tracking.tracking_sink import Recorded, open_sink
 from fedgrass.federation.errors import SettingsError
 from fedgrass.federation.rounds import Participant, Round, State
 from fedgrass.federation.runs import RunState
+from tests.fakes.model_registry import ModelOperator
 from tests.fakes.small_fleet import RUN
 from tests.fakes.tracked_fleet import PLACE, TrackedFleet
 
@@ -47,9 +47,10 @@ class MemorySink:
         self.rounds.append(found.key)
         return True
 
-    def add_model(self, model: TrackedModel) -> None:
+    def add_model(self, model: TrackedModel) -> bool:
         self._may("add_model")
         self.models.append(model.number)
+        return True
 
     def update(self, tracked: TrackedRun) -> None:
         self._may("update")
@@ -110,6 +111,17 @@ def test_all_models_or_none_are_registered_on_request(models: Models, expected: 
     assert sink.models == expected
 
 
+def test_a_model_that_an_alias_names_is_registered_besides_the_last_one() -> None:
+    fleet, sink = ended(3), MemorySink()
+    fleet.track(sink)
+    assert sink.models == [3]
+    ModelOperator(fleet).move_alias("promote", run=RUN, round=1, alias="production")
+    fleet.track(sink)
+    assert sink.models == [3, 1]
+    assert sink.states[-1] == "SUCCEEDED"
+    assert fleet.track(sink, models="none").sinks[0].models == 0
+
+
 def test_an_abandoned_attempt_is_recorded_and_has_no_model() -> None:
     fleet, sink = TrackedFleet(devices=2, rounds=1, deadline_seconds=60, attempts=2), MemorySink()
     fleet.start()
@@ -160,23 +172,19 @@ def test_a_sink_whose_server_is_gone_for_a_while_catches_up_while_a_run_is_follo
     assert flaky.models == sound.models == [6]
 
 
-def test_following_reads_the_devices_of_each_ended_round_once() -> None:
+def test_following_reads_the_devices_of_each_ended_round_once(monkeypatch: pytest.MonkeyPatch) -> None:
     fleet, sink = TrackedFleet(devices=3, rounds=4), MemorySink()
     fleet.start()
     read: list[int] = []
 
-    class Reading:
-        """The rounds, with a list of those whose devices were read."""
-
-        def __getattr__(self, name: str) -> Any:
-            return getattr(fleet.rounds, name)
-
-        def participants(self, of: Round) -> Iterator[Participant]:
-            read.append(of.number)
-            return fleet.rounds.participants(of)
-
     operator = fleet.operator()
-    operator._rounds = cast(Any, Reading())
+    participants = operator.participants
+
+    def reading(of: Round) -> list[Participant]:
+        read.append(of.number)
+        return participants(of)
+
+    monkeypatch.setattr(operator, "participants", reading)
     turns = iter(range(9))
 
     def pause() -> None:
@@ -208,6 +216,21 @@ def test_a_retried_run_is_continued_where_it_was_left(tmp_path: Path) -> None:
         ("model", None, 2),
         ("state", "SUCCEEDED", None),
     ]
+
+
+def test_a_connection_that_is_refused_is_told_in_two_words(tmp_path: Path) -> None:
+    class Refused(MemorySink):
+        def begin(self, tracked: TrackedRun) -> Recorded:
+            try:
+                raise ConnectionRefusedError(111, "Connection refused")
+            except OSError as error:
+                message = f"{error} " * 40 + f"with {tracked.id}"
+                raise RuntimeError(message) from error
+
+    assert ended(1).track(Refused()).sinks[0].error == "Connection refused"
+    assert (
+        ended(1).track(JsonLines(str(tmp_path), stack.client)).sinks[0].error == f"{tmp_path}: Is a directory"
+    )
 
 
 def test_a_run_that_does_not_exist_is_refused() -> None:

@@ -1,4 +1,4 @@
-"""SageMaker Model Registry, by botocore's stubs, which check requests against AWS's description of the API."""
+"""SageMaker Model Registry, by botocore's stubs, which check requests against the description of the API."""
 
 from collections.abc import Iterator
 from typing import Any

@@ -10,8 +10,8 @@ from components.runtime.event_loop import Call, EventLoop
 from components.trainer.device_log import log_answers
 from components.trainer.device_log.log_answers import LogAnswerPorts, LogAnswers
 from components.trainer.device_log.log_ring import FOLDER, LogRing
-from fedgrass.federation.device_log import decode_log
 from fedgrass.federation.messages import LogRequest
+from fedgrass.federation.messages.device_log import decode_log
 from tests.fakes.memory_device import THING, Bucket, Device, announcement
 
 NOW = 1_700_000_000_000
@@ -85,10 +85,12 @@ def test_a_doubled_request_is_answered_once(answering: Answering) -> None:
     assert answering.bucket.tries == 2
 
 
-def test_an_expired_request_is_dropped(answering: Answering) -> None:
+def test_an_expired_request_is_dropped(answering: Answering, caplog: pytest.LogCaptureFixture) -> None:
     answering.now = NOW + 1001
-    answering.requests(0)
+    with caplog.at_level("INFO"):
+        answering.requests(0)
     assert answering.bucket.tries == 0
+    assert "it has expired" in caplog.text
 
 
 def test_a_request_that_expires_while_it_waits_is_given_up(answering: Answering) -> None:

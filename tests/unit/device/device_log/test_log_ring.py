@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from components.trainer.device_log.log_ring import FILE, FOLDER, LogRing, RingHandler, recorded_log
-from fedgrass.federation.device_log import LARGEST_LINES, LONGEST_LOG_LINE, MOST_LINES
+from fedgrass.federation.messages.device_log import LARGEST_LINES, LONGEST_LOG_LINE, MOST_LINES
 
 AT = 1_700_000_000_123
 TIME = "2023-11-14T22:13:20.123Z"

@@ -60,6 +60,7 @@ def test_secrets_of_the_environment_are_hidden_wherever_they_are() -> None:
         "INFO the model has the SHA-256 " + "0a" * 32,
         "0a" * 32,
         "INFO in fleet plant as press-1",
+        "WARNING /work/credentials cannot be read",
         "WARNING cannot connect to https://b.s3.eu-west-1.amazonaws.com:443/models/a/0: timed out",
         "credentials of press-1 are not there yet: the credentials provider did not answer",
     ],

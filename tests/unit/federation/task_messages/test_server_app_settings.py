@@ -17,6 +17,7 @@ APPLICABLE = {
     "seen_within_seconds": 60,
     "accept_seconds": 30,
     "deadline_seconds": 3600,
+    "trace": True,
 }
 REFUSED: dict[str, Any] = {
     "rounds": 3,

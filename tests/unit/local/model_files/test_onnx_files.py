@@ -44,6 +44,6 @@ def test_without_the_extra_the_way_out_is_named(tmp_path: Path, monkeypatch: pyt
         message = "No module named 'onnxscript'"
         raise ModuleNotFoundError(message)
 
-    monkeypatch.setattr(onnx_files.torch.onnx, "export", missing)
+    monkeypatch.setattr(torch.onnx, "export", missing)
     with pytest.raises(SettingsError, match=r"pip install 'fedgrass\[onnx\]'"):
         onnx_files.write_onnx(torch.nn.Linear(1, 1), torch.ones(2, 1), tmp_path / "m.onnx", {})
