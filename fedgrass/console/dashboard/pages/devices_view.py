@@ -150,6 +150,8 @@ class DevicesView:
             for name, value in _facts(line):
                 text("dt", name)
                 text("dd", value)
+        if found.note:
+            text("p", plain(found.note, 500), "quiet")
         table(
             "Its last rounds",
             ("round", "state", "turnaround", "download", "evaluate", "train", "upload", "reason"),
