@@ -255,6 +255,21 @@ def test_html_of_devices_is_shown_and_never_executed(page: Browser) -> None:
     assert page.driver.find_elements(By.CSS_SELECTOR, "img[src='x']") == []
 
 
+def test_html_in_the_name_of_a_metric_is_never_executed(page: Browser, served: Served) -> None:
+    before = served.fleet.rounds
+    name = "<img src=x onerror='window.hacked=1'>"
+    served.fleet.rounds = tuple(
+        msgspec.structs.replace(one, metrics={name: one.number / 10, f":{name}": 1.0}) for one in before
+    )
+    served.fleet.change()
+    page.open(served.url)
+    page.wait_for(lambda: name[:20] in page.driver.find_element(By.CSS_SELECTOR, ".chart").text, "the legend")
+    page.wait_for_text(f"{name[:20]}")
+    assert page.driver.find_elements(By.CSS_SELECTOR, "img[src='x']") == []
+    served.fleet.rounds = before
+    served.fleet.change()
+
+
 @pytest.mark.parametrize("theme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 390])
 def test_axe_finds_nothing_serious_in_any_view(page: Browser, served: Served, theme: str, width: int) -> None:
