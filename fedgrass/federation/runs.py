@@ -43,7 +43,7 @@ class RunAction(Struct, frozen=True, kw_only=True):
 
     at: int  # milliseconds since the epoch
     action: str  # such as ``start`` or ``pause``
-    # What the caller states of itself, such as the ARN of its credentials. Nobody checks it: CloudTrail has
+    # What the caller states of itself, such as the ARN of its credentials. It is not checked: CloudTrail has
     # the real caller of the function. Empty: not stated.
     by: str = ""
 

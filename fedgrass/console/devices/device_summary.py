@@ -45,6 +45,7 @@ class DeviceList(Struct, frozen=True, kw_only=True):
     attributes: list[AttributeSummary]  # by name
     problems: int  # devices that report a problem
     devices: list[DeviceRecord]  # by name
+    left_out: int = 0  # devices after those in ``devices``
     next_device: str = ""  # the first device that is left out of ``devices``; empty: none is
 
 

@@ -82,8 +82,9 @@ def list_devices(  # noqa: PLR0913 - one per option
 def page_of(found: DeviceList, after: str, most: int) -> DeviceList:
     """Return a list with at most ``most`` devices whose names come after ``after``."""
     rest = [device for device in found.devices if device.device > after]
-    left_out = rest[most].device if most < len(rest) else ""
-    return replace(found, devices=rest[:most], next_device=left_out)
+    next_device = rest[most].device if most < len(rest) else ""
+    left_out = max(0, len(rest) - most)
+    return replace(found, devices=rest[:most], left_out=left_out, next_device=next_device)
 
 
 def _draw_list(found: DeviceList, now: int) -> None:
@@ -94,7 +95,8 @@ def _draw_list(found: DeviceList, now: int) -> None:
         for line in device_views.problem_lines(found.devices):
             say(line)
     if found.next_device and found.devices:
-        say(f"and more: --after {found.devices[-1].device} has the next ones, --all has all")
+        last = found.devices[-1].device
+        say(f"and {found.left_out:,} more: --after {last} has the next ones, --all has all")
     elif found.next_device:
         say("--all lists them; --where, --task, --missing, --version, --state and --group choose some")
 

@@ -69,7 +69,7 @@ def test_of_a_large_fleet_rows_are_only_printed_when_they_are_asked_for(console:
     assert lines[-1].startswith("--all lists them; --where")
     assert len(lines) < 6
     page = run("list", "--task", "digits").splitlines()
-    assert page[-1] == "and more: --after press-049 has the next ones, --all has all"
+    assert page[-1] == "and 53 more: --after press-049 has the next ones, --all has all"
     assert sum(line.startswith("press-") for line in page) == 50
     assert sum(line.startswith("press-") for line in run("list", "--after", "press-089").splitlines()) == 10
     assert len(run("list", "--all").splitlines()) == len(page) - 1 - 50 + 103
@@ -77,6 +77,7 @@ def test_of_a_large_fleet_rows_are_only_printed_when_they_are_asked_for(console:
     assert (found["count"], len(found["devices"]), found["next_device"]) == (103, 103, "")
     found = json.loads(run("list", "--output", "json", "--limit", "2"))
     assert (found["count"], len(found["devices"]), found["next_device"]) == (103, 2, "press-002")
+    assert found["left_out"] == 101
 
 
 def test_a_filter_that_no_device_meets_prints_the_summary_alone(run: Run) -> None:
