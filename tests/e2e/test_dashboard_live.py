@@ -76,7 +76,20 @@ def test_a_live_run_is_watched_paused_resumed_and_cancelled(site: Watched, dashb
         page.press("Devices")
         page.wait_for_text("2 devices, page 1 of 1")
         page.press("Models")
-        page.wait_for_text("steered/1")
+        page.press("steered/1")
+        page.press("Promote to production…")
+        page.wait_for_text("Keep as it is")
+        page.press("Promote to production")
+        page.wait_for_text("production of noise is now steered/1.", "Roll back production…")
+
+        page.press("Overview")
+        page.press("Start a run…")
+        for field, value in {"run_name": "second", "task": "noise", "rounds": "1"}.items():
+            page.fill(field, value)
+        page.fill("continue_from", "steered/1")
+        page.press("Start the run")
+        page.wait_for_text("Started second.", "second: round 1")
+        assert operator.run("second").continued_from.endswith("steered/1.safetensors")
         assert page.complaints() == []
         assert page.hosts() == {url_of(dashboard).split("/")[2]}
     dashboard.interrupt()
