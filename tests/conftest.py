@@ -51,8 +51,8 @@ def pytest_collection_finish() -> None:
     gc.enable()
 
 
-# If a file of minutes begins last, the other processes wait for it. So the longest files begin first, then the
-# folders whose tests start processes; the quick tests fill the rest.
+# If a file of minutes begins last, the other processes wait for it. So the longest files begin first, then
+# the folders whose tests start processes; the quick tests fill the rest.
 LONG_FILES = (
     "test_demo_interrupted",
     "test_permissions",
