@@ -37,6 +37,12 @@ def duration(seconds: float) -> str:
 
 def summary_lines(found: DeviceList) -> Iterator[str]:
     """Yield the lines of a fleet's summary."""
+    if not found.count:
+        if found.registered:
+            yield f"0 of {_devices(found.registered)} meet the filters"
+        else:
+            yield "no devices: none has sent a heartbeat to the stack yet"
+        return
     of_all = f" of {found.registered:,}" if found.count != found.registered else ""
     yield (
         f"{_devices(found.count)}{of_all}: {found.count - found.missing:,} seen in the last"

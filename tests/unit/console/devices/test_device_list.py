@@ -86,7 +86,14 @@ def test_three_thousand_devices_are_a_few_lines() -> None:
 
 
 def test_a_fleet_without_devices_is_one_line() -> None:
-    assert list(device_views.summary_lines(summary([]))) == ["0 devices: 0 seen in the last 300 s, 0 not"]
+    assert list(device_views.summary_lines(summary([]))) == [
+        "no devices: none has sent a heartbeat to the stack yet"
+    ]
+
+
+def test_filters_that_no_device_meets_are_not_mistaken_for_an_empty_fleet() -> None:
+    found = summarize_devices([], 4, 0, 300)
+    assert list(device_views.summary_lines(found)) == ["0 of 4 devices meet the filters"]
 
 
 def test_the_summary_of_filtered_devices_says_of_how_many() -> None:
