@@ -96,6 +96,17 @@ def test_filters_that_no_device_meets_are_not_mistaken_for_an_empty_fleet() -> N
     assert list(device_views.summary_lines(found)) == ["0 of 4 devices meet the filters"]
 
 
+def test_one_device_cannot_fill_the_summary_with_its_attributes() -> None:
+    devices = large_fleet()
+    devices[0].attributes.update({f"a-{number}": "x" for number in range(60)}, version="v" * 3000)
+    devices[0].attributes["n" * 3000] = "x"
+    lines = list(device_views.summary_lines(summary(devices)))
+    assert len(lines) == 1 + 3 + 20 + 1
+    assert max(len(line) for line in lines) < 250
+    assert any(line.startswith("  battery") for line in lines)
+    assert lines[-1] == "  and 45 more attributes, which fewer devices report: --output json has them"
+
+
 def test_the_summary_of_filtered_devices_says_of_how_many() -> None:
     found = summarize_devices(FLEET[:1], 2, SEEN_SINCE, WITHIN)
     first, *_, last = device_views.summary_lines(found)
