@@ -8,10 +8,14 @@ Read in this order:
 - services: the ports in one bundle, passed to every function below
 - monitoring: log lines and metrics
 - device_limits: limits on the useless messages of a single device
-- log_requests: the request for a device's log lines
 - rounds/: one round, from its start to its publication
 - selection/: which devices a round asks
 - aggregation/: makes the new model from the updates
+- buffers/: buffered runs
+- statistics/: rounds of statistics
+- server_apps/: rounds that a Flower ServerApp opens
+- models/: aliases of models
+- devices/: actions on single devices
 - recovery/: manifests in the bucket, and the repair of a lost table
 - aws/: the ports on AWS
 """

@@ -19,14 +19,14 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from cloud_functions import log_requests, wiring
+from cloud_functions import wiring
 from cloud_functions.aws.sqs_batch import each_record
 from cloud_functions.device_limits import Reaction
+from cloud_functions.devices import forget_device, log_requests
 from cloud_functions.models.alias_actions import ALIAS_ACTIONS
 from cloud_functions.monitoring import Metric
 from cloud_functions.recovery import repair
 from cloud_functions.rounds import hellos, run_actions
-from cloud_functions.selection import forget_device
 from cloud_functions.server_apps import device_list
 from cloud_functions.services import Services
 from cloud_functions.wiring import LambdaContext

@@ -39,7 +39,7 @@ def promote(services: Services, event: Mapping[str, object]) -> dict[str, Any]:
         ``{"alias", "task", "run", "round", "serial", "changed"}``.
 
     Raises:
-        SettingsError: there is no such model, it is of another task, or the alias was moved meanwhile.
+        SettingsError: there is no such model, it is of another task, or the alias was moved since.
     """
     number = _number(event, "round")
     if number is None:
@@ -120,11 +120,11 @@ def _overtaken(record: AliasRecord | None, task: str, alias: str) -> str:
     """Return the message that someone else has moved an alias meanwhile: who, when and where to."""
     advice = f"look at `fedgrass model list --task {task}`, and repeat the command if it still applies"
     if record is None or not record.history:
-        return f"alias {alias!r} of the task {task!r} was replaced meanwhile: {advice}"
+        return f"alias {alias!r} of the task {task!r} was replaced since then: {advice}"
     last = record.history[-1]
     at = datetime.fromtimestamp(last.at / 1000, tz=UTC)
     return (
-        f"alias {alias!r} of the task {task!r} was moved to {last.run}/{last.round} meanwhile, by"
+        f"alias {alias!r} of the task {task!r} was moved to {last.run}/{last.round} since then, by"
         f" {last.by or 'an unknown caller'} at {at:%Y-%m-%d %H:%M:%S} UTC ({last.action}): {advice}"
     )
 

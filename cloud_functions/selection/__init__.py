@@ -4,5 +4,4 @@ Read in this order:
 
 - candidate_search: the devices that could be asked, from the devices table, and their hourly count
 - cohorts: the strategy's choice among them, stored in the bucket
-- forget_device: the removal of a device from the table, on request
 """

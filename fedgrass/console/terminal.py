@@ -14,6 +14,7 @@ from contextvars import ContextVar
 from typing import NoReturn
 
 from fedgrass.console.deferred import deferred
+from fedgrass.federation.errors import SettingsError
 from greengrass_emulator.command.terminal_output import LONGEST_LINE, accept_all_characters, printable
 
 __all__ = [
@@ -80,7 +81,14 @@ def fail(error: object) -> NoReturn:
 
 
 def prompt(question: str) -> str:
-    """Ask the operator a question and return the answer, stripped."""
+    """Ask the operator a question and return the answer, stripped.
+
+    Raises:
+        SettingsError: the lines that the question is about are not shown, but collected for programs.
+    """
+    if _DIVERTED.get() is not None:
+        message = "--output json asks no question: add --yes, or see what would be done by --dry-run"
+        raise SettingsError(message)
     return input(printable(question, len(question)) + " ").strip()
 
 

@@ -124,7 +124,12 @@ def update(thing: str, run: str, number: int, attempt: int) -> str:
 
 def device_log(thing: str, request: str) -> str:
     """Return the key to which ``thing`` uploads its log lines for a request with an id."""
-    return f"logs/{checked_name('thing', thing)}/{request}.txt"
+    return f"{device_log_prefix(thing)}{request}.txt"
+
+
+def device_log_prefix(thing: str) -> str:
+    """Return the prefix of the log lines that ``thing`` has uploaded."""
+    return f"logs/{checked_name('thing', thing)}/"
 
 
 def cohort(run: str, number: int, attempt: int) -> str:

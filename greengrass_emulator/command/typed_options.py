@@ -59,7 +59,6 @@ def command_group(name: str, explanation: str) -> App:
         group_arguments=_ARGUMENTS,
         group_parameters=_OPTIONS,
         default_parameter=Parameter(negative=(), allow_repeating=True, show_default=_shown_default),
-        suppress_keyboard_interrupt=False,  # the program decides what Ctrl-C does
     )
 
 
@@ -120,8 +119,11 @@ def _reason(error: CycloptsError) -> str:
         return f"unknown command {_shortened(word)}: {hint}"
     if type(error) is MissingArgumentError and error.argument:
         name = error.keyword or error.argument.name
-        given = bool(error.keyword or error.argument.tokens)
-        return f"{name} {'needs a value' if given else 'is required'}"
+        if error.keyword or error.argument.tokens:
+            return f"{name} needs a value"
+        options = [word for word in error.unused_tokens or () if word.startswith("--")]
+        close = difflib.get_close_matches(name, options, n=1)
+        return f"{name} is required" + (f": did you mean it by {_shortened(close[0])}?" if close else "")
     if isinstance(error, CoercionError) and error.msg is not None and error.argument:
         name = error.token.keyword if error.token and error.token.keyword else error.argument.name
         return f"{name}: {error.msg}"

@@ -1,4 +1,4 @@
-"""The JSON of `fedgrass run track`, and what the page on tracking says of the sinks."""
+"""The JSON of `fedgrass run track`, and the sinks on the page on tracking."""
 
 import json
 import re

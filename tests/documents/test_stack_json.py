@@ -12,7 +12,8 @@ from fedgrass.console.deploy.costs import CostPart, Costs, Fleet
 from fedgrass.console.results import Steps, reported_steps, show_result
 from fedgrass.console.runs.dead_letters import Letter, letter_list
 from fedgrass.console.statistics.statistics_actions import Comparison, run_list
-from fedgrass.console.terminal import say
+from fedgrass.console.terminal import prompt, say
+from fedgrass.federation.errors import SettingsError
 from fedgrass.federation.runs import Run, RunState
 from fedgrass.federation.settings_parser import parse_settings
 from fedgrass.federation.statistics.drift import Drift
@@ -123,6 +124,14 @@ def test_steps_are_printed_as_they_come_or_as_one_object(capsys: pytest.CaptureF
     with pytest.raises(ValueError, match="refused"), reported_steps("json"):
         raise ValueError("refused")  # noqa: EM101 - the example
     assert capsys.readouterr().out == ""
+
+
+def test_nothing_is_asked_about_lines_that_are_not_shown() -> None:
+    with (
+        pytest.raises(SettingsError, match="--output json asks no question: add --yes"),
+        reported_steps("json"),
+    ):
+        prompt("type it:")
 
 
 def test_costs_as_json_are_those_of_the_table(capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,6 +5,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -61,12 +62,16 @@ class Browser:
 
     def wait_for_text(self, *texts: str) -> None:
         for text in texts:
-            self.wait_for(lambda text=text: text in self.text(), repr(text))
+            self.wait_for(partial(self._shows, text), repr(text))
+
+    def _shows(self, text: str) -> bool:
+        return text in self.text()
 
     def button(self, label: str) -> WebElement:
-        """Return the visible button with this label. Raises LookupError."""
-        for element in self.driver.find_elements(By.TAG_NAME, "button"):
-            if element.is_displayed() and element.text.partition(" (")[0] == label:
+        """Return the visible button with this label, perhaps with a count. Raises LookupError."""
+        path = f"//button[normalize-space(.)='{label}' or starts-with(normalize-space(.), '{label} (')]"
+        for element in self.driver.find_elements(By.XPATH, path):
+            if element.is_displayed():
                 return element
         raise LookupError(label)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from selenium.webdriver.common.by import By
 
+from fedgrass.console.dashboard.page_server import listen
 from fedgrass.federation.runs import RunState
 from tests.e2e.conftest import Watched
 from tests.e2e.dashboard_browser import MISSING, Browser, browser
@@ -74,14 +75,48 @@ def test_a_live_run_is_watched_paused_resumed_and_cancelled(site: Watched, dashb
             page.wait_for_text(action)
         page.press("Devices")
         page.wait_for_text("2 devices, page 1 of 1")
+        page.click("[aria-label='Devices'] tbody button")
+        page.wait_for_text("Its last rounds", "turnaround", "steered/", "completed")
         page.press("Models")
-        page.wait_for_text("steered/1")
+        page.press("steered/1")
+        page.press("Promote to production…")
+        page.wait_for_text("Keep as it is")
+        page.press("Promote to production")
+        page.wait_for_text("production of noise is now steered/1.", "Roll back production…")
+
+        page.press("Overview")
+        page.press("Start a run…")
+        for field, value in {"run_name": "second", "task": "noise", "rounds": "1"}.items():
+            page.fill(field, value)
+        page.fill("continue_from", "steered/1")
+        page.press("Start the run")
+        page.wait_for_text("Started second.", "second: round ")
+        assert operator.run("second").continued_from.endswith("steered/1.safetensors")
         assert page.complaints() == []
         assert page.hosts() == {url_of(dashboard).split("/")[2]}
     dashboard.interrupt()
     assert dashboard.wait() == 130
     assert "Traceback" not in dashboard.said()
     assert dashboard.left_behind() == []
+
+
+def test_the_page_is_back_when_the_dashboard_is_started_again(site: Watched, tmp_path: Path) -> None:
+    environment = site.testbed.cloud.environment()
+    with listen("127.0.0.1", 0) as free:
+        port = str(free.getsockname()[1])
+    with browser() as page:
+        with command(tmp_path / "first", "dashboard", "--port", port, environment=environment) as first:
+            first.wait_for("Ctrl-C ends it")
+            page.open(url_of(first))
+            page.wait_for_text("live")
+            first.interrupt()
+            assert first.wait() == 130
+        page.wait_for_text("Connection lost")
+        with command(tmp_path / "second", "dashboard", "--port", port, environment=environment) as second:
+            second.wait_for("Ctrl-C ends it")
+            page.wait_for(lambda: "Connection lost" not in page.text() and "live" in page.text())
+            page.press("Devices")
+            page.wait_for_text("2 devices, page 1 of 1")
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ import torch
 from components.trainer.tasks.digits import Digits
 from fedgrass.console.runs import history
 from fedgrass.console.runs.fleet_operator import RoundRecord
+from fedgrass.federation.messages.trace_context import parse_timeline
 from fedgrass.federation.runs import Run, RunState
 from fedgrass.federation.settings_parser import parse_settings
 from fedgrass.local.testbed import Testbed, open_testbed, thing_names
@@ -45,7 +46,13 @@ def trained() -> Iterator[Trained]:
         }
         with open_testbed(Path(folder), things, profile="lite") as testbed:
             settings = parse_settings(
-                {"task": "digits", "rounds": ROUNDS, "deadline_seconds": 120, "evaluate_last": False}
+                {
+                    "task": "digits",
+                    "rounds": ROUNDS,
+                    "deadline_seconds": 120,
+                    "evaluate_last": False,
+                    "trace": True,
+                }
             )
             testbed.operator.start("run-1", settings, Digits().initial_weights(seed=3))
             wait_until(
@@ -70,6 +77,21 @@ def test_every_round_closes_with_every_device(trained: Trained) -> None:
         for r in trained.records
     ]
     assert counts == [(1, 1, 3, 3, 0), (2, 1, 3, 3, 0)]
+
+
+def test_every_device_returns_the_timeline_of_its_work(trained: Trained) -> None:
+    parts = [part for record in trained.records for part in record.participants]
+    assert len(parts) == DEVICES * ROUNDS
+    for part in parts:
+        timeline = parse_timeline(part.timeline)
+        assert timeline is not None
+        assert list(timeline) == [
+            *("start", "prepare", "download", "evaluate", "train", "evaluate_local"),
+            *("upload", "total"),
+        ]
+        assert timeline["total"][1] <= part.turnaround_seconds * 1000 + CLOCK_READ_TWICE_MS
+        first, last = timeline["train"]
+        assert (last - first) / 1000 == pytest.approx(part.train_seconds, abs=0.002)
 
 
 @pytest.mark.parametrize("number", range(1, ROUNDS + 1))

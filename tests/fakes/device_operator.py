@@ -7,7 +7,7 @@ from typing import Any, Self
 from botocore.exceptions import ClientError
 
 from cloud_functions.aws.dynamodb_table import marshal
-from cloud_functions.selection import forget_device
+from cloud_functions.devices import forget_device
 from fedgrass.federation.rounds import Participant, Round
 from fedgrass.federation.selection import Candidate
 from tests.fakes.small_fleet import SmallFleet

@@ -1,4 +1,4 @@
-"""provisioning/dashboard.yaml: the dashboard's instance may read one fleet, and act only with ReadOnly=false."""
+"""provisioning/dashboard.yaml: the instance may read one fleet, and act only with ReadOnly=false."""
 
 import re
 from collections.abc import Iterator, Mapping

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from components.runtime.atomic_file import write_atomically
-from components.trainer.device_log.secret_filter import hide_secrets
+from components.trainer.device_log.secret_filter import hide_secrets, secrets_of
 from fedgrass.federation.messages.device_log import (
     LARGEST_LINES,
     LONGEST_LOG_LINE,
@@ -30,6 +30,7 @@ from fedgrass.federation.messages.device_log import (
 FOLDER, FILE = "log", "lines.txt"  # in the component's work folder
 _LARGEST = 2 * LARGEST_LINES  # bytes of the file
 _OWNER_ALONE = 0o600
+_SECRETS_AFTER = 1_000  # milliseconds after which the environment is read again
 # A progress bar redraws its line by a carriage return.
 _BREAKS = re.compile(r"[\r\n]+")
 _CUT = "..."
@@ -55,6 +56,8 @@ class LogRing:
         self._path: Path | None = None
         self._file: BinaryIO | None = None
         self._written = 0  # bytes of the file
+        self._secrets: tuple[str, ...] = ()  # of this process's environment
+        self._secrets_at = 0
 
     def add(self, process: str, text: str) -> None:
         """Add the lines of a text, without credentials.
@@ -64,10 +67,12 @@ class LogRing:
             text: one or more lines.
         """
         at = self._now()
+        if at - self._secrets_at >= _SECRETS_AFTER:
+            self._secrets, self._secrets_at = secrets_of(os.environ), at
         for part in _BREAKS.split(text)[-MOST_LINES:]:
             if part := part.strip():
                 # The limit first: the filter takes time in proportion to the length.
-                line = format_line(at, process, hide_secrets(part[: 2 * LONGEST_LOG_LINE]))
+                line = format_line(at, process, hide_secrets(part[: 2 * LONGEST_LOG_LINE], self._secrets))
                 with self._lock:
                     self._append(_shortened(line.encode(errors="backslashreplace")))
 

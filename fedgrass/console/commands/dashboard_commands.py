@@ -2,12 +2,11 @@
 
 from typing import Annotated
 
-from cyclopts import Parameter, validators
-
+from fedgrass.console.command_line import whole_number
 from fedgrass.console.deferred import deferred
 
 _show = deferred("fedgrass.console.dashboard.shown_stacks:show_dashboard")
-_Port = Annotated[int, Parameter(validator=validators.Number(gte=0, lte=65_535))]
+_Port = Annotated[int, whole_number(0, 65_535, metavar="PORT", show_default=False)]
 
 
 def dashboard(

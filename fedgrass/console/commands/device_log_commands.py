@@ -19,6 +19,7 @@ def logs(
     lines: Annotated[int, whole_number(1, _MOST_LINES)] = _MOST_LINES,
     out: Annotated[Path | None, Parameter(metavar="FILE")] = None,
     wait_seconds: Annotated[float, number_between(1, 900, metavar="SECONDS")] = 60.0,
+    last: bool = False,
     access: StackOptions = ON_STACK,
     output: Output = "text",
 ) -> None:
@@ -32,6 +33,15 @@ def logs(
         lines: how many of the last 1,000 lines.
         out: write the lines to this file instead.
         wait_seconds: how long to wait for the device, from 1 to 900.
+        last: show the lines that it sent last instead, without asking it.
     """
     access.use()
-    _SHOW_LOGS(thing, lines=lines, out=out, wait_seconds=wait_seconds, stack_name=access.stack, output=output)
+    _SHOW_LOGS(
+        thing,
+        lines=lines,
+        out=out,
+        wait_seconds=wait_seconds,
+        last=last,
+        stack_name=access.stack,
+        output=output,
+    )

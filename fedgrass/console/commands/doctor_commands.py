@@ -16,9 +16,9 @@ def doctor(
 ) -> None:
     """Examine a stack and its devices, and say what to do about each problem.
 
-    It checks credentials, clock, quotas, the stack, its functions, topic rules, role alias, bucket and dead
-    letters, and the devices' heartbeats, versions, problems and certificates. It changes nothing. The exit
-    code is 1 if there are problems.
+    It checks credentials, clock, quotas, the stack, its functions, topic rules, role alias, bucket, dead
+    letters and alarms, and the devices' heartbeats, versions, problems and certificates. It changes nothing.
+    The exit code is 1 if there are problems.
 
     Args:
         certificates: of how many devices the certificates are read, two requests each.

@@ -4,9 +4,8 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from cyclopts import Parameter
-from cyclopts.validators import Number
 
-from fedgrass.console.command_line import ON_STACK, Output, StackOptions, command_group
+from fedgrass.console.command_line import ON_STACK, Output, StackOptions, command_group, whole_number
 from fedgrass.console.deferred import deferred
 
 app = command_group("model", "List, fetch, compare, promote, export and import models.")
@@ -29,7 +28,7 @@ def list_models(
     /,
     *,
     task: str = "",
-    last: Annotated[int, Parameter(validator=Number(gte=0))] = 10,
+    last: Annotated[int, whole_number(0, 10**6)] = 10,
     access: StackOptions = ON_STACK,
     output: Output = "text",
 ) -> None:
@@ -38,7 +37,7 @@ def list_models(
     Args:
         run: only the models of this run.
         task: only models of this task.
-        last: only so many of each run, the latest; 0: all.
+        last: at most this number of each run, the latest; 0: all.
     """
     access.use()
     _list(access.stack, output, run=run, task=task, last=last)
@@ -220,7 +219,7 @@ def import_model(
 def convert_pickle(
     file: Path, /, *, out: Path, yes: bool = False, force: bool = False, output: Output = "text"
 ) -> None:
-    """Convert a legacy pickle of arrays to safetensors, on this machine; says what it risks, and asks.
+    """Convert a legacy pickle of arrays to safetensors, on this machine; explains the risk, and asks.
 
     Args:
         file: the pickle, or a checkpoint of PyTorch.

@@ -3,9 +3,8 @@
 from typing import Annotated, Literal
 
 from cyclopts import Parameter
-from cyclopts.validators import Number
 
-from fedgrass.console.command_line import ON_STACK, Output, StackOptions
+from fedgrass.console.command_line import ON_STACK, Output, StackOptions, number_between, whole_number
 from fedgrass.console.deferred import deferred
 
 Kind = Literal["announce", "status", "complete", "heartbeat", "hello", "predictor", "round", "model"]
@@ -18,8 +17,8 @@ def watch(
     run: str = "",
     device: str = "",
     kind: Annotated[tuple[Kind, ...], Parameter(negative=())] = (),
-    count: Annotated[int, Parameter(validator=Number(gte=0))] = 0,
-    seconds: Annotated[float, Parameter(validator=Number(gte=0))] = 0.0,
+    count: Annotated[int, whole_number(0, 10**9, show_default=False)] = 0,
+    seconds: Annotated[float, number_between(0, 10**9, metavar="SECONDS", show_default=False)] = 0.0,
     access: StackOptions = ON_STACK,
     output: Output = "text",
 ) -> None:

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol
 
+import msgspec
 from msgspec import Struct
 
 from fedgrass.console import stack
@@ -39,7 +40,7 @@ class DeviceLog(Struct, frozen=True, kw_only=True):
     id: str  # of the request
     key: str  # of the object in the stack's bucket, which is kept for 30 days
     component_version: str  # of the trainer component; empty if it was not deployed as one
-    requested_at: int  # milliseconds since the epoch, by the cloud's clock
+    requested_at: int | None  # milliseconds since the epoch, by the cloud's clock; null with --last
     written_at: int  # milliseconds since the epoch, by the device's clock
     waited_seconds: float  # from the request until the lines were there
     count: int  # of `lines`
@@ -53,6 +54,9 @@ class LogSource(Protocol):
     def request_logs(self, device: str) -> LogTicket:
         """Ask the initiator to request the lines of a device."""
 
+    def last_log(self, device: str) -> str | None:
+        """Return the key of the lines that a device sent last, or None."""
+
     def read(self, key: str, largest: int) -> bytes:
         """Return an object. Raises KeyError if it does not exist, UpdateRefused if it is too large."""
 
@@ -63,16 +67,20 @@ class Clock(Protocol):
     def monotonic(self) -> float:
         """Return seconds that only grow."""
 
-    def time(self) -> float:
-        """Return seconds since the epoch."""
-
     def sleep(self, seconds: float, /) -> None:
         """Wait."""
 
 
 @stack.refusals()
 def show_logs(  # noqa: PLR0913 - the options of the command
-    device: str, *, lines: int, out: Path | None, wait_seconds: float, stack_name: str, output: str
+    device: str,
+    *,
+    lines: int,
+    out: Path | None,
+    wait_seconds: float,
+    last: bool,
+    stack_name: str,
+    output: str,
 ) -> None:
     """Print the last log lines of a device, or write them to a file.
 
@@ -81,13 +89,16 @@ def show_logs(  # noqa: PLR0913 - the options of the command
         lines: how many of them, at most.
         out: file to write; None: they are printed.
         wait_seconds: how long to wait for the device.
+        last: whether the lines that it sent last are shown, without asking it.
         stack_name: CloudFormation stack of the fleet.
         output: ``text`` or ``json``.
     """
     checked_name("thing", device)
-    found = fetch_logs(
-        open_operator(stack_name), device, lines=lines, wait_seconds=wait_seconds, note=complain
-    )
+    operator = open_operator(stack_name)
+    if last:
+        found = last_logs(operator, device, lines=lines)
+    else:
+        found = fetch_logs(operator, device, lines=lines, wait_seconds=wait_seconds, note=complain)
     if out:
         text = "".join(line_text(line) + "\n" for line in found.lines)
         out.write_text(text, encoding="utf-8")
@@ -128,19 +139,43 @@ def fetch_logs(  # noqa: PLR0913 - by keyword
             f"{device} did not send its log lines within {wait_seconds:g} s; its last heartbeat came"
             f" {_span(silent)} before the request. If it is offline, try again once it sends heartbeats; if"
             " its link is slow, use --wait-seconds; if it sends heartbeats but no lines, update the stack"
-            " (`fedgrass deploy cloud`), whose device role must allow logs/, or read the log on the device"
+            " (`fedgrass deploy cloud`), whose device role must allow logs/; --last shows what it sent last"
         )
         raise FedgrassError(message)
-    header, sent = decode_log(data, device, ticket.id)
-    kept = sent[-lines:] if lines else []
+    found = _decoded(data, device, ticket.key, lines)
+    waited = round(clock.monotonic() - started, 3)
+    return msgspec.structs.replace(found, requested_at=ticket.requested_at, waited_seconds=waited)
+
+
+def last_logs(source: LogSource, device: str, *, lines: int) -> DeviceLog:
+    """Return the log lines that a device sent last, without asking it.
+
+    Raises:
+        FedgrassError: it has sent none within the last 30 days, or they are refused.
+    """
+    key = source.last_log(device)
+    data = _read(source, device, key) if key else None
+    if key is None or data is None:
+        message = (
+            f"there are no log lines of {device} from the last 30 days: `fedgrass devices logs {device}` asks"
+            " for them"
+        )
+        raise FedgrassError(message)
+    return _decoded(data, device, key, lines)
+
+
+def _decoded(data: bytes, device: str, key: str, lines: int) -> DeviceLog:
+    request = key.rpartition("/")[2].removesuffix(".txt")
+    header, sent = decode_log(data, device, request)
+    kept = sent[-lines:]
     return DeviceLog(
         device=device,
-        id=ticket.id,
-        key=ticket.key,
+        id=request,
+        key=key,
         component_version=header.component_version,
-        requested_at=ticket.requested_at,
+        requested_at=None,
         written_at=header.written_at,
-        waited_seconds=round(clock.monotonic() - started, 3),
+        waited_seconds=0.0,
         count=len(kept),
         left_out=len(sent) - len(kept),
         lines=[parse_line(line) for line in kept],
@@ -154,21 +189,27 @@ def _wait(source: LogSource, ticket: LogTicket, until: float, clock: Clock) -> b
         message = f"the initiator named the key {ticket.key!r}, not {expected!r}: update the stack"
         raise SettingsError(message)
     looks = 0
-    while True:
-        try:
-            return source.read(ticket.key, LARGEST_FILE)
-        except UpdateRefused as error:
-            message = (
-                f"the answer of {ticket.device} is refused: {error}. No trainer sends such a one: check what"
-                " runs on the device"
-            )
-            raise FedgrassError(message) from error
-        except KeyError:
-            pause = _PAUSES[min(looks, len(_PAUSES) - 1)]
+    while (data := _read(source, ticket.device, ticket.key)) is None:
+        pause = _PAUSES[min(looks, len(_PAUSES) - 1)]
         if clock.monotonic() + pause > until:
             return None
         clock.sleep(pause)
         looks += 1
+    return data
+
+
+def _read(source: LogSource, device: str, key: str) -> bytes | None:
+    """Return an uploaded file; None if there is none."""
+    try:
+        return source.read(key, LARGEST_FILE)
+    except KeyError:
+        return None
+    except UpdateRefused as error:
+        message = (
+            f"the answer of {device} is refused: {error}. No trainer sends such a one: check what runs on the"
+            " device"
+        )
+        raise FedgrassError(message) from error
 
 
 def line_text(line: LogLine) -> str:

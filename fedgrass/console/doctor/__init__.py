@@ -5,5 +5,6 @@
 - account_checks: the operator's credentials, this machine's clock, the account's quotas
 - stack_checks: the stack, its functions, topic rules and role alias
 - data_checks: the bucket's rules, and the dead-letter queue
+- alarm_checks: the alarms in CloudWatch
 - device_checks: heartbeats, component versions, reported problems, certificates
 """

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from fedgrass.console import stack
 from fedgrass.console.aws_clients import Clients
 from fedgrass.console.doctor.account_checks import check_credentials, check_quotas
+from fedgrass.console.doctor.alarm_checks import check_alarms
 from fedgrass.console.doctor.data_checks import check_bucket, check_dead_letters
 from fedgrass.console.doctor.device_checks import check_devices
 from fedgrass.console.doctor.health_report import (
@@ -33,6 +34,7 @@ CHECKS: dict[str, Check] = {
     "role alias": check_role_alias,
     "bucket": check_bucket,
     "dead letters": check_dead_letters,
+    "alarms": check_alarms,
     "devices": check_devices,
 }
 

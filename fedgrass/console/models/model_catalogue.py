@@ -98,7 +98,7 @@ class ModelCatalogue:
         Args:
             run: only those of this run, or this imported one.
             task: only those of this task.
-            last: only so many of each run, the latest; 0: all.
+            last: at most this number of each run, the latest; 0: all.
 
         Raises:
             SettingsError: there is no such run and no such imported model.
@@ -274,7 +274,7 @@ def _may_name_a_run(folder: str) -> bool:
 def measured(rounds: list[Round]) -> dict[int, dict[str, float]]:
     """Return the metrics of models by number: those of a round are of the model that it started from.
 
-    Those of a round that only evaluates are preferred. What devices report of their own training is left out.
+    Those of a round that only evaluates are preferred. Metrics of local models and of training are left out.
 
     Args:
         rounds: closed rounds of one run.

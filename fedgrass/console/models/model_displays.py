@@ -45,7 +45,7 @@ def list_models(stack_name: str, output: str, *, run: str, task: str, last: int)
         output: ``text`` or ``json``.
         run: only those of this run.
         task: only those of this task.
-        last: only so many of each run, the latest; 0: all.
+        last: at most this number of each run, the latest; 0: all.
     """
     if task:
         checked_name("task", task)

@@ -14,7 +14,7 @@ from fedgrass.console.models.model_displays import open_operator
 from fedgrass.console.options import read
 from fedgrass.console.results import show_result
 from fedgrass.console.runs.fleet_operator import LARGEST_MODEL
-from fedgrass.console.terminal import say
+from fedgrass.console.terminal import printable, say
 from fedgrass.federation import object_keys
 from fedgrass.federation.encodings.array_types import read_arrays
 from fedgrass.federation.errors import SettingsError, UpdateRefused
@@ -49,6 +49,7 @@ class ImportResult(Struct, frozen=True, kw_only=True):
         arrays: how many it has.
         checked: what it was compared with, such as ``digits: 6 arrays``; empty: with no task.
         is_new: whether this command has stored it; false: the same model was there under this name.
+        note: why it was not compared, if its task is built in and could not be loaded.
     """
 
     model: str
@@ -58,6 +59,7 @@ class ImportResult(Struct, frozen=True, kw_only=True):
     arrays: int
     checked: str
     is_new: bool
+    note: str = ""
 
 
 @stack.refusals()
@@ -93,12 +95,14 @@ def import_model(  # noqa: PLR0913 - the options of the command
     code = (
         given_task(task_class or (task if task in _BUILT_IN else ""), task_path, options) if check else None
     )
-    compared = {"checked": "", "frozen_sha256": ""}
+    compared = {"checked": "", "frozen_sha256": "", "note": ""}
     if code:
         with tempfile.TemporaryDirectory(prefix="fedgrass-model-") as folder:
             path = Path(folder) / "model.safetensors"
             path.write_bytes(model)
-            compared = in_child("fitting_models:check_in_child", model=str(path), task=code)
+            compared = in_child(
+                "fitting_models:check_in_child", model=str(path), task=code, optional=not task_class
+            )
     operator = open_operator(stack_name)
     record = ImportedModel(
         name=name,
@@ -111,7 +115,8 @@ def import_model(  # noqa: PLR0913 - the options of the command
         checked=compared["checked"],
         frozen_sha256=compared["frozen_sha256"] or frozen_of(model),
     )
-    show_result(store_import(operator, record, model), output, draw_import)
+    stored = store_import(operator, record, model)
+    show_result(msgspec.structs.replace(stored, note=compared["note"]), output, draw_import)
 
 
 def file_of_model(file: Path) -> bytes:
@@ -177,6 +182,8 @@ def store_import(target: ImportTarget, record: ImportedModel, model: bytes) -> I
 def draw_import(found: ImportResult) -> None:
     """Print the name of an imported model, and how a run starts from it."""
     state = "imported" if found.is_new else "was imported before:"
-    say(f"{state} {found.model} of the task {found.task}: {found.arrays} arrays, {found.bytes:,} bytes")
-    say(f"checked against {found.checked}" if found.checked else "not compared with the task's code")
+    arrays = "1 array" if found.arrays == 1 else f"{found.arrays} arrays"
+    say(f"{state} {found.model} of the task {found.task}: {arrays}, {found.bytes:,} bytes")
+    reason = f": {printable(found.note)}" if found.note else ""
+    say(f"checked against {found.checked}" if found.checked else f"not compared with the task's code{reason}")
     say(f"start a run from it: `fedgrass run start NAME task={found.task} --continue-from {found.model}`")

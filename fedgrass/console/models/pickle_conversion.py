@@ -80,4 +80,5 @@ def convert(output: str, *, source: Path, out: Path, yes: bool, force: bool) -> 
 
 def draw_converted(found: ConvertedPickle) -> None:
     """Print what was written."""
-    say(f"wrote {found.file} ({found.bytes:,} bytes): {found.arrays} arrays, read by {found.reader}")
+    arrays = "1 array" if found.arrays == 1 else f"{found.arrays} arrays"
+    say(f"wrote {found.file} ({found.bytes:,} bytes): {arrays}, read by {found.reader}")

@@ -278,10 +278,10 @@ def remove_command(  # noqa: PLR0913 - the options of the command
 ) -> None:
     """Remove devices after confirmation, or print what would be deleted."""
     provisioning = _provisioning(stack_name, account)
-    if not dry_run and not confirmed:
-        names = ", ".join(things)
-        _confirm(f"Delete {names} with certificates and policies? They can no longer connect. [y/N]")
     with reported_steps(output, dry_run=dry_run):
+        if not dry_run and not confirmed:
+            names = ", ".join(things)
+            _confirm(f"Delete {names} with certificates and policies? They can no longer connect. [y/N]")
         for line in map(provisioning.describe, things) if dry_run else provisioning.remove(things, folder):
             say(line)
 

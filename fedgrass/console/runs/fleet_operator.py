@@ -131,6 +131,10 @@ class Operator:
             message = f"the initiator's answer is not understood: {error}; `fedgrass deploy cloud` updates it"
             raise FedgrassError(message) from error
 
+    def last_log(self, device: str) -> str | None:
+        """Return the key of the log lines that a device sent last, or None."""
+        return self._bucket.newest(object_keys.device_log_prefix(device))
+
     def start_server_app(self, name: str, settings: RunSettings) -> Run:
         """Start a run that waits for the messages of a ServerApp. Raises as ``act`` does."""
         return self.act("start", name, settings=msgspec.to_builtins(settings))

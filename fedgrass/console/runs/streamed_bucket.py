@@ -53,6 +53,12 @@ class StreamedObjects(Protocol):
 class StreamedBucket(S3Bucket):
     """The ``StreamedObjects`` in S3."""
 
+    def newest(self, prefix: str) -> str | None:
+        """Return the key of the object below a prefix that was written last, or None."""
+        pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self.name, Prefix=prefix)
+        found = [one for page in pages for one in page.get("Contents", [])]
+        return max(found, key=lambda one: one["LastModified"])["Key"] if found else None
+
     def keys(self, prefix: str) -> list[str]:
         """Return the keys of all objects below a prefix, sorted."""
         pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self.name, Prefix=prefix)

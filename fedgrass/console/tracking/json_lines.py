@@ -115,7 +115,9 @@ class JsonLines:
                 if not line.endswith(b"\n") and (lines or b'{"id":"'.startswith(line[:7])):
                     file.truncate(complete)
                     break
-                message = f"{self._path} line {number} is no line of `fedgrass run track`: name another file"
+                message = (
+                    f"{self._path} line {number} was not written by `fedgrass run track`: name another file"
+                )
                 raise SettingsError(message)
             lines.append(parsed)
             complete += len(line)

@@ -111,13 +111,23 @@ def track_run(  # noqa: PLR0913 - what of which run goes where, and how long
         SettingsError: there is no such run.
     """
     deliveries = [Delivery(sink, models, warn) for sink in sinks]
+    unread = ""  # why AWS did not let the run be read
     with ExitStack() as closing:
         for delivery in deliveries:
             closing.callback(delivery.close)
         while True:
-            run = _turn(operator, place, name, deliveries, is_last=not follow)
-            if not follow or run.state not in LIVING:
-                break
+            try:
+                run = _turn(operator, place, name, deliveries, is_last=not follow)
+            except Exception as error:
+                if not (follow and stack.is_passing(error)):
+                    raise
+                if (reason := _reason(error)) != unread:
+                    unread = reason
+                    warn(f"the run cannot be read at the moment: {reason}")
+            else:
+                unread = ""
+                if not follow or run.state not in LIVING:
+                    break
             pause()
     reports = [
         SinkReport(

@@ -56,13 +56,24 @@ class FittedModel(Struct, frozen=True):
 
 
 def check_in_child(options: dict[str, Any], note: Callable[[str], None]) -> int:
-    """Check whether the model in a file fits a task, and write what it was compared with to a file."""
+    """Check whether the model in a file fits a task, and write what it was compared with to a file.
+
+    With ``optional`` in the options, a task that cannot be loaded only leaves the model unchecked.
+    """
     given = GivenTask(**options["task"])
     note(f"task {given.name}")
-    found = _initial(given)
-    check_fit(Path(options["model"]).read_bytes(), found, given.name)
-    text = {"checked": f"{given.name}: {len(found.shared)} arrays", "frozen_sha256": found.frozen_sha256}
-    Path(options["result"]).write_text(json.dumps(text), encoding="utf-8")
+    result = {"checked": "", "frozen_sha256": "", "note": ""}
+    try:
+        found = _initial(given)
+    except SettingsError as error:
+        if not options.get("optional"):
+            raise
+        result["note"] = str(error)
+    else:
+        check_fit(Path(options["model"]).read_bytes(), found, given.name)
+        result["checked"] = f"{given.name}: {len(found.shared)} arrays"
+        result["frozen_sha256"] = found.frozen_sha256
+    Path(options["result"]).write_text(json.dumps(result), encoding="utf-8")
     return 0
 
 

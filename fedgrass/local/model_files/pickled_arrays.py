@@ -1,6 +1,6 @@
 """Arrays of a legacy pickle, read by an unpickler that makes arrays and plain containers and nothing else.
 
-A pickle is a program: whoever loads it with ``pickle.load`` runs what its author wrote. Here every name in it
+A pickle is a program: ``pickle.load`` runs what its author wrote. Here every name in it
 is looked up in a table of a few functions that make arrays, and any other one is refused by name before
 anything is called. Only ``fedgrass model convert-pickle`` uses this, in a child process; no other part of
 fedgrass reads pickles.

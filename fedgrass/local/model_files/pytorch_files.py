@@ -66,7 +66,7 @@ def read_state_dict(path: Path) -> dict[str, NDArray[np.generic]]:
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of old formats
+            warnings.simplefilter("ignore")  # about former formats
             found = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         text = " ".join(str(error).split())

@@ -19,9 +19,9 @@ import numpy as np
 
 from cloud_functions import averager
 from cloud_functions.aws.sqs_batch import each_record
+from cloud_functions.devices import forget_device
 from cloud_functions.recovery import repair
 from cloud_functions.rounds import hellos, run_actions
-from cloud_functions.selection import forget_device
 from cloud_functions.services import Services
 from fedgrass.federation import messages, object_keys, topics
 from fedgrass.federation.aggregation.sharding_plan import Job, Scale

@@ -141,3 +141,22 @@ def test_keys_and_folders_are_listed_below_a_prefix_alone(embedded_cloud: Embedd
     for prefix in ("models/a/", "models/none/", "models/"):
         assert memory.keys(prefix) == stored.keys(prefix)
         assert memory.folders(prefix) == stored.folders(prefix)
+
+
+def test_the_object_that_was_written_last_is_found_below_a_prefix_alone(
+    embedded_cloud: EmbeddedCloud,
+) -> None:
+    bucket = s3(embedded_cloud)
+    assert bucket.newest("logs/press-1/") is None
+    bucket.write("logs/press-1/f.txt", b"first")
+    until = bucket_time(bucket, "logs/press-1/f.txt")
+    while bucket_time(bucket, "logs/press-1/a.txt") <= until:  # S3's times have whole seconds
+        bucket.write("logs/press-1/a.txt", b"last")
+    bucket.write("logs/press-12/z.txt", b"another's")
+    assert bucket.newest("logs/press-1/") == "logs/press-1/a.txt"
+
+
+def bucket_time(bucket: StreamedBucket, key: str) -> float:
+    """Return when an object was written; 0 if there is none."""
+    listed = bucket._client.list_objects_v2(Bucket=bucket.name, Prefix=key).get("Contents", [])
+    return listed[0]["LastModified"].timestamp() if listed else 0.0

@@ -1,6 +1,6 @@
 """MLflow's client against a real MLflow server, and TensorBoard's files against its own reader.
 
-Both are in an environment of their own, which ``make test-tracking`` makes.
+Both are in a separate environment, which ``make test-tracking`` makes.
 """
 
 import contextlib
@@ -43,7 +43,7 @@ print(json.dumps({"scalars": scalars, "tensors": tags["tensors"]}))
 
 @contextlib.contextmanager
 def server(folder: Path, port: int) -> Iterator[str]:
-    """Run an MLflow server in a process of its own."""
+    """Run an MLflow server in a separate process."""
     url = f"http://127.0.0.1:{port}"
     command = [
         str(SERVERS / "mlflow"),

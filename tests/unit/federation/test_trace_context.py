@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 
 from fedgrass.federation import messages
-from fedgrass.federation.errors import MessageError
+from fedgrass.federation.errors import MessageError, SettingsError
 from fedgrass.federation.messages import Announcement, Completion
 from fedgrass.federation.messages.message_types import LONGEST_TIMELINE
 from fedgrass.federation.messages.trace_context import (
@@ -18,6 +18,8 @@ from fedgrass.federation.messages.trace_context import (
     trace_id,
     traceparent,
 )
+from fedgrass.federation.settings import RunSettings
+from fedgrass.federation.settings_parser import LARGEST_TRAINING, parse_settings
 from tests.fakes.small_fleet import FLEET, RUN, SmallFleet
 from tests.unit.federation.test_messages import LARGEST
 
@@ -74,6 +76,16 @@ def test_a_context_that_w3c_does_not_allow_is_refused(context: str) -> None:
 def test_the_largest_announcement_has_room_for_its_context() -> None:
     largest = msgspec.structs.replace(LARGEST[0], trace=traceparent(TRACE))
     assert messages.decode(messages.encode(largest), Announcement) == largest
+
+
+def test_the_largest_training_of_a_run_leaves_room_for_the_context() -> None:
+    def settings(size: int, **others: object) -> RunSettings:
+        return parse_settings({"task": "digits", "training": {"x": "y" * (size - len('{"x":""}'))}, **others})
+
+    settings(LARGEST_TRAINING)
+    settings(LARGEST_TRAINING - 66, trace=True)
+    with pytest.raises(SettingsError, match=r"at most 2,834 are allowed next to its `trace`"):
+        settings(LARGEST_TRAINING - 65, trace=True)
 
 
 def test_the_timeline_of_a_reply_is_kept_with_the_device() -> None:

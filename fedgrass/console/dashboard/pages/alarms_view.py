@@ -13,6 +13,7 @@ class AlarmsView:
         self._visit = visit
         with box("section", "card", aria_label="Alarms"):
             text("h2", "Alarms")
+            self._note = text("p", "", "quiet")
             self._alarms = table("Alarms", ("alarm", "state", "since", "reason"), empty="No alarm is known.")
         with box("section", "card", aria_label="Dead letters"):
             text("h2", "Dead letters")
@@ -38,6 +39,7 @@ class AlarmsView:
             for at, line in enumerate(overview.alarms)
         ]
         assign(self._alarms, rows=alarms)
+        say(self._note, plain(overview.alarms_note))
         letters = [
             {
                 "id": str(at),

@@ -76,6 +76,7 @@ class AnswersView:
 
     def _show_all(self) -> None:
         self._all = True
+        self._visit.update()
 
 
 class StackCard:

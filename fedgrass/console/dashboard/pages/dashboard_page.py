@@ -24,6 +24,23 @@ _VIEWS: dict[str, tuple[str, type[AnswersView | DevicesView | ModelsView | Alarm
 }
 _TICK = 0.5  # seconds between looks for changes
 _CLOCK_TICKS = 10  # ticks after which ages and waiting times are updated without a change
+# A dashboard that was started again does not know the cookie of this page, and refuses its websocket: as soon
+# as the page can be read, it is loaded again.
+_RETURN = """<script>
+(() => {
+  let seconds = 0;
+  setInterval(async () => {
+    seconds = window.socket === undefined || window.socket.connected ? 0 : seconds + 1;
+    if (seconds < 3) return;
+    try {
+      const answer = await fetch("/", { cache: "no-store" });
+      if (answer.ok) location.reload();
+    } catch (error) {
+      seconds = 0;
+    }
+  }, 1000);
+})();
+</script>"""
 _STYLE = (Path(__file__).parent / "dashboard.css").read_text(encoding="utf-8")
 
 
@@ -45,7 +62,8 @@ class DashboardPage:
 
     def __init__(self, stacks: Sequence[ShownStack], *, read_only: bool) -> None:
         ui.add_css(_STYLE)
-        self._visit = Visit(stacks, self._show)
+        ui.add_body_html(_RETURN)
+        self._visit = Visit(stacks, self._show, self._update)
         self._versions: list[int] = []
         self._ticks = 0
         self._tabs = {}

@@ -95,17 +95,21 @@ class DevicesView:
 
     def _take_text(self, event: GenericEventArguments) -> None:
         self._text, self._page = chosen(event)[:_LONGEST_FILTER], 0
+        self._visit.update()
 
     def _take_health(self, event: GenericEventArguments) -> None:
         health = chosen(event)
         self._health, self._page = health if health in _HEALTH else "", 0
+        self._visit.update()
 
     def _take_version(self, event: GenericEventArguments) -> None:
         version = chosen(event)
         self._version, self._page = version if version in self._versions else "", 0
+        self._visit.update()
 
     def _turn(self, by: int) -> None:
         self._page = max(0, self._page + by)
+        self._visit.update()
 
     async def _open_device(self, device: str) -> None:
         self._detail.clear()
@@ -146,6 +150,8 @@ class DevicesView:
             for name, value in _facts(line):
                 text("dt", name)
                 text("dd", value)
+        if found.note:
+            text("p", plain(found.note, 500), "quiet")
         table(
             "Its last rounds",
             ("round", "state", "turnaround", "download", "evaluate", "train", "upload", "reason"),

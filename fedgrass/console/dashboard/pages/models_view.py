@@ -75,10 +75,12 @@ class ModelsView:
 
     def _choose(self, name: str) -> None:
         self._chosen = name
+        self._visit.update()
         ui.run_javascript("window.scrollTo(0, 0)")
 
     def _close(self) -> None:
         self._chosen, self._shown = "", None
+        self._visit.update()
 
     def _show_model(self, line: ModelLine, models: Sequence[ModelLine]) -> None:
         shown = self._visit.stack
@@ -126,7 +128,7 @@ class ModelsView:
     def _ask(self, title: str, question: str, act: Callable[[], str]) -> None:
         def act_and_read_again() -> str:
             done = act()
-            self._read_at = 0
+            self._read_at = 0  # so that the next update reads the aliases
             return done
 
         confirm(self._visit, self._visit.stack, title, question, act_and_read_again)

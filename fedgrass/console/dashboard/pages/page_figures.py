@@ -282,16 +282,17 @@ def curve_options(run: RunView) -> dict[str, Any]:
     """
     metric = metric_of(run)
     closed = [each for each in run.rounds if each.state in {"CLOSED", "ABANDONED"}]
-    curve = [[point.round, point.value] for point in points(run, metric)]
-    local = [[point.round, point.value] for point in points(run, f"{LOCAL_PREFIX}{metric}")]
+    curve = [[str(point.round), point.value] for point in points(run, metric)]
+    local = [[str(point.round), point.value] for point in points(run, f"{LOCAL_PREFIX}{metric}")]
     rounds = sorted({each.number: each for each in closed}.values(), key=lambda each: each.number)
     bars = [
-        ("replied", "good", [[each.number, each.replied - each.refused] for each in rounds]),
-        ("lost", "bad", [[each.number, _lost(each)] for each in rounds]),
+        ("replied", "good", [[str(each.number), each.replied - each.refused] for each in rounds]),
+        ("lost", "bad", [[str(each.number), _lost(each)] for each in rounds]),
     ]
     name = printable(metric, 32) or "metric"
     last = max(2, run.line.rounds, run.line.round)
-    axis = {"type": "value", "minInterval": 1, "min": 0, "max": last + 1, "splitLine": {"show": False}}
+    # Rounds by name: an axis of numbers would be padded for the bars, and not be aligned with the curve's.
+    axis = {"type": "category", "data": [str(number) for number in range(1, last + 1)]}
     return {
         "animation": False,
         "aria": {"enabled": False},

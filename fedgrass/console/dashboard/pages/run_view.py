@@ -170,6 +170,7 @@ class RunPanel:
             self._open_device(first)
             return
         self._block, self._page = (first, last), 0
+        self._visit.update()
 
     def _open_device(self, device: str) -> None:
         if device:
@@ -178,12 +179,15 @@ class RunPanel:
 
     def _turn(self, by: int) -> None:
         self._page = max(0, self._page + by)
+        self._visit.update()
 
     def _close_list(self) -> None:
         self._block = None
+        self._visit.update()
 
     def _show_all(self) -> None:
         self._all_rounds = True
+        self._visit.update()
 
 
 def _number(round_: RoundView) -> str:

@@ -29,11 +29,15 @@ class Visit:
     Args:
         stacks: those that the page shows; at least one.
         show: builds the view of this name in the page.
+        update: updates the present view, after a choice that it has to follow.
     """
 
-    def __init__(self, stacks: Sequence[ShownStack], show: Callable[[str], None]) -> None:
+    def __init__(
+        self, stacks: Sequence[ShownStack], show: Callable[[str], None], update: Callable[[], None]
+    ) -> None:
         self.stacks = stacks
         self.show = show
+        self.update = update
         self.outcome: TextElement | None = None  # where the outcome of an action is shown
         self.device = ""  # the device that is shown in the view of the devices
         self._place = 0
@@ -97,6 +101,7 @@ class Visit:
             return False
         self.tell(done or "", "good")
         source.refresh()
+        self.update()
         return True
 
     def tell(self, outcome: str, tone: str) -> None:

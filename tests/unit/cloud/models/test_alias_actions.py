@@ -124,7 +124,7 @@ def test_of_two_operators_at_once_the_second_is_refused_and_the_first_named() ->
     with pytest.raises(SettingsError) as refused:
         move(fleet, 2)
     assert str(refused.value).startswith(
-        f"alias 'production' of the task 'digits' was moved to {RUN}/3 meanwhile, by {BOB} at 2023-11-14"
+        f"alias 'production' of the task 'digits' was moved to {RUN}/3 since then, by {BOB} at 2023-11-14"
     )
     assert record(fleet).model.round == 3
     assert told(fleet)[-1] == (2, f"{RUN}/3")
@@ -133,7 +133,7 @@ def test_of_two_operators_at_once_the_second_is_refused_and_the_first_named() ->
 def test_an_operator_who_saw_an_earlier_state_of_the_alias_is_refused() -> None:
     fleet = trained()
     move(fleet, 1, serial=0)
-    with pytest.raises(SettingsError, match=f"was moved to {RUN}/1 meanwhile, by {ANN}"):
+    with pytest.raises(SettingsError, match=f"was moved to {RUN}/1 since then, by {ANN}"):
         move(fleet, 2, by=BOB, serial=0)
     move(fleet, 2, by=BOB, serial=1)
 

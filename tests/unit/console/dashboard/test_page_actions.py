@@ -1,3 +1,5 @@
+from collections.abc import Callable
+
 import pytest
 
 from fedgrass.console.dashboard.pages.page_actions import (
@@ -28,7 +30,7 @@ def test_each_action_on_a_run_reaches_the_operator(action: RunAction) -> None:
 
 def test_a_read_only_page_refuses_every_action_on_the_server() -> None:
     actions, operator = made(read_only=True)
-    attempts = [
+    attempts: list[Callable[[], str]] = [
         lambda: actions.on_run("cancel", "digits-7"),
         lambda: actions.start("digits-8", {"task": "digits"}),
         lambda: actions.forget("device-1", 0),

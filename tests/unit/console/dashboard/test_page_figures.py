@@ -164,4 +164,4 @@ def test_the_curves_of_500_rounds_are_complete() -> None:
     assert run is not None
     line, _, *bars = curve_options(run)["series"]
     assert len(line["data"]) == 500
-    assert bars[0]["data"][0] == [1, 3]
+    assert bars[0]["data"][0] == ["1", 3]

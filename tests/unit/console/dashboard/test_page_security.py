@@ -98,9 +98,10 @@ def test_a_name_that_resolves_to_this_machine_is_refused(host: str) -> None:
     assert not open_socket({"host": host, "origin": f"http://{host}", "cookie": COOKIE}).reached
 
 
-def test_a_header_that_occurs_twice_is_refused() -> None:
+@pytest.mark.parametrize("hosts", [(HOST, "evil.example"), ("evil.example", HOST)])
+def test_a_header_that_occurs_twice_is_refused(hosts: tuple[str, str]) -> None:
     sent: list[Message] = []
-    headers = [(b"host", HOST.encode()), (b"host", b"evil.example")]
+    headers = [(b"host", host.encode()) for host in hosts]
     scope = {"type": "http", "method": "GET", "path": "/", "query_string": b"", "headers": headers}
 
     async def send(message: Message) -> None:

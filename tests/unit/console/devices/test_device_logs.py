@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from fedgrass.console.devices import device_logs
-from fedgrass.console.devices.device_logs import DeviceLog, fetch_logs, line_text, show_logs
+from fedgrass.console.devices.device_logs import DeviceLog, fetch_logs, last_logs, line_text, show_logs
 from fedgrass.console.results import show_result
 from fedgrass.console.runs import fleet_operator
 from fedgrass.console.runs.fleet_operator import LogTicket
@@ -39,9 +39,6 @@ class Clock:
     def monotonic(self) -> float:
         return self.now
 
-    def time(self) -> float:
-        return NOW / 1000 + self.now
-
     def sleep(self, seconds: float) -> None:
         self.now += seconds
 
@@ -62,6 +59,10 @@ class Stack:
     def request_logs(self, device: str) -> LogTicket:
         self.asked.append(device)
         return self.ticket
+
+    def last_log(self, device: str) -> str | None:
+        found = [key for key in self.bucket.objects if key.startswith(f"logs/{device}/")]
+        return found[-1] if found else None
 
     def read(self, key: str, largest: int) -> bytes:
         self.reads.append((key, largest))
@@ -126,6 +127,24 @@ def test_only_the_own_key_of_the_device_is_read() -> None:
     assert stack.reads == []
 
 
+def test_the_lines_that_were_sent_last_are_shown_without_asking_the_device() -> None:
+    stack = Stack(None)
+    stack.bucket.write(KEY, answer())
+    found = last_logs(stack, "press-1", lines=2)
+    assert (found.id, found.count, found.left_out, found.requested_at) == (ID, 2, 1, None)
+    assert stack.asked == []
+    with pytest.raises(
+        FedgrassError, match=r"no log lines of press-2 .* `fedgrass devices logs press-2` asks"
+    ):
+        last_logs(stack, "press-2", lines=2)
+    stack.bucket.write(KEY, answer("press-2"))
+    with pytest.raises(MessageError, match="refused"):
+        last_logs(stack, "press-1", lines=2)
+    stack.bucket.write(KEY, b"x" * 10_000_000)
+    with pytest.raises(FedgrassError, match="refused"):
+        last_logs(stack, "press-1", lines=2)
+
+
 HOSTILE = "\x1b[2J\x1b]0;owned\x07 <b>[red]\u202egpj.exe" + "z" * 5_000
 
 
@@ -147,7 +166,7 @@ def stack(monkeypatch: pytest.MonkeyPatch) -> Stack:
     return made
 
 
-OPTIONS = {"wait_seconds": 60.0, "stack_name": "fedgrass"}
+OPTIONS = {"last": False, "wait_seconds": 60.0, "stack_name": "fedgrass"}
 
 
 @pytest.mark.usefixtures("stack")

@@ -53,6 +53,7 @@ class Account:
         self.blocks = {"BlockPublicAcls": True, "RestrictPublicBuckets": True}
         self.prefixes = ["updates/", "logs/", "drafts/"]
         self.dead = 0
+        self.raised: set[str] = set()
         self.devices = [device(1), device(2)]
         self.certificates: dict[str, list[tuple[str, int]]] = {}
         self.errors: dict[str, Exception] = {}  # by service: what every request raises
@@ -148,6 +149,21 @@ class Account:
             get_public_access_block=lambda **_: {"PublicAccessBlockConfiguration": self.blocks},
             get_bucket_lifecycle_configuration=lifecycle,
         )
+
+    def _cloudwatch(self) -> Any:
+        def describe(AlarmNames: list[str]) -> Any:  # noqa: N803 - AWS's name
+            alarms = [
+                {
+                    "AlarmName": real,
+                    "StateValue": "ALARM" if name in self.raised else "OK",
+                    "AlarmDescription": f"what {name} is about",
+                }
+                for name, (kind, real) in self.resources.items()
+                if kind == "AWS::CloudWatch::Alarm" and name not in self.gone and real in AlarmNames
+            ]
+            return {"MetricAlarms": alarms}
+
+        return SimpleNamespace(describe_alarms=describe)
 
     def _sqs(self) -> Any:
         answer = {"Attributes": {"ApproximateNumberOfMessages": str(self.dead)}}
@@ -338,3 +354,25 @@ def test_a_mistake_in_a_check_is_not_hidden(account: Account) -> None:
     account.errors["s3"] = ZeroDivisionError()
     with pytest.raises(ZeroDivisionError):
         examined(account)
+
+
+def test_a_raised_alarm_is_a_problem_with_what_it_is_about(account: Account) -> None:
+    account.raised = {"DeadLettersWait"}
+    (finding,) = bad(account)
+    assert (finding.check, finding.state) == ("alarms", "problem")
+    assert finding.text == "DeadLettersWait is raised: what DeadLettersWait is about"
+    assert "docs/operations.md" in finding.remedy
+
+
+def test_an_alarm_that_somebody_deleted_is_a_problem(account: Account) -> None:
+    account.gone = {"DeadLettersWait"}
+    (finding,) = bad(account)
+    assert finding.text == "the alarm DeadLettersWait (real-DeadLettersWait) is gone"
+
+
+def test_a_stack_without_alarms_asks_for_none(account: Account) -> None:
+    account.resources = {
+        name: one for name, one in account.resources.items() if one[0] != "AWS::CloudWatch::Alarm"
+    }
+    account.errors["cloudwatch"] = StackError("not asked")
+    assert not [one for one in bad(account) if one.check == "alarms"]

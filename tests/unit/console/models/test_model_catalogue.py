@@ -92,7 +92,7 @@ def test_an_alias_names_a_model_until_it_is_moved(operator: ModelOperator) -> No
 def test_of_two_operators_the_second_learns_who_was_first(fleet: SmallFleet) -> None:
     ann, bob = ModelOperator(fleet, ANN), ModelOperator(fleet, BOB)
     fleet.counter.plan(lambda: promote_model(bob, f"{RUN}/2", "production"), name="write_over")
-    with pytest.raises(SettingsError, match=f"was moved to {RUN}/2 meanwhile, by {BOB}"):
+    with pytest.raises(SettingsError, match=f"was moved to {RUN}/2 since then, by {BOB}"):
         promote_model(ann, f"{RUN}/1", "production")
 
 

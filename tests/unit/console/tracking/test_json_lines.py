@@ -90,7 +90,7 @@ def test_a_file_of_something_else_is_left_as_it_is(tmp_path: Path, content: byte
     path = tmp_path / "data.csv"
     path.write_bytes(content)
     report = trained().track(sink(path))
-    assert "is no line of `fedgrass run track`: name another file" in report.sinks[0].error
+    assert "was not written by `fedgrass run track`: name another file" in report.sinks[0].error
     assert path.read_bytes() == content
 
 

@@ -3,8 +3,11 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
+from botocore.exceptions import ClientError, EndpointConnectionError
 
 from fedgrass.console import stack
 from fedgrass.console.tracking.json_lines import JsonLines
@@ -13,14 +16,14 @@ from fedgrass.console.tracking.tracked_run import TrackedModel, TrackedRound, Tr
 from fedgrass.console.tracking.tracking_sink import Recorded, open_sink
 from fedgrass.federation.errors import SettingsError
 from fedgrass.federation.rounds import Participant, Round, State
-from fedgrass.federation.runs import RunState
+from fedgrass.federation.runs import Run, RunState
 from tests.fakes.model_registry import ModelOperator
 from tests.fakes.small_fleet import RUN
 from tests.fakes.tracked_fleet import PLACE, TrackedFleet
 
 
 class MemorySink:
-    """A sink that keeps what it gets, and fails when it is told to."""
+    """A sink that keeps what it gets, and fails when a test wants it to."""
 
     name = "memory:"
 
@@ -172,6 +175,34 @@ def test_a_sink_whose_server_is_gone_for_a_while_catches_up_while_a_run_is_follo
     assert flaky.models == sound.models == [6]
 
 
+def test_a_server_that_stays_away_is_one_line_however_often_it_is_tried() -> None:
+    fleet, sink = TrackedFleet(devices=1, rounds=12), MemorySink()
+    fleet.start()
+    tried: list[str] = []
+
+    def fails(call: str) -> bool:
+        tried.append(call)
+        return True
+
+    sink.fails = fails
+    warnings: list[str] = []
+    track_run(fleet.operator(), PLACE, RUN, [sink], follow=True, warn=warnings.append, pause=fleet.train)
+    assert len(tried) == 3  # at longer and longer intervals: after 2 and 4 turns
+    assert len(warnings) == 1
+
+
+def test_a_round_whose_model_is_not_published_yet_is_left_for_the_next_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fleet, sink = TrackedFleet(devices=2, rounds=2), MemorySink()
+    fleet.start()
+    fleet.train()
+    operator, run = fleet.operator(), fleet.run()
+    monkeypatch.setattr(operator, "run", lambda _name: msgspec.structs.replace(run, published=0))
+    track_run(operator, PLACE, RUN, [sink], warn=pytest.fail)
+    assert sink.rounds == []
+
+
 def test_following_reads_the_devices_of_each_ended_round_once(monkeypatch: pytest.MonkeyPatch) -> None:
     fleet, sink = TrackedFleet(devices=3, rounds=4), MemorySink()
     fleet.start()
@@ -194,6 +225,43 @@ def test_following_reads_the_devices_of_each_ended_round_once(monkeypatch: pytes
     track_run(operator, PLACE, RUN, [sink], follow=True, warn=pytest.fail, pause=pause)
     assert sink.rounds == [(number, 1) for number in range(1, 5)]
     assert read == [1, 2, 3, 4]
+
+
+def test_aws_may_be_out_of_reach_for_a_while_as_a_run_is_followed(monkeypatch: pytest.MonkeyPatch) -> None:
+    fleet, sink = TrackedFleet(devices=2, rounds=2), MemorySink()
+    fleet.start()
+    operator = fleet.operator()
+    run, failures = operator.run, [EndpointConnectionError(endpoint_url="https://dynamodb")] * 3
+
+    def flaky(name: str) -> Run:
+        if failures and fleet.newest().number > 1:
+            raise failures.pop()
+        return run(name)
+
+    monkeypatch.setattr(operator, "run", flaky)
+    warnings: list[str] = []
+    track_run(operator, PLACE, RUN, [sink], follow=True, warn=warnings.append, pause=fleet.train)
+    assert len(warnings) == 1
+    assert "dynamodb" in warnings[0]
+    assert sink.rounds == [(1, 1), (2, 1)]
+
+
+@pytest.mark.parametrize("follow", [True, False])
+def test_an_error_that_does_not_pass_ends_the_command(
+    monkeypatch: pytest.MonkeyPatch, *, follow: bool
+) -> None:
+    operator = TrackedFleet(devices=1).operator()
+    answer: Any = {"Error": {"Code": "AccessDenied"}, "ResponseMetadata": {"HTTPStatusCode": 403}}
+    denied = ClientError(answer, "GetItem")
+
+    def fail(_name: str) -> Run:
+        raise denied
+
+    monkeypatch.setattr(operator, "run", fail)
+    sink = MemorySink()
+    with pytest.raises(ClientError):
+        track_run(operator, PLACE, RUN, [sink], follow=follow, warn=pytest.fail, pause=pytest.fail)
+    assert sink.closed == 1
 
 
 def test_a_retried_run_is_continued_where_it_was_left(tmp_path: Path) -> None:

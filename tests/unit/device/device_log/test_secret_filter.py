@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.trainer.device_log.secret_filter import hide_secrets
+from components.trainer.device_log.secret_filter import hide_secrets, secrets_of
 
 KEY = "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"
 SECRETS = [
@@ -32,13 +32,13 @@ SECRETS = [
 
 @pytest.mark.parametrize(("line", "secret"), SECRETS)
 def test_a_credential_is_hidden(line: str, secret: str) -> None:
-    assert secret not in hide_secrets(line, {})
-    assert "[hidden]" in hide_secrets(line, {})
+    assert secret not in hide_secrets(line)
+    assert "[hidden]" in hide_secrets(line)
 
 
 def test_what_surrounds_a_credential_stays() -> None:
     line = f"cannot put: aws_secret_access_key={KEY} region=eu-west-1"
-    assert hide_secrets(line, {}) == "cannot put: aws_secret_access_key=[hidden] region=eu-west-1"
+    assert hide_secrets(line) == "cannot put: aws_secret_access_key=[hidden] region=eu-west-1"
 
 
 def test_secrets_of_the_environment_are_hidden_wherever_they_are() -> None:
@@ -48,7 +48,7 @@ def test_secrets_of_the_environment_are_hidden_wherever_they_are() -> None:
         "HOME": "/home/gg_component",
     }
     line = "token exchange refused 0123456789ABCDEF; a b c d e f; /home/gg_component"
-    assert hide_secrets(line, environment) == (
+    assert hide_secrets(line, secrets_of(environment)) == (
         "token exchange refused [hidden]; [hidden]; /home/gg_component"
     )
 
@@ -68,9 +68,9 @@ def test_secrets_of_the_environment_are_hidden_wherever_they_are() -> None:
 def test_ordinary_lines_stay_as_they_are(line: str) -> None:
     # The file names of credentials are no secrets, nor are short values.
     environment = {"AWS_SHARED_CREDENTIALS_FILE": "/work/credentials", "TOKENS": "1"}
-    assert hide_secrets(line, environment) == line
+    assert hide_secrets(line, secrets_of(environment)) == line
 
 
 @given(st.text(st.sampled_from("secret:= AKIA0bearer/@-BEGIN PRIVATE KEY\n"), max_size=4_000))
 def test_any_line_is_filtered(line: str) -> None:
-    assert len(hide_secrets(line, {})) <= 9 * len(line) + 9
+    assert len(hide_secrets(line)) <= 9 * len(line) + 9

@@ -178,4 +178,5 @@ def test_a_note_travels_with_the_reply_as_long_as_the_message_has_room(
     device.settle()
     (completion,) = device.completions[:1]
     assert completion.metrics == values
+    assert completion.code == "trainer 1.2.3"
     assert bool(completion.note) is sent

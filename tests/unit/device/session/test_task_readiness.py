@@ -158,6 +158,22 @@ def test_a_component_that_is_taken_away_is_waited_for_again(device: Device, rele
     assert "version_of_cracks" not in found.attributes
 
 
+def test_a_completion_states_the_versions_of_the_code_that_was_in_force_as_the_work_began(
+    device: Device, releases: Releases
+) -> None:
+    releases.install("1.2.0")
+    device.hears(announcement(task="cracks"))
+    releases.install("1.3.0")
+    beat(device)
+    device.finishes()
+    device.hears(announcement(2, task="noise"))
+    device.finishes()
+    assert [completion.code for completion in device.completions][:2] == [
+        "trainer 1.2.3, cracks 1.2.0",
+        "trainer 1.2.3",
+    ]
+
+
 def test_versions_never_make_a_heartbeat_too_large(releases: Releases) -> None:
     readiness = TaskReadiness(releases.find)
     tasks: dict[str, TaskOptions] = {}

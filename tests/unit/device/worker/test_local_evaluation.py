@@ -124,6 +124,34 @@ def test_the_time_of_both_evaluations_is_reported(tmp_path: Path, monkeypatch: p
     assert perform(Slow(), tmp_path, monkeypatch).evaluate_seconds == 4.0
 
 
+def test_the_parts_of_the_work_are_timed_from_its_arrival(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 100.0
+
+    class Slow(Steps):
+        def evaluate(self, weights: Arrays) -> Evaluation:
+            nonlocal now
+            now += 2.0
+            return super().evaluate(weights)
+
+        def fit(self, weights: Arrays, settings: Settings, report: Report, stop: Stop) -> Fit:
+            nonlocal now
+            now += 3.0
+            return super().fit(weights, settings, report, stop)
+
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    found = perform(Slow(), tmp_path, monkeypatch)
+    assert found.timeline == {
+        "prepare": (0.0, 0.0),
+        "download": (0.0, 0.0),
+        "evaluate": (0.0, 2.0),
+        "train": (2.0, 5.0),
+        "evaluate_local": (5.0, 7.0),
+    }
+    assert found.worker_seconds == 7.0
+
+
 def test_what_the_evaluation_does_to_the_arrays_is_not_uploaded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -112,3 +112,7 @@ def test_a_task_that_cannot_be_loaded_is_named(tmp_path: Path) -> None:
     options = files(tmp_path, encode({"a": np.zeros(1)}), task={"name": "none:Such", "path": str(tmp_path)})
     with pytest.raises(SettingsError, match="none"):
         fitting_models.check_in_child(options, ignore)
+    assert fitting_models.check_in_child({**options, "optional": True}, ignore) == 0
+    result = json.loads((tmp_path / "result").read_text())
+    assert result["checked"] == ""
+    assert "none" in result["note"]

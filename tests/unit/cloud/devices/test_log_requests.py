@@ -2,7 +2,7 @@
 
 import pytest
 
-from cloud_functions import log_requests
+from cloud_functions.devices import log_requests
 from fedgrass.federation.errors import SettingsError
 from fedgrass.federation.messages import LARGEST_MESSAGE, LogRequest, encode
 from fedgrass.federation.rounds import Work

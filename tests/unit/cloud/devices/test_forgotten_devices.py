@@ -4,7 +4,7 @@ import msgspec
 import pytest
 
 from cloud_functions import initiator, wiring
-from cloud_functions.selection import forget_device
+from cloud_functions.devices import forget_device
 from fedgrass.federation.errors import SettingsError
 from tests.fakes.small_fleet import RUN, SmallFleet
 from tests.unit.cloud.rounds.test_actions_done_once import Context

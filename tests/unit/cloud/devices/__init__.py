@@ -1,0 +1,1 @@
+"""Unit tests of the candidates and cohorts of a round."""
