@@ -78,9 +78,17 @@ def read_state_dict(path: Path) -> dict[str, NDArray[np.generic]]:
                 " model.state_dict() instead of the model"
             )
         else:
-            message = f"{path} is not a file of weights that PyTorch can read: {text[:300]}"
+            message = f"{path} is not a file of weights that PyTorch can read: {_without_advice(text)[:300]}"
         raise SettingsError(message) from error
     return state_of(found, path)
+
+
+def _without_advice(text: str) -> str:
+    """Return the reason in PyTorch's error, without its advice to load the file with weights_only=False."""
+    if "weights_only" not in text:
+        return text
+    reason = text.partition("WeightsUnpickler error: ")[2].partition(" Please file")[0]
+    return reason if reason and "weights_only" not in reason else "it has more than weights, or is damaged"
 
 
 def _check_uncompressed(path: Path) -> None:

@@ -99,6 +99,16 @@ def test_an_array_that_is_larger_than_its_values_is_refused(tmp_path: Path) -> N
         read_state_dict(tmp_path / "m.pt")
 
 
+@pytest.mark.parametrize("content", [b"\x1b[2J no pickle", b"\x80\x04\x8c\x01a.", b"\x80\x02\x82\x01."])
+def test_a_refusal_does_not_repeat_the_advice_to_load_the_code_in_a_file(
+    tmp_path: Path, content: bytes
+) -> None:
+    (tmp_path / "m.pt").write_bytes(content)
+    with pytest.raises(SettingsError, match="not a file of weights that PyTorch can read: ") as caught:
+        read_state_dict(tmp_path / "m.pt")
+    assert "weights_only" not in str(caught.value)
+
+
 def test_a_checkpoint_is_imported_as_safetensors(tmp_path: Path) -> None:
     torch.save({"state_dict": {"b": torch.ones(2), "a": torch.zeros(1)}, "epoch": 3}, tmp_path / "m.pt")
     options = {name: str(tmp_path / name) for name in ("target", "result")}
