@@ -44,8 +44,8 @@ def show_dashboard(  # noqa: PLR0913 - the options of the command
     """
     if find_spec(_NEEDED) is None:
         message = (
-            "the dashboard needs the extra `dashboard`: pip install 'fedgrass[cloud,dashboard]' (in a checkout:"
-            " pip install --constraint constraints.txt --editable '.[dashboard]')"
+            "the dashboard needs the extra `dashboard`: pip install 'fedgrass[cloud,dashboard]' (in a"
+            " checkout: pip install --constraint constraints.txt --editable '.[dashboard]')"
         )
         raise SettingsError(message)
     with stack.refusals():

@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 from rich.console import Console
 
 from fedgrass.console.devices import device_views, registered_devices
@@ -11,6 +12,7 @@ from fedgrass.console.devices.device_summary import DeviceList, summarize_device
 from fedgrass.console.devices.device_views import ago
 from fedgrass.federation.errors import SettingsError
 from fedgrass.federation.selection import Candidate
+from fedgrass.federation.selection.attribute_conditions import Value
 
 NOW = 1_000_000_000
 WITHIN = 300
@@ -98,8 +100,9 @@ def test_filters_that_no_device_meets_are_not_mistaken_for_an_empty_fleet() -> N
 
 def test_one_device_cannot_fill_the_summary_with_its_attributes() -> None:
     devices = large_fleet()
-    devices[0].attributes.update({f"a-{number}": "x" for number in range(60)}, version="v" * 3000)
-    devices[0].attributes["n" * 3000] = "x"
+    more: dict[str, Value] = {f"a-{number}": "x" for number in range(60)}
+    odd = {**devices[0].attributes, **more, "version": "v" * 3000, "n" * 3000: "x"}
+    devices[0] = replace(devices[0], attributes=odd)
     lines = list(device_views.summary_lines(summary(devices)))
     assert len(lines) == 1 + 3 + 20 + 1
     assert max(len(line) for line in lines) < 250
