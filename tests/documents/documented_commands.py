@@ -61,11 +61,6 @@ SCRIPT: tuple[tuple[str, int, str], ...] = (
         "no device reports battery",
     ),
     (
-        "run start quick --settings-file settings.toml rounds=20 --model 0.safetensors",
-        0,
-        "run quick: RUNNING",
-    ),
-    (
         "run compare digits-1 digits-2 --by time --picture compared.png",
         0,
         r"^setting +digits-1 +digits-2\n(?s:.*)\nrounds +10 +3\n",
@@ -101,6 +96,11 @@ SCRIPT: tuple[tuple[str, int, str], ...] = (
     ("doctor", 0, r"(?s)^ok +credentials: account 000000000000.* 0 problems\n$"),
     ("queue show", 0, "^0 dead letters\n$"),
     ("watch --seconds 5 --count 1", 0, r"^watching fedgrass/fedgrass/#"),
+    (
+        "run start quick --settings-file settings.toml rounds=20 --model 0.safetensors",
+        0,
+        "run quick: RUNNING",
+    ),
 )
 
 # Tests that run the other commands, or their functions with such settings, by how the command begins; the

@@ -28,6 +28,7 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Testbed]:
         stack.client.cache_clear()
 
 
+@pytest.mark.timeout(600)  # it carries out fifty commands
 def test_the_commands_of_the_pages_print_what_the_pages_say(
     fleet: Testbed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
