@@ -26,6 +26,8 @@ def test_the_lists_name_no_command_that_the_pages_have_lost() -> None:
 
 def test_the_costs_of_an_example_fleet_are_those_of_the_page(capsys: pytest.CaptureFixture[str]) -> None:
     page = (ROOT / "docs" / "costs.md").read_text()
-    command, _, printed = re.search(r"\$ fedgrass (costs (?:.*\\\n)*(.*)\n)([^`]*)```", page).groups()
+    found = re.search(r"\$ fedgrass (costs (?:.*\\\n)*(.*)\n)([^`]*)```", page)
+    assert found, "the page shows no example"
+    command, _, printed = found.groups()
     main.run(shlex.split(command.replace("\\\n", " ")))
     assert capsys.readouterr().out == printed
