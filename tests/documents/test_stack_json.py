@@ -121,7 +121,7 @@ def test_the_json_of_the_cores_is_that_of_its_golden_file(
         thing="device-1",
         profile="lite",
         pid=4711,
-        root="/tmp/cores/device-1",
+        root="/srv/cores/device-1",
         components=[trainer],
         faults={"broker-cut": 3, "disk-full": None},
     )
