@@ -1,4 +1,4 @@
-"""Each command that a page shows is run by a test; what `fedgrass costs` prints is what the page says."""
+"""Each command that a page shows is run by a test; the page has what `fedgrass costs` prints."""
 
 import re
 import shlex
