@@ -263,7 +263,7 @@ def known_run(services: Services, name: str) -> Run:
     """Return a run. Raises SettingsError if there is none, or its row is lost."""
     run = services.rounds.run(name)
     if run is None:
-        message = f"there is no run {name!r}"
+        message = f"there is no run {name!r}: `fedgrass run list` lists those that there are"
         if manifests.is_kept(services, name):
             message = f"the row of run {name!r} is lost: `fedgrass run repair {name}` rebuilds it"
         raise SettingsError(message)

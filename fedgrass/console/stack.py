@@ -211,9 +211,12 @@ def _hint(error: Exception) -> str:
     endpoint = os.environ.get("AWS_ENDPOINT_URL", "")
     if "//127.0.0.1:" not in endpoint:
         return ""
-    if isinstance(error, ClientError):  # the endpoint responded
+    if isinstance(error, ClientError) and "security token" not in str(error):  # the endpoint responded
         return f" (AWS_ENDPOINT_URL is {endpoint}, the cloud of a demo, not AWS)"
-    return f" (AWS_ENDPOINT_URL is {endpoint}, the cloud of a demo: is it still running?)"
+    return (
+        f" (AWS_ENDPOINT_URL is {endpoint}, the cloud of a demo: is it still running? One that was started"
+        " again has printed a new export line)"
+    )
 
 
 def caller(clients: Clients, expected: str = "") -> tuple[str, str]:

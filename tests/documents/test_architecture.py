@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.documents.test_documents import DOCUMENTS, ROOT, rows
+from tests.documents.documented_commands import DOCUMENTS, ROOT
+from tests.documents.test_documents import rows
 
 PAGE = (ROOT / "ARCHITECTURE.md").read_text()
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from fedgrass.console import main
-from tests.documents.test_documents import DOCUMENTS, ROOT
+from tests.documents.documented_commands import DOCUMENTS, ROOT
 
 PAGE = ROOT / "docs" / "commands.md"
 

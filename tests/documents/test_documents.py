@@ -3,7 +3,6 @@
 import json
 import re
 import runpy
-import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,10 +20,10 @@ from fedgrass.console.main import parse
 from fedgrass.federation.selection import SELECTIONS
 from fedgrass.federation.settings import RunSettings
 from fedgrass.federation.statistics.statistics_query import StatisticsQuery
+from tests.documents.documented_commands import DOCUMENTS, documented_commands, words_of
 from tests.documents.documented_fields import field_words
 
 ROOT = package.ROOT
-DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 SETTINGS = (ROOT / "docs" / "settings.md").read_text()
 ROW = re.compile(r"^\| (.*) \|$", re.MULTILINE)
 
@@ -126,20 +125,7 @@ def test_every_path_on_a_page_exists(page: Path) -> None:
         assert path.startswith(MADE) or (ROOT / path).exists(), path
 
 
-def _commands() -> Iterator[tuple[str, str]]:
-    """Yield each ``fedgrass`` and ``make`` command that a page shows, without its comment."""
-    for page in DOCUMENTS:
-        for block in re.findall(r"```\w*\n(.*?)```", page.read_text(), re.DOTALL):
-            for line in block.replace("\\\n", " ").splitlines():
-                if found := re.match(r"(?:\$ )?(?:\.venv/bin/)?(fedgrass|make) (.*?)(?:\s+#.*)?$", line):
-                    yield page.name, f"{found[1]} {found[2]}"
-
-
-def _fed(command: str) -> list[str]:
-    return [re.sub(r"^<.*>", "word", word) for word in shlex.split(command)[1:]]
-
-
-@pytest.mark.parametrize(("page", "command"), sorted(set(_commands())))
+@pytest.mark.parametrize(("page", "command"), sorted(set(documented_commands())))
 def test_every_command_that_a_page_shows_is_understood(page: str, command: str) -> None:
     if command.startswith("make "):
         targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
@@ -148,7 +134,7 @@ def test_every_command_that_a_page_shows_is_understood(page: str, command: str) 
     if "--help" in command:
         return
     try:
-        assert callable(parse(_fed(command)))
+        assert callable(parse(words_of(command)[1:]))
     except SystemExit:
         pytest.fail(f"{page}: {command} is not understood")
 

@@ -18,6 +18,8 @@ from fedgrass.federation.runs import Run, RunState
 from fedgrass.federation.settings_parser import parse_settings
 from fedgrass.federation.statistics.drift import Drift
 from fedgrass.local.check_report import report_of
+from greengrass_emulator.control import control_client
+from greengrass_emulator.control.control_client import ComponentDescription, CoreDescription
 
 GOLDEN = Path(__file__).parent / "golden"
 QUEUE = "arn:aws:sqs:eu-central-1:123456789012:fedgrass-replies"
@@ -109,6 +111,23 @@ def test_every_command_with_a_golden_file_has_a_section_with_its_fields(name: st
     assert f"fedgrass {name.replace('-', ' ')}" in page
     found = fields(json.loads((GOLDEN / f"{name}.json").read_text(encoding="utf-8")))
     assert [field for field in sorted(found) if f"`{field}`" not in page] == []
+
+
+def test_the_json_of_the_cores_is_that_of_its_golden_file(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trainer = ComponentDescription(name="com.fedgrass.Trainer", version="0.5.0", state="RUNNING")
+    core = CoreDescription(
+        thing="device-1",
+        profile="lite",
+        pid=4711,
+        root="/srv/cores/device-1",
+        components=[trainer],
+        faults={"broker-cut": 3, "disk-full": None},
+    )
+    monkeypatch.setattr(control_client, "running_cores", lambda: ([core], ["device-2 does not answer"]))
+    main.run(["core", "list", "--output", "json"])
+    assert capsys.readouterr().out == (GOLDEN / "core-list.json").read_text(encoding="utf-8")
 
 
 def test_steps_are_printed_as_they_come_or_as_one_object(capsys: pytest.CaptureFixture[str]) -> None:

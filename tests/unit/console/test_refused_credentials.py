@@ -55,6 +55,14 @@ def test_credentials_that_are_not_valid_are_called_so(code: str, monkeypatch: py
     assert "the credentials are not valid: choose others by --profile" in reason(refusal(code))
 
 
+def test_the_credentials_of_an_earlier_demo_are_called_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:4566")
+    text = "The security token included in the request is invalid."
+    again = "One that was started again has printed a new export line"
+    assert again in reason(refusal("AccessDeniedException", text))
+    assert again not in reason(refusal("AccessDeniedException", "not authorized to perform"))
+
+
 def test_a_stack_that_is_not_in_the_region_is_named_with_both() -> None:
     text = reason(refusal("ValidationError", "Stack with id presses does not exist"))
     assert text.endswith(

@@ -300,7 +300,16 @@ def curve_options(run: RunView) -> dict[str, Any]:
             {"left": 52, "right": 16, "top": 34, "height": "48%"},
             {"left": 52, "right": 16, "bottom": 42, "height": "20%"},
         ],
-        "legend": {"top": 0, "left": 44, "icon": "roundRect"},
+        "legend": {
+            "top": 0,
+            "left": 4,
+            "icon": "roundRect",
+            "itemWidth": 14,
+            "itemGap": 8,
+            "type": "scroll",  # on a phone, a second line would cover the axis
+            "pageTextStyle": {"color": "gray"},
+            "pageIconColor": "gray",
+        },
         "tooltip": {"trigger": "axis", "renderMode": "richText", "confine": True},
         "xAxis": [
             {**axis, "gridIndex": 0, "axisLabel": {"show": False}},

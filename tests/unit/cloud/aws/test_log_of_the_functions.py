@@ -202,7 +202,7 @@ def test_what_an_operator_is_refused_names_the_run(monkeypatch: pytest.MonkeyPat
     assert fleet.journal.entries[-1] == (
         ("unknown", 0, ""),
         "WARNING",
-        "refused: there is no run 'unknown'",
+        "refused: there is no run 'unknown': `fedgrass run list` lists those that there are",
     )
 
 

@@ -165,3 +165,7 @@ def test_the_curves_of_500_rounds_are_complete() -> None:
     line, _, *bars = curve_options(run)["series"]
     assert len(line["data"]) == 500
     assert bars[0]["data"][0] == ["1", 3]
+
+
+def test_the_legend_stays_on_one_line_also_on_a_phone() -> None:
+    assert curve_options(run_with([0.5], "accuracy"))["legend"]["type"] == "scroll"
