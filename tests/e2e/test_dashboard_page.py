@@ -195,6 +195,13 @@ def test_devices_are_filtered(page: Browser) -> None:
     page.wait_for_text("3 devices, page 1 of 1")
 
 
+def test_the_aliases_of_a_stack_are_listed_with_what_they_name(page: Browser) -> None:
+    page.press("Models")
+    page.wait_for_text("times moved")
+    rows = page.driver.find_element(By.CSS_SELECTOR, "section[aria-label='Aliases'] tbody").text
+    assert rows.split() == ["production", "digits", "digits-7/3", "2"]
+
+
 def test_a_model_is_promoted_and_rolled_back(page: Browser, served: Served) -> None:
     page.press("Models")
     page.press("digits-7/5")

@@ -33,9 +33,22 @@ class ModelsView:
         self._read_at = 0  # milliseconds since the epoch
         with box("section", "card", aria_label="Model") as self._one:
             self._detail = box("div")
+        with box("section", "card", aria_label="Aliases"):
+            text("h2", "Aliases")
+            self._named = table(
+                "Aliases",
+                ("alias", "task", "model", "times moved"),
+                numeric=(3,),
+                empty="No alias yet: choose a model below to promote it.",
+            )
         with box("section", "card", aria_label="Models"):
             text("h2", "Models")
-            text("p", "Choose a model for its lineage, or to let an alias name it.", "quiet")
+            text(
+                "p",
+                "Choose a model for its lineage, or to let an alias name it. These are the models of the runs"
+                " that are active or were looked at; `fedgrass model list` has all.",
+                "quiet",
+            )
             self._table = table(
                 "Models",
                 ("model", "task", "aliases", "from", "made", "size", "replies", "metrics"),
@@ -46,10 +59,13 @@ class ModelsView:
 
     def update(self, now: int) -> None:
         """Show the present data; the aliases, which are in the bucket, are read now and then."""
-        models = self._visit.stack.source.overview().models
+        overview = self._visit.stack.source.overview()
+        models = overview.models
         if now - self._read_at > _ALIAS_MILLISECONDS:
             self._read_at = now
-            background_tasks.create(self._read_aliases(sorted({line.task for line in models})))
+            tasks = {line.task for line in (*models, *overview.runs) if line.task}
+            background_tasks.create(self._read_aliases(sorted(tasks)))
+        assign(self._named, rows=[_alias_row(line) for line in self._aliases])
         assign(self._table, rows=[_row(line, self._names_of(line)) for line in models])
         line = next((line for line in models if _name(line) == self._chosen), None)
         self._one.set_visibility(line is not None)
@@ -144,6 +160,11 @@ def lineage(line: ModelLine, models: Sequence[ModelLine], most: int = 6) -> list
         seen.add(at.parent)
         at = known.get(at.parent)
     return names
+
+
+def _alias_row(line: AliasLine) -> dict[str, Any]:
+    cells = [plain(line.alias, 40), line.task, plain(f"{line.run}/{line.number}", 80), f"{line.serial:,}"]
+    return {"id": f"{line.task} {line.alias}", "cells": cells}
 
 
 def _name(line: ModelLine) -> str:
