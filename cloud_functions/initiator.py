@@ -43,8 +43,10 @@ _OTHER_ACTIONS: dict[str, Callable[[Services, dict[str, Any]], dict[str, Any]]] 
 }
 
 
-def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
+def handler(event: object, context: LambdaContext) -> dict[str, Any]:
     """Perform an action on a run, or process a batch of hellos."""
+    if not isinstance(event, dict):
+        return {"refused": "the event is not a JSON object: it takes {'action': ..., 'run': name}"}
     services = wiring.services(context, can_average=False)
     if "Records" in event:
         return each_record(event, services.log, lambda body: _hello(services, body))

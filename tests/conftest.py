@@ -51,14 +51,15 @@ def pytest_collection_finish() -> None:
     gc.enable()
 
 
-# If a file of minutes begins last, the other process waits for it. So the longest files begin first, then the
-# folders whose tests start processes; the quick tests fill the rest.
+# If a file of minutes begins last, the other processes wait for it. So the longest files begin first, then
+# the folders whose tests start processes; the quick tests fill the rest.
 LONG_FILES = (
-    "test_demo_command",
+    "test_demo_interrupted",
     "test_permissions",
-    "test_flower_apps",
-    "test_options_of_a_device",
     "test_chaos",
+    "test_flower_apps",
+    "test_demo_command",
+    "test_options_of_a_device",
     "test_bad_input",
     "test_faults",
 )

@@ -81,7 +81,7 @@ def run_campaign(rounds: int, seed: int, seconds: float, logs: Path | None) -> i
         open_worlds(Path(folder), FLEETS, DEVICES, faults, pace) as worlds,
     ):
         say(f"the fleets are up ({time.monotonic() - started:.1f} s)")
-        quota = Quota(rounds)
+        quota = Quota(rounds, len(worlds))
         campaigns = [Campaign(world, quota, ends_at, say) for world in worlds]
         apps = AppRuns(worlds[0], Path(folder) / "apps", ends_at, say)
         try:

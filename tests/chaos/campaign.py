@@ -21,7 +21,7 @@ SHORTEST_RUN, LONGEST_RUN = 3, 8  # rounds
 # Without a step after the faults have ended: longer than a deadline, a lease or a redelivery.
 STUCK_SECONDS = 60.0
 CALM_SECONDS = 40.0  # of the time, for runs to end once the faults have ended
-KILL_AVERAGER_EVERY = 4.0  # seconds
+KILL_AVERAGER_EVERY = 4.0  # seconds on an idle machine
 KILL_INITIATOR = 0.9  # of the starts
 _POLL_SECONDS = 0.5
 _START_TRIES = 30
@@ -38,16 +38,23 @@ class Course:
 
 
 class Quota:
-    """The number of rounds still to be closed, shared by parallel campaigns."""
+    """The number of rounds still to be closed, shared by parallel campaigns.
 
-    def __init__(self, rounds: int) -> None:
+    Args:
+        rounds: the number.
+        campaigns: how many share it: no run takes more than an equal share, so that few rounds are not one
+            run, one after the other, while the other worlds are idle.
+    """
+
+    def __init__(self, rounds: int, campaigns: int = 1) -> None:
         self._left = rounds
+        self._share = max(1, rounds // campaigns)
         self._lock = threading.Lock()
 
     def take(self, most: int) -> int:
         """Take up to ``most`` rounds; 0 if there are none left."""
         with self._lock:
-            taken = min(self._left, most)
+            taken = min(self._left, self._share, most)
             self._left -= taken
             return taken
 
@@ -120,7 +127,7 @@ class Campaign:
 
     def _arm(self) -> None:
         if self._world.faults.active and time.monotonic() >= self._next_kill:
-            self._next_kill = time.monotonic() + KILL_AVERAGER_EVERY
+            self._next_kill = time.monotonic() + KILL_AVERAGER_EVERY * self._world.pace.stretch
             self._world.kills.arm("averager")
 
     def _look(self) -> None:

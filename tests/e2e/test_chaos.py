@@ -22,7 +22,7 @@ from fedgrass.federation.weights import Arrays, checksum, encode
 from tests.chaos.audit import Evidence, Findings, audit
 from tests.chaos.pace import measured_stretch
 
-ROUNDS, SECONDS, LONGEST_STRETCH = 8, 100, 3
+ROUNDS, SECONDS, LONGEST_STRETCH = 4, 100, 3  # a run of two rounds in each of the two fleets
 
 
 @pytest.mark.timeout(LONGEST_STRETCH * SECONDS + 90)

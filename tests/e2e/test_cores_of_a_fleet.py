@@ -1,8 +1,10 @@
 """``fedgrass core`` finds the cores of a running demo and controls them."""
 
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,14 +13,29 @@ import pytest
 import package
 from tests.e2e.processes import Command, command, wait_until
 
+pytestmark = pytest.mark.timeout(300)
+
 DEMO = ("demo", "--devices", "2", "--rounds", "1", "--task", "noise", "--keep")
 
 
-@pytest.fixture
-def demo(tmp_path: Path, runtime: Path) -> Iterator[Command]:
-    with command(tmp_path / "demo", *DEMO, runtime=runtime) as running:
-        running.wait_for("keep running until Ctrl-C")
+@pytest.fixture(scope="module")
+def runtime() -> Iterator[Path]:
+    """A runtime folder that the demos share; its name is short enough for sockets."""
+    folder = Path(tempfile.mkdtemp(prefix="fg-", dir="/tmp"))
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory, runtime: Path) -> Iterator[Command]:
+    """A demo for all tests: the last one stops one of its cores, then the demo ends and leaves nothing."""
+    with command(tmp_path_factory.mktemp("demo"), *DEMO, runtime=runtime) as running:
+        for step in ("have sent a heartbeat", "keep running until Ctrl-C"):
+            running.wait_for(step)
         yield running
+        running.interrupt()
+        assert running.wait() == 130
+        assert running.left_behind() == []
 
 
 def core(runtime: Path, *arguments: str) -> tuple[int, str]:
@@ -38,6 +55,28 @@ def core(runtime: Path, *arguments: str) -> tuple[int, str]:
 def log_of(demo: Command, thing: str) -> str:
     (log,) = demo.temporary.glob(f"*/cores/{thing}/greengrass/logs/com.fedgrass.Trainer.log")
     return log.read_text()
+
+
+def test_two_fleets_with_things_of_the_same_names_are_told_apart(
+    demo: Command, runtime: Path, tmp_path: Path
+) -> None:
+    with command(tmp_path / "second", *DEMO, runtime=runtime) as second:
+        second.wait_for("keep running until Ctrl-C")
+        lines = [line for line in core(runtime, "list")[1].splitlines() if line.startswith("device-")]
+        assert [line.split()[0] for line in sorted(lines)] == [
+            "device-1",
+            "device-1:2",
+            "device-2",
+            "device-2:2",
+        ]
+        core(runtime, "inject", "broker-cut", "--thing", "device-1:2")
+        listed = core(runtime, "list")[1]
+        assert listed.count("fault broker-cut") == 1
+        assert listed.index("device-1:2") < listed.index("fault broker-cut") < listed.index("device-2 ")
+        second.interrupt()
+        assert second.wait() == 130
+    assert ":2" not in core(runtime, "list")[1]
+    assert demo.said().count("SUCCEEDED") >= 1
 
 
 def test_the_cores_of_a_demo_are_listed_disturbed_spoken_to_and_stopped(demo: Command, runtime: Path) -> None:
@@ -63,28 +102,3 @@ def test_the_cores_of_a_demo_are_listed_disturbed_spoken_to_and_stopped(demo: Co
 
     assert core(runtime, "stop", "device-2") == (0, "device-2 has stopped\n")
     assert "device-2" not in core(runtime, "list")[1]
-    demo.interrupt()
-    assert demo.wait() == 130
-    assert demo.left_behind() == []
-
-
-def test_two_fleets_with_things_of_the_same_names_are_told_apart(
-    demo: Command, runtime: Path, tmp_path: Path
-) -> None:
-    with command(tmp_path / "second", *DEMO, runtime=runtime) as second:
-        second.wait_for("keep running until Ctrl-C")
-        lines = [line for line in core(runtime, "list")[1].splitlines() if line.startswith("device-")]
-        assert [line.split()[0] for line in sorted(lines)] == [
-            "device-1",
-            "device-1:2",
-            "device-2",
-            "device-2:2",
-        ]
-        core(runtime, "inject", "broker-cut", "--thing", "device-1:2")
-        listed = core(runtime, "list")[1]
-        assert listed.count("fault broker-cut") == 1
-        assert listed.index("device-1:2") < listed.index("fault broker-cut") < listed.index("device-2 ")
-        second.interrupt()
-        assert second.wait() == 130
-    assert ":2" not in core(runtime, "list")[1]
-    assert demo.said().count("SUCCEEDED") >= 1

@@ -1,62 +1,20 @@
-"""``fedgrass demo`` as an operator runs it: concurrently, interrupted at any time, with invalid options."""
+"""``fedgrass demo`` as an operator runs it: two at once, with the user's task, and with invalid options."""
 
 import json
-import signal
 import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import psutil
 import pytest
 
 from fedgrass.federation.weights import decode
-from tests.e2e.processes import command
+from tests.e2e.processes import Command, command
+
+pytestmark = pytest.mark.timeout(300)
 
 SMALL = ("demo", "--devices", "2", "--rounds", "2", "--task", "noise")
-
-
-def test_two_demos_side_by_side_train_and_leave_nothing_but_their_runs(tmp_path: Path) -> None:
-    with (
-        command(tmp_path / "a", *SMALL) as first,
-        command(tmp_path / "b", *SMALL, "--profile", "lite", "--setting", "evaluate_last=false") as second,
-    ):
-        for demo in (first, second):
-            demo.wait_for("opened")
-            demo.look()
-        assert (first.wait(), second.wait()) == (0, 0), first.said() + second.said()
-        assert "model 2, evaluated by 2 devices on their own data: loss" in first.said()
-        assert first.left_behind() == []
-        assert second.left_behind() == []
-        assert first.seen, "the demo started no process: it cannot have run the fleet"
-    for folder in ("a", "b"):
-        (run,) = (tmp_path / folder / "runs").iterdir()
-        assert sorted(path.name for path in run.iterdir()) == [
-            "accuracy.png",
-            "history.json",
-            "model.safetensors",
-        ]
-        assert set(decode((run / "model.safetensors").read_bytes())) == {"body", "bias"}
-        history = json.loads((run / "history.json").read_text())
-        works = [(line["work"], line["base"], line["replied"]) for line in history["rounds"]]
-        # The last model is evaluated too, because no training round measures it.
-        last = [("evaluate", 2, 2)] if folder == "a" else []
-        assert works == [("train", 0, 2), ("train", 1, 2), *last]
-        assert history["rounds"][-1]["metrics"]["loss"] > 0
-        assert history["state"] == "SUCCEEDED"
-
-
-def test_devices_without_greengrass_train_with_the_cores_and_leave_nothing(tmp_path: Path) -> None:
-    with command(tmp_path, *SMALL, "--mqtt-devices", "2") as demo:
-        demo.wait_for("opened: 4 devices asked")
-        demo.look()
-        assert demo.wait() == 0, demo.said()
-        assert "2 Greengrass cores (classic) run" in demo.said()
-        assert "2 devices without Greengrass run it with plain MQTT" in demo.said()
-        assert demo.left_behind() == []
-    (run,) = (tmp_path / "runs").iterdir()
-    history = json.loads((run / "history.json").read_text())
-    assert [line["replied"] for line in history["rounds"]] == [4, 4, 4]
-
-
 OWN_TASK = """
 from pathlib import Path
 
@@ -71,105 +29,107 @@ class Cracks(Noise):
         assert (HERE / "labels.txt").read_text() == "crack"
         return super().fit(*given)
 """
+# A developer's environment that nothing of the demo may take over.
+PROXY = dict.fromkeys(
+    ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"), "http://127.0.0.1:9"
+)
+ASCII_ONLY = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+HOSTILE = {**PROXY, **ASCII_ONLY, "no_proxy": "intranet.example"}
 
 
-@pytest.mark.parametrize("profile", ["classic", "lite"])
-def test_a_users_task_reaches_all_devices_as_a_component(tmp_path: Path, profile: str) -> None:
-    source = tmp_path / "source"
+@dataclass(frozen=True)
+class Ended:
+    """A demo that has ended by itself."""
+
+    code: int
+    said: str
+    processes: int
+    left: list[str]
+    run: Path
+
+    @property
+    def history(self) -> Mapping[str, Any]:
+        found: Mapping[str, Any] = json.loads((self.run / "history.json").read_text())
+        return found
+
+
+@pytest.fixture(scope="module")
+def demos(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Ended]:
+    """Two demos at the same time, by profile: each with the user's task and devices without Greengrass.
+
+    The classic one has two of these and a hostile environment; the lite one has one, and no last evaluation.
+    """
+    folder = tmp_path_factory.mktemp("demos")
+    source = folder / "source"
     source.mkdir()
     (source / "cracks.py").write_text(OWN_TASK)
     (source / "labels.txt").write_text("crack")
-    words = ("demo", "--devices", "1", "--mqtt-devices", "1", "--rounds", "1", "--profile", profile)
     own = ("--task", "cracks=cracks:Cracks", "--task-path", str(source), "--task-include", "labels.txt")
-    with command(tmp_path, *words, *own) as demo:
-        assert demo.wait() == 0, demo.said()
-    (run,) = (tmp_path / "runs").iterdir()
-    history = json.loads((run / "history.json").read_text())
-    assert [line["replied"] for line in history["rounds"]] == [2, 2]
+    small = ("demo", "--devices", "2", "--rounds", "2", *own)
+    lite = ("--mqtt-devices", "1", "--profile", "lite", "--setting", "evaluate_last=false")
+    with (
+        command(folder / "classic", *small, "--mqtt-devices", "2", environment=HOSTILE) as first,
+        command(folder / "lite", *small, *lite) as second,
+    ):
+        for demo in (first, second):
+            demo.wait_for("opened")
+            demo.look()
+        return {"classic": _ended(first, folder / "classic"), "lite": _ended(second, folder / "lite")}
 
 
-def test_the_developers_proxy_and_locale_reach_no_process_of_the_demo(tmp_path: Path) -> None:
-    nowhere = dict.fromkeys(
-        ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"),
-        "http://127.0.0.1:9",
-    )
-    ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
-    named = {"no_proxy": "intranet.example"}
-    with command(
-        tmp_path, *SMALL, "--mqtt-devices", "1", environment={**nowhere, **ascii_only, **named}
-    ) as demo:
-        assert demo.wait() == 0, demo.said()
-        assert "run SUCCEEDED" in demo.said()
-        assert "proxy" not in demo.said()
-        assert "codec" not in demo.said()
+def _ended(demo: Command, folder: Path) -> Ended:
+    code = demo.wait()
+    assert code == 0, demo.said()
+    (run,) = (folder / "runs").iterdir()
+    return Ended(code, demo.said(), len(demo.seen), demo.left_behind(), run)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_a_demo_that_is_ended_leaves_no_device_without_greengrass(
-    tmp_path: Path, number: signal.Signals
+@pytest.mark.parametrize("profile", ["classic", "lite"])
+def test_two_demos_side_by_side_train_and_leave_nothing_but_their_runs(
+    demos: Mapping[str, Ended], profile: str
 ) -> None:
-    with command(tmp_path, *SMALL, "--rounds", "1000", "--mqtt-devices", "2") as demo:
-        demo.wait_for("round 1.1 opened")
-        demo.interrupt(number)
-        assert [process for process in demo.left_behind() if "psutil.Process" in process] == []
-        assert len([process for process in demo.seen if process.pid]) >= 4 + 1
+    demo = demos[profile]
+    assert demo.left == []
+    assert demo.processes, "the demo started no process: it cannot have run the fleet"
+    assert sorted(path.name for path in demo.run.iterdir()) == [
+        "accuracy.png",
+        "history.json",
+        "model.safetensors",
+    ]
+    assert set(decode((demo.run / "model.safetensors").read_bytes())) == {"body", "bias"}
+    assert demo.history["rounds"][-1]["metrics"]["loss"] > 0
+    assert demo.history["state"] == "SUCCEEDED"
 
 
-@pytest.mark.parametrize("moment", ["", "the cloud is running", "have sent a heartbeat", "round 1.1 opened"])
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_stopping_the_demo_at_any_moment_leaves_nothing(
-    tmp_path: Path, moment: str, number: signal.Signals
+def test_the_last_model_is_evaluated_too_because_no_training_round_measures_it(
+    demos: Mapping[str, Ended],
 ) -> None:
-    with command(tmp_path, *SMALL, "--rounds", "1000") as demo:
-        demo.wait_for(moment)
-        demo.interrupt(number)
-        code = demo.wait()
-        if moment:  # before that, Python itself handles the signal
-            assert code == 130, demo.said()
-            assert "Traceback" not in demo.said()
-        assert code != 0
-        assert demo.left_behind() == []
+    works = {
+        name: [(line["work"], line["base"]) for line in of.history["rounds"]] for name, of in demos.items()
+    }
+    trained = [("train", 0), ("train", 1)]
+    assert works == {"classic": [*trained, ("evaluate", 2)], "lite": trained}
+    assert "model 2, evaluated by 4 devices on their own data: loss" in demos["classic"].said
 
 
-def test_killing_the_demo_leaves_no_process(tmp_path: Path) -> None:
-    with command(tmp_path, *SMALL, "--rounds", "1000") as demo:
-        demo.wait_for("round 1.1 opened")
-        demo.interrupt(signal.SIGKILL)
-        assert [process for process in demo.left_behind() if "psutil.Process" in process] == []
+def test_devices_without_greengrass_train_with_the_cores(demos: Mapping[str, Ended]) -> None:
+    assert "opened: 4 devices asked" in demos["classic"].said
+    assert "2 Greengrass cores (classic) run" in demos["classic"].said
+    assert "2 devices without Greengrass run it with plain MQTT" in demos["classic"].said
+    assert [line["replied"] for line in demos["classic"].history["rounds"]] == [4, 4, 4]
 
 
-def test_what_a_killed_demo_left_is_removed_by_the_next_one_and_what_a_living_one_has_is_not(
-    tmp_path: Path,
-) -> None:
-    with command(tmp_path, *SMALL, "--rounds", "1000") as killed:
-        killed.wait_for("round 1.1 opened")
-        killed.interrupt(signal.SIGKILL)
-        killed.left_behind()
-        left = [str(path) for path in killed.temporary.iterdir()]
-        assert left
-    with command(tmp_path, *SMALL, "--rounds", "1000") as second:
-        second.wait_for("round 1.1 opened")
-        assert f"removed what a killed process had left: {', '.join(sorted(left))}" in second.said()
-        with command(tmp_path, *SMALL) as third:
-            assert third.wait() == 0, third.said()
-            assert "removed" not in third.said()
-        second.interrupt()
-        assert second.wait() == 130, second.said()
-        assert second.left_behind() == []
+@pytest.mark.parametrize("profile", ["classic", "lite"])
+def test_a_users_task_reaches_all_devices_as_a_component(demos: Mapping[str, Ended], profile: str) -> None:
+    """Its `fit` fails wherever its code or its file did not come by the component."""
+    replied = [line["replied"] for line in demos[profile].history["rounds"]]
+    assert replied == {"classic": [4, 4, 4], "lite": [3, 3]}[profile]
 
 
-def test_every_listening_socket_of_the_demo_is_on_loopback(tmp_path: Path) -> None:
-    with command(tmp_path, *SMALL, "--rounds", "1000") as demo:
-        demo.wait_for("round 1.1 opened")
-        processes = [process for process in demo.look() if process.is_running()]
-        listening = [
-            connection.laddr.ip
-            for process in [*processes, psutil.Process(demo._process.pid)]
-            for connection in process.net_connections("inet")
-            if connection.status == psutil.CONN_LISTEN
-        ]
-        assert len(listening) >= 2 + 2 * 2  # two of the cloud, and two of each core
-        assert set(listening) == {"127.0.0.1"}
+def test_the_developers_proxy_and_locale_reach_no_process_of_the_demo(demos: Mapping[str, Ended]) -> None:
+    assert "run SUCCEEDED" in demos["classic"].said
+    assert "proxy" not in demos["classic"].said
+    assert "codec" not in demos["classic"].said
 
 
 @pytest.mark.parametrize(
@@ -205,14 +165,3 @@ def test_a_busy_port_is_named(tmp_path: Path, option: str) -> None:
             assert port in demo.said()
             assert "Traceback" not in demo.said()
             assert demo.left_behind() == []
-
-
-def test_a_demo_that_is_kept_prints_how_to_watch_it(tmp_path: Path) -> None:
-    with command(tmp_path, *SMALL, "--keep") as demo:
-        demo.wait_for("mosquitto_sub")
-        demo.wait_for("keep running until Ctrl-C")
-        assert "SUCCEEDED" in demo.said()
-        demo.interrupt()
-        assert demo.wait() == 130
-        assert demo.said().splitlines()[-2:] == ["stopping the devices and the cloud ...", "stopped"]
-        assert demo.left_behind() == []

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import pytest
 import package
 from fedgrass.federation.errors import SettingsError
 from fedgrass.federation.rounds import State
-from fedgrass.federation.runs import RunState
+from fedgrass.federation.runs import Run, RunState
 from fedgrass.local.testbed import TRAINER
 from tests.e2e.conftest import FLEET, Watched
 from tests.e2e.handmade import HandmadeDevice
@@ -75,29 +75,34 @@ def test_an_announcement_that_comes_twice_is_worked_on_once(watched: Watched, ga
     assert watched.rounds("twice")[0].round.replied == 2
 
 
-def test_a_silent_device_does_not_stop_a_round_that_has_its_minimum(watched: Watched) -> None:
+@pytest.fixture(scope="module")
+def ended_without_device_2(watched: Watched) -> Mapping[str, Run]:
+    """Two runs at once whose rounds wait for their deadlines, because one of the two devices is cut off."""
     core = watched.testbed.fleet.devices["device-2"].core
     watched.testbed.fleet.call(core.cut_mqtt())
     try:
         watched.start("silent", task="noise", deadline_seconds=15, minimum_replies=1)
-        assert watched.ended("silent").state is RunState.SUCCEEDED
+        watched.start(
+            "few", task="noise", deadline_seconds=15, minimum_replies=2, on_abandoned="retry", attempts=2
+        )
+        return {name: watched.ended(name) for name in ("silent", "few")}
     finally:
         watched.testbed.fleet.call(core.restore_mqtt())
+
+
+def test_a_silent_device_does_not_stop_a_round_that_has_its_minimum(
+    watched: Watched, ended_without_device_2: Mapping[str, Run]
+) -> None:
+    assert ended_without_device_2["silent"].state is RunState.SUCCEEDED
     (record,) = watched.rounds("silent")
     assert (record.round.state, record.round.replied) == (State.CLOSED, 1)
     watched.wait_for_line("silent", "aggregating", "the deadline passed and the minimum replied", "1 of 2")
 
 
-def test_a_round_with_too_few_replies_is_abandoned_in_words_and_fails_the_run(watched: Watched) -> None:
-    core = watched.testbed.fleet.devices["device-2"].core
-    watched.testbed.fleet.call(core.cut_mqtt())
-    try:
-        watched.start(
-            "few", task="noise", deadline_seconds=15, minimum_replies=2, on_abandoned="retry", attempts=2
-        )
-        run = watched.ended("few")
-    finally:
-        watched.testbed.fleet.call(core.restore_mqtt())
+def test_a_round_with_too_few_replies_is_abandoned_in_words_and_fails_the_run(
+    watched: Watched, ended_without_device_2: Mapping[str, Run]
+) -> None:
+    run = ended_without_device_2["few"]
     assert run.state is RunState.FAILED
     assert "the deadline passed and too few replied (1 of 2 replied, 2 needed at least)" in run.reason
     assert [record.round.state for record in watched.rounds("few")] == [State.ABANDONED, State.ABANDONED]

@@ -50,7 +50,8 @@ def test_the_demo_trains_the_app_in_both_ways(folder: Path, way: str) -> None:
     line = f"fedgrass demo --task flower: --task-path my-app {way}"
     assert f"\n{line}\n" in PAGE
     fewer = ["--setting", "num-server-rounds=2"] if "server" in way else ["--rounds", "2"]
-    words = [*shlex.split(line)[1:], *fewer]
+    # Fewer rounds and devices than on the page: an option given again replaces the one before.
+    words = [*shlex.split(line)[1:], *fewer, "--devices", "2"]
     with command(folder, *words) as demo:
         assert demo.wait() == 0, demo.said()
         said = demo.said()

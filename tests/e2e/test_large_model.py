@@ -11,7 +11,7 @@ from fedgrass.federation.rounds import State
 from fedgrass.federation.settings_parser import parse_settings
 from tests.e2e.conftest import Watched
 
-MEGABYTES, ROUNDS = 6, 2
+MEGABYTES, ROUNDS = 3, 2
 
 
 def test_a_model_made_in_shards_is_the_mean_of_the_updates(make_site: Callable[..., Watched]) -> None:

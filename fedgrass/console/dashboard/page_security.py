@@ -21,7 +21,7 @@ Send = Callable[[Message], Awaitable[None]]
 Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 TOKEN = "token"  # noqa: S105 - the name of the parameter in the URL
-_SOCKET = "/_nicegui_ws/"
+_SOCKET = "/_nicegui_ws/socket.io/"
 _PATHS = ("/_nicegui/", "/favicon.ico")  # in addition to the page itself and its websocket
 _READING = frozenset({"GET", "HEAD"})
 _POLICY_VIOLATION = 1008  # code of a closed websocket
@@ -135,7 +135,7 @@ class GuardedPage:
 
     async def _handle_websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = _headers(scope)
-        is_ours = scope["path"].startswith(_SOCKET) and "origin" in headers
+        is_ours = scope["path"] == _SOCKET and "origin" in headers
         if not is_ours or self._foreign(scope, headers) or not self._is_known(headers):
             await receive()
             await send({"type": "websocket.close", "code": _POLICY_VIOLATION})
@@ -148,7 +148,7 @@ class GuardedPage:
         if host not in self._admission.hosts:
             return "The page is not known under this name: see <code>--allow-host</code>."
         origin = headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc.lower() != host:
+        if origin is not None and _host_of(origin) != host:
             return "The request comes from another page."
         # A link on another site may lead to the page, which shows nothing to that site; nothing else may.
         navigates = scope.get("path") == "/" and headers.get("sec-fetch-mode") == "navigate"
@@ -173,6 +173,14 @@ class GuardedPage:
     def _set_cookie(self) -> tuple[bytes, bytes]:
         value = f"{self._admission.cookie}={self._admission.session}; Path=/; HttpOnly; SameSite=Strict"
         return b"set-cookie", value.encode()
+
+
+def _host_of(origin: str) -> str:
+    """Return the host and port of an origin; empty if it is no URL."""
+    try:
+        return urlsplit(origin).netloc.lower()
+    except ValueError:
+        return ""
 
 
 def _equal(left: str, right: str) -> bool:

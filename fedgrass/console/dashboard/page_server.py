@@ -1,5 +1,6 @@
 """The server of the dashboard: ``fedgrass dashboard``, from its options to its end."""
 
+import logging
 import secrets
 import socket
 from collections.abc import Sequence
@@ -18,12 +19,13 @@ from fedgrass.console.dashboard.page_security import (
 )
 from fedgrass.console.dashboard.pages.dashboard_page import TITLE, add_page
 from fedgrass.console.dashboard.pages.page_sources import ShownStack
-from fedgrass.console.terminal import say
+from fedgrass.console.terminal import printable, say
 from fedgrass.federation.errors import SettingsError
 
 _ANYWHERE = frozenset({"0.0.0.0", "::"})  # noqa: S104 - refused below unless names are given
 _BACKLOG = 128
 _END_SECONDS = 2  # to close open connections
+_LOGGERS = ("nicegui", "uvicorn.error")  # they write to the terminal, also the paths of requests
 
 
 def serve(
@@ -55,6 +57,8 @@ def serve(
         token="" if is_loopback(host) else secrets.token_urlsafe(32),
     )
     server = page_server(stacks, admission, read_only=read_only)
+    for name in _LOGGERS:
+        logging.getLogger(name).addFilter(make_printable)
     for line in greeting(host, bound, admission.token, allow_host, read_only=read_only):
         say(line)
     for shown in stacks:
@@ -65,6 +69,12 @@ def serve(
         for shown in stacks:
             shown.source.close()
         listening.close()
+
+
+def make_printable(record: logging.LogRecord) -> bool:
+    """Escape what would control the terminal in a log line: a path may contain anything."""
+    record.msg, record.args = printable(record.getMessage()), None
+    return True
 
 
 def check_names(host: str, allow_host: Sequence[str]) -> None:

@@ -43,7 +43,10 @@ def show_dashboard(  # noqa: PLR0913 - the options of the command
         StackError: a stack does not exist, or AWS refused the request.
     """
     if find_spec(_NEEDED) is None:
-        message = "the dashboard needs the extra `dashboard`: pip install 'fedgrass[cloud,dashboard]'"
+        message = (
+            "the dashboard needs the extra `dashboard`: pip install 'fedgrass[cloud,dashboard]' (in a"
+            " checkout: pip install --constraint constraints.txt --editable '.[dashboard]')"
+        )
         raise SettingsError(message)
     with stack.refusals():
         shown = opened(stacks, profiles, regions, read_only=read_only)

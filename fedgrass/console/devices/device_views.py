@@ -17,6 +17,10 @@ from fedgrass.federation.selection.attribute_conditions import Value
 
 _SECONDS_OF = (("d", 86_400), ("h", 3_600), ("min", 60))
 _MOST_SHOWN = 5  # values of an attribute on its line
+# One device must not make the summary of a fleet unreadable by what it reports.
+_MOST_ATTRIBUTES = 20
+_LONGEST_NAME = 40  # characters of an attribute's name in the summary
+_LONGEST_VALUE = 60  # characters of a value in the summary
 _TIMES = ("turnaround", *PARTS, "other")
 _HEADINGS = ("took, s", "down", "eval", "train", "up", "other")  # short, for 80 columns
 
@@ -37,6 +41,12 @@ def duration(seconds: float) -> str:
 
 def summary_lines(found: DeviceList) -> Iterator[str]:
     """Yield the lines of a fleet's summary."""
+    if not found.count:
+        if found.registered:
+            yield f"0 of {_devices(found.registered)} meet the filters"
+        else:
+            yield "no devices: none has sent a heartbeat to the stack yet"
+        return
     of_all = f" of {found.registered:,}" if found.count != found.registered else ""
     yield (
         f"{_devices(found.count)}{of_all}: {found.count - found.missing:,} seen in the last"
@@ -46,15 +56,23 @@ def summary_lines(found: DeviceList) -> Iterator[str]:
         ("state", _counts(found.states)),
         ("version", _counts(found.component_versions)),
         ("tasks", _counts(found.tasks)),
-        *((one.attribute, _attribute(one, found.count)) for one in found.attributes),
+        *((one.attribute, _attribute(one, found.count)) for one in _most_reported(found.attributes)),
     ]
-    lines = [(name, text) for name, text in lines if text]
-    width = max((len(printable(name)) for name, _ in lines), default=0)
+    lines = [(printable(name, _LONGEST_NAME), text) for name, text in lines if text]
+    width = max((len(name) for name, _ in lines), default=0)
     for name, text in lines:
-        yield f"  {printable(name):{width}}  {text}"
+        yield f"  {name:{width}}  {text}"
+    if (left_out := len(found.attributes) - _MOST_ATTRIBUTES) > 0:
+        yield f"  and {left_out:,} more attributes, which fewer devices report: --output json has them"
     if found.problems:
         are = "device reports a problem" if found.problems == 1 else "devices report a problem"
         yield f"{found.problems:,} {are}"
+
+
+def _most_reported(attributes: Sequence[AttributeSummary]) -> list[AttributeSummary]:
+    """Return the attributes that most devices report, by name."""
+    frequent = sorted(attributes, key=lambda one: (-one.devices, one.attribute))[:_MOST_ATTRIBUTES]
+    return sorted(frequent, key=lambda one: one.attribute)
 
 
 def _devices(count: int) -> str:
@@ -63,15 +81,15 @@ def _devices(count: int) -> str:
 
 def _counts(values: Sequence[ValueCount]) -> str:
     """Return ``2,990 x 0.9.0, 10 x 0.8.1``, with the most frequent values."""
-    shown = [f"{one.count:,} x {_value(one.value)}" for one in values[:_MOST_SHOWN]]
+    shown = [f"{one.count:,} x {_value(one.value, _LONGEST_VALUE)}" for one in values[:_MOST_SHOWN]]
     others = len(values) - _MOST_SHOWN
     return ", ".join([*shown, f"{others:,} other values"] if others > 0 else shown)
 
 
-def _value(value: Value) -> str:
+def _value(value: Value, longest: int = LONGEST_TEXT) -> str:
     if isinstance(value, bool):
         return str(value).lower()
-    return f"{value:g}" if isinstance(value, int | float) else printable(value, LONGEST_TEXT)
+    return f"{value:g}" if isinstance(value, int | float) else printable(value, longest)
 
 
 def _attribute(found: AttributeSummary, devices: int) -> str:
@@ -83,7 +101,9 @@ def _attribute(found: AttributeSummary, devices: int) -> str:
     frequent = [one for one in found.values if one.count > 1]
     if not frequent:
         return f"{found.distinct:,} different values{silent}"
-    shown = ", ".join(f"{one.count:,} x {_value(one.value)}" for one in frequent[:_MOST_SHOWN])
+    shown = ", ".join(
+        f"{one.count:,} x {_value(one.value, _LONGEST_VALUE)}" for one in frequent[:_MOST_SHOWN]
+    )
     return f"{shown}, {found.distinct:,} different values{silent}"
 
 

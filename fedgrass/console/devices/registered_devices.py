@@ -1,5 +1,6 @@
 """Carry out ``fedgrass devices list``, ``show`` and ``forget`` on a deployed stack."""
 
+import shlex
 import sys
 import time
 from collections.abc import Sequence
@@ -96,7 +97,7 @@ def _draw_list(found: DeviceList, now: int) -> None:
             say(line)
     if found.next_device and found.devices:
         last = found.devices[-1].device
-        say(f"and {found.left_out:,} more: --after {last} has the next ones, --all has all")
+        say(f"and {found.left_out:,} more: --after {shlex.quote(last)} has the next ones, --all has all")
     elif found.next_device:
         say("--all lists them; --where, --task, --missing, --version, --state and --group choose some")
 

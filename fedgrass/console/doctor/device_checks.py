@@ -1,5 +1,6 @@
 """Checks of the devices: heartbeats, component versions, the problems that they report, certificates."""
 
+import shlex
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -78,7 +79,7 @@ def _certificates(examined: Examined, devices: Sequence[Candidate]) -> Iterator[
             if not is_missing(error):
                 raise
             bad += 1
-            remedy = f"`fedgrass devices forget {device.device}`, if it is no device any more"
+            remedy = f"`fedgrass devices forget {shlex.quote(device.device)}`, if it is no device any more"
             yield problem("certificates", f"{device.device} is no thing of AWS IoT any more", remedy)
             continue
         active = [one for one in certificates if one.status == "ACTIVE"]

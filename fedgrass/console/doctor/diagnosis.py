@@ -116,6 +116,7 @@ def _draw(report: HealthReport) -> None:
         if one.remedy:
             say(f"         to do: {one.remedy}")
     say(
-        f"{report.count} findings about {report.stack} in {report.region or 'an unknown region'}:"
+        f"{report.count} finding{'' if report.count == 1 else 's'} about {report.stack} in"
+        f" {report.region or 'an unknown region'}:"
         f" {report.problems} problem{'' if report.problems == 1 else 's'}"
     )

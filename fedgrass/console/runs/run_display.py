@@ -119,7 +119,10 @@ def list_runs(stack_name: str, output: str, *, state: str, task: str) -> None:
     runs = [run for run in operator.every_run(names) if task in {"", run.settings.task}]
     lines = [run_line(operator, run) for run in runs]
     lines.sort(key=lambda line: (-line.started_at, line.name))
-    show_result(RunList(runs=lines, count=len(lines)), output, _draw_list)
+    filtered = bool(state or task)
+    show_result(
+        RunList(runs=lines, count=len(lines)), output, lambda found: _draw_list(found, filtered=filtered)
+    )
 
 
 def run_line(operator: Operator, run: Run) -> RunLine:
@@ -160,7 +163,10 @@ def _started_by(run: Run) -> str:
     return next((action.by for action in run.history if action.action == "start"), "")
 
 
-def _draw_list(found: RunList) -> None:
+def _draw_list(found: RunList, *, filtered: bool) -> None:
+    if not found.runs and filtered:
+        say("no run meets the filters: `fedgrass run list` lists all runs")
+        return
     if not found.runs:
         say("no runs: start one with `fedgrass run start NAME task=...`")
         return

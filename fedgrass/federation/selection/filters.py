@@ -1,5 +1,6 @@
 """Which devices are candidates at all: filters, which are pure functions, and ``Requirements`` over them."""
 
+import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
@@ -7,9 +8,12 @@ from typing import NamedTuple
 from msgspec import Struct
 
 from fedgrass.federation.messages import message_types
+from fedgrass.federation.messages.message_fields import THING_NAME
 from fedgrass.federation.rounds import Work
 from fedgrass.federation.selection.attribute_conditions import Expression, Value
 from fedgrass.federation.selection.selection_strategy import Candidate
+
+_THING = re.compile(THING_NAME)
 
 Holds = Callable[[Candidate], bool]
 Hint = Callable[[Collection[str]], str]
@@ -94,6 +98,7 @@ class Requirements(Struct, frozen=True, kw_only=True):
                 _their_versions,
                 quiet=True,
             ),
+            _Step("of them have the name of a thing", is_named, quiet=True),
         ]
         if self.messages:
             words = "of them have a trainer component that knows messages of ServerApps"
@@ -124,6 +129,11 @@ def has_task(task: str) -> Holds:
 def understands(candidate: Candidate) -> bool:
     """Return whether the device and the cloud have a message version in common."""
     return message_types.newest_common(candidate.speaks) is not None
+
+
+def is_named(candidate: Candidate) -> bool:
+    """Return whether the device's name can be that of a thing: no message reaches any other."""
+    return _THING.match(candidate.device) is not None
 
 
 def knows_messages(candidate: Candidate) -> bool:

@@ -3,6 +3,7 @@
 import json
 import re
 import warnings
+import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -64,6 +65,7 @@ def read_state_dict(path: Path) -> dict[str, NDArray[np.generic]]:
     Raises:
         SettingsError: it has anything but weights; the text names the first such thing.
     """
+    _check_uncompressed(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about former formats
@@ -76,9 +78,38 @@ def read_state_dict(path: Path) -> dict[str, NDArray[np.generic]]:
                 " model.state_dict() instead of the model"
             )
         else:
-            message = f"{path} is not a file of weights that PyTorch can read: {text[:300]}"
+            message = f"{path} is not a file of weights that PyTorch can read: {_without_advice(text)[:300]}"
         raise SettingsError(message) from error
     return state_of(found, path)
+
+
+def _without_advice(text: str) -> str:
+    """Return the reason in PyTorch's error, without its advice to load the file with weights_only=False."""
+    if "weights_only" not in text:
+        return text
+    reason = text.partition("WeightsUnpickler error: ")[2].partition(" Please file")[0]
+    return reason if reason and "weights_only" not in reason else "it has more than weights, or is damaged"
+
+
+def _check_uncompressed(path: Path) -> None:
+    """Refuse an archive that unpacks to more than its size, before PyTorch reads all of it into memory.
+
+    PyTorch stores the parts of its files uncompressed, so only a crafted archive does.
+    """
+    if not zipfile.is_zipfile(path):
+        return
+    try:
+        with zipfile.ZipFile(path) as archive:
+            unpacked = sum(part.file_size for part in archive.infolist())
+    except zipfile.BadZipFile as error:
+        message = f"{path} is a damaged archive: {error}"
+        raise SettingsError(message) from error
+    if unpacked > path.stat().st_size:
+        message = (
+            f"{path} has {path.stat().st_size:,} bytes and unpacks to {unpacked:,}: PyTorch does not compress"
+            " its files, so it is not one of them"
+        )
+        raise SettingsError(message)
 
 
 def state_of(found: object, path: Path) -> dict[str, NDArray[np.generic]]:
@@ -105,6 +136,9 @@ def _array(name: str, value: Tensor | NDArray[np.generic]) -> NDArray[np.generic
         return value
     if value.is_sparse or value.is_quantized or value.is_complex():
         message = f"the array {name!r} is {value.layout} of {value.dtype}, which models cannot have"
+        raise SettingsError(message)
+    if value.numel() * value.element_size() > value.untyped_storage().nbytes():
+        message = f"the array {name!r} repeats values of a smaller one: save it with .contiguous()"
         raise SettingsError(message)
     dense = value.detach().cpu().contiguous()
     if dense.dtype == torch.bfloat16:

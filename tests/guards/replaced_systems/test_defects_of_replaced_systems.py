@@ -263,14 +263,19 @@ def test_a_device_is_a_candidate_from_its_first_heartbeat_to_the_end_of_the_wind
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("strategy", ["weighted_mean", "fedadam", "median", "krum", "q_fedavg"])
-def test_the_memory_of_an_average_does_not_grow_with_the_devices(strategy: str) -> None:
+@pytest.mark.parametrize(
+    ("strategy", "few"),
+    # Krum compares each update with each other: half of the devices, a quarter of the time.
+    [("weighted_mean", 32), ("fedadam", 32), ("median", 32), ("krum", 16), ("q_fedavg", 32)],
+)
+def test_the_memory_of_an_average_does_not_grow_with_the_devices(strategy: str, few: int) -> None:
     """The replaced systems held every model of a round in memory at once."""
     model = {"weight": np.zeros(1_000_000, dtype=np.float32)}
     # Threads may or may not convert at the same moment, so that one number of devices gives several peaks. If
     # models were held in memory, twice the devices would take nearly twice the memory in any case.
     kept = [
-        [_traced_memory_of_an_average(model, devices, strategy) for _ in range(3)] for devices in (32, 64)
+        [_traced_memory_of_an_average(model, devices, strategy) for _ in range(3)]
+        for devices in (few, 2 * few)
     ]
     assert min(kept[1]) < max(kept[0]) * 1.1
     assert max(kept[1]) < SMALLEST_BUFFERS + 6 * model["weight"].nbytes

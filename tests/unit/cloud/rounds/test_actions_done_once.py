@@ -199,3 +199,8 @@ def test_an_event_of_a_bus_has_the_id_that_eventbridge_gave_it(waiting: SmallFle
     ask(waiting, event, "request-1")
     ask(waiting, event, "request-2")
     assert waiting.run().round == 2
+
+
+@pytest.mark.parametrize("event", [None, [], "pause", 7])
+def test_an_event_that_is_no_object_is_refused_with_what_it_takes(event: object) -> None:
+    assert initiator.handler(event, Context())["refused"].startswith("the event is not a JSON object")

@@ -119,6 +119,7 @@ def test_a_header_that_occurs_twice_is_refused(hosts: tuple[str, str]) -> None:
     [
         {"origin": "http://evil.example"},
         {"origin": "null"},
+        {"origin": "http://[::1"},  # no URL
         {"origin": "http://127.0.0.1:9999"},  # another program of this machine
         {"origin": "http://localhost:8321"},  # not the name by which this page was addressed
         {"sec-fetch-site": "cross-site"},
@@ -155,6 +156,12 @@ def test_a_websocket_elsewhere_is_refused() -> None:
 def test_nothing_can_be_sent_by_a_form(method: str) -> None:
     response = ask({"origin": f"http://{HOST}", "cookie": COOKIE}, method=method)
     assert (response.status, response.reached) == (405, False)
+
+
+@pytest.mark.parametrize("path", ["/_nicegui_ws/", "/_nicegui_ws/../x", "/_nicegui_ws/socket.io/more", "/"])
+def test_there_is_one_websocket(path: str) -> None:
+    headers = {"origin": f"http://{HOST}", "cookie": COOKIE}
+    assert not ask(headers, kind="websocket", path=path).reached
 
 
 def test_long_polling_which_sends_no_origin_is_refused() -> None:

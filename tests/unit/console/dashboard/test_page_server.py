@@ -1,8 +1,9 @@
+import logging
 import socket
 
 import pytest
 
-from fedgrass.console.dashboard.page_server import check_names, greeting, listen
+from fedgrass.console.dashboard.page_server import check_names, greeting, listen, make_printable
 from fedgrass.federation.errors import SettingsError
 
 
@@ -46,3 +47,10 @@ def test_the_url_is_printed_first(host: str, token: str, allowed: list[str], url
     assert lines[0] == f"dashboard: {url}"
     assert any("HTTP does not encrypt it" in line for line in lines) is bool(token)
     assert greeting(host, 8321, token, allowed, read_only=True)[0].startswith("dashboard (read-only): ")
+
+
+def test_the_path_of_a_request_cannot_control_the_terminal() -> None:
+    path = "http://127.0.0.1/_nicegui/\x1b]0;owned\x07\n\x9b2J"
+    record = logging.makeLogRecord({"msg": "%s not found", "args": (path,)})
+    assert make_printable(record)
+    assert record.getMessage() == r"http://127.0.0.1/_nicegui/\x1b]0;owned\x07 \x9b2J not found"

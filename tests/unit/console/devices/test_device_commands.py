@@ -80,8 +80,8 @@ def test_of_a_large_fleet_rows_are_only_printed_when_they_are_asked_for(console:
     assert found["left_out"] == 101
 
 
-def test_a_filter_that_no_device_meets_prints_the_summary_alone(run: Run) -> None:
-    assert run("list", "--where", "site=x") == "0 devices of 3: 0 seen in the last 300 s, 0 not\n"
+def test_a_filter_that_no_device_meets_prints_one_line(run: Run) -> None:
+    assert run("list", "--where", "site=x") == "0 of 3 devices meet the filters\n"
 
 
 def test_a_condition_that_cannot_be_parsed_is_refused_before_the_table_is_read(

@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 from rich.console import Console
 
 from fedgrass.console.devices import device_views, registered_devices
@@ -11,6 +12,7 @@ from fedgrass.console.devices.device_summary import DeviceList, summarize_device
 from fedgrass.console.devices.device_views import ago
 from fedgrass.federation.errors import SettingsError
 from fedgrass.federation.selection import Candidate
+from fedgrass.federation.selection.attribute_conditions import Value
 
 NOW = 1_000_000_000
 WITHIN = 300
@@ -86,7 +88,26 @@ def test_three_thousand_devices_are_a_few_lines() -> None:
 
 
 def test_a_fleet_without_devices_is_one_line() -> None:
-    assert list(device_views.summary_lines(summary([]))) == ["0 devices: 0 seen in the last 300 s, 0 not"]
+    assert list(device_views.summary_lines(summary([]))) == [
+        "no devices: none has sent a heartbeat to the stack yet"
+    ]
+
+
+def test_filters_that_no_device_meets_are_not_mistaken_for_an_empty_fleet() -> None:
+    found = summarize_devices([], 4, 0, 300)
+    assert list(device_views.summary_lines(found)) == ["0 of 4 devices meet the filters"]
+
+
+def test_one_device_cannot_fill_the_summary_with_its_attributes() -> None:
+    devices = large_fleet()
+    more: dict[str, Value] = {f"a-{number}": "x" for number in range(60)}
+    odd = {**devices[0].attributes, **more, "version": "v" * 3000, "n" * 3000: "x"}
+    devices[0] = replace(devices[0], attributes=odd)
+    lines = list(device_views.summary_lines(summary(devices)))
+    assert len(lines) == 1 + 3 + 20 + 1
+    assert max(len(line) for line in lines) < 250
+    assert any(line.startswith("  battery") for line in lines)
+    assert lines[-1] == "  and 45 more attributes, which fewer devices report: --output json has them"
 
 
 def test_the_summary_of_filtered_devices_says_of_how_many() -> None:

@@ -279,6 +279,13 @@ def test_a_fault_is_found_with_what_to_do(
     assert remedy in found[0].remedy
 
 
+def test_a_name_in_a_command_to_paste_is_quoted(account: Account) -> None:
+    name = "x; touch pwned"
+    account.gone, account.devices = {name}, [Candidate(name, NOW, frozenset({"digits"}), 10, {})]
+    (found,) = (one for one in bad(account) if one.check == "certificates")
+    assert "`fedgrass devices forget 'x; touch pwned'`" in found.remedy
+
+
 def test_a_stack_of_another_version_is_found_by_what_it_lacks(account: Account) -> None:
     del account.outputs["TurnaroundsTableName"], account.resources["HelloRule"]
     (found,) = (one for one in bad(account) if one.check == "stack")

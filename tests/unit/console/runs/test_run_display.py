@@ -73,6 +73,15 @@ def test_a_list_without_runs_shows_how_to_start_one(
     assert capsys.readouterr().out == "no runs: start one with `fedgrass run start NAME task=...`\n"
 
 
+@pytest.mark.parametrize("filters", [{"state": "running", "task": ""}, {"state": "", "task": "noise"}])
+def test_a_filter_that_no_run_meets_does_not_deny_that_there_are_runs(
+    fleet: SmallFleet, filters: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    fleet.act("pause", RUN)
+    run_display.list_runs("fedgrass", "text", **filters)
+    assert capsys.readouterr().out == "no run meets the filters: `fedgrass run list` lists all runs\n"
+
+
 def test_an_evaluation_at_the_end_is_not_counted_as_a_round_of_training() -> None:
     fleet = SmallFleet(devices=1, rounds=1, evaluate_last=True)
     fleet.start()

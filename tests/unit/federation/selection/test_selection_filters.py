@@ -31,6 +31,12 @@ def test_only_devices_that_have_the_task_are_candidates() -> None:
     assert left(Requirements(task="digits"), *found) == ["one"]
 
 
+def test_a_row_whose_name_no_thing_can_have_does_not_hold_a_run_up() -> None:
+    found = device("one"), device("<img src=x>"), device("a/b"), device("a\x1b[2J"), device("n" * 129)
+    assert left(Requirements(task="digits"), *found) == ["one"]
+    assert "1 of them have the name of a thing" in Requirements(task="digits").explain(found)
+
+
 def test_only_devices_with_enough_examples_are_candidates() -> None:
     found = device("few", examples=49), device("enough", examples=50)
     assert left(Requirements(task="digits", minimum_examples=50), *found) == ["enough"]

@@ -1,6 +1,7 @@
 """A model becomes a state_dict that PyTorch reads with weights only, and such files become models."""
 
 import json
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,34 @@ def test_what_is_no_model_is_named(tmp_path: Path, value: object, words: str) ->
     with pytest.raises(SettingsError) as refused:
         read_state_dict(path)
     assert words in str(refused.value)
+
+
+def test_an_archive_that_unpacks_to_more_than_its_size_is_refused(tmp_path: Path) -> None:
+    torch.save({"w": torch.zeros(100_000)}, tmp_path / "m.pt")
+    with (
+        zipfile.ZipFile(tmp_path / "m.pt") as stored,
+        zipfile.ZipFile(tmp_path / "bomb.pt", "w", zipfile.ZIP_DEFLATED) as packed,
+    ):
+        for part in stored.namelist():
+            packed.writestr(part, stored.read(part))
+    with pytest.raises(SettingsError, match="unpacks to 40"):
+        read_state_dict(tmp_path / "bomb.pt")
+
+
+def test_an_array_that_is_larger_than_its_values_is_refused(tmp_path: Path) -> None:
+    torch.save({"w": torch.zeros(1).expand(10**12)}, tmp_path / "m.pt")
+    with pytest.raises(SettingsError, match="'w' repeats values of a smaller one"):
+        read_state_dict(tmp_path / "m.pt")
+
+
+@pytest.mark.parametrize("content", [b"\x1b[2J no pickle", b"\x80\x04\x8c\x01a.", b"\x80\x02\x82\x01."])
+def test_a_refusal_does_not_repeat_the_advice_to_load_the_code_in_a_file(
+    tmp_path: Path, content: bytes
+) -> None:
+    (tmp_path / "m.pt").write_bytes(content)
+    with pytest.raises(SettingsError, match="not a file of weights that PyTorch can read: ") as caught:
+        read_state_dict(tmp_path / "m.pt")
+    assert "weights_only" not in str(caught.value)
 
 
 def test_a_checkpoint_is_imported_as_safetensors(tmp_path: Path) -> None:
