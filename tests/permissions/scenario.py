@@ -84,6 +84,7 @@ def _recorded_python(folder: Path) -> Path:
 def do_everything(watched: Watched, folder: Path) -> None:
     """Use all features, one after the other."""
     _train_and_evaluate(watched)
+    _move_an_alias(watched)
     _pause_and_cancel(watched)
     _ask_a_sample_of_a_group(watched)
     _go_on_from_another_run(watched)
@@ -117,6 +118,14 @@ def _train_and_evaluate(watched: Watched) -> None:
     }
     watched.start("first", rounds=2, **options)
     assert watched.ended("first").state is RunState.SUCCEEDED
+
+
+def _move_an_alias(watched: Watched) -> None:
+    """An operator lets an alias name one model, then another, and takes that back."""
+    move = watched.testbed.operator.move_alias
+    for serial, number in enumerate((1, 3)):  # round 2 evaluated
+        move("promote", task="noise", alias="production", run="first", round=number, serial=serial)
+    assert move("rollback", task="noise", alias="production", serial=2)["round"] == 1
 
 
 def _pause_and_cancel(watched: Watched) -> None:
