@@ -28,7 +28,7 @@ class Shown:
 
 
 def commands_of(page: Path) -> Iterator[Shown]:
-    """Yield the commands of a page's code blocks in their order, each with the output that is shown for it."""
+    """Yield the commands of a page's code blocks in their order, each with the output below it."""
     for block in _BLOCK.findall(page.read_text(encoding="utf-8")):
         command, output = "", list[str]()
         for line in block.replace("\\\n", " ").splitlines():

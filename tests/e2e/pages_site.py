@@ -1,4 +1,4 @@
-"""The site on which the commands of the pages are run: three devices, two runs, and the files of an author."""
+"""The site on which the commands of the pages are run: three devices, and the files of an author."""
 
 import contextlib
 import io
@@ -33,7 +33,7 @@ class Pumps(XGBoostTask):
     def __init__(self) -> None:
         table = np.random.default_rng(0).random((60, 3))
         data = (table, (table[:, 0] > 0.5).astype(float))
-        super().__init__(training=data, held_out=data)
+        super().__init__(training=data, held_out=data, objective="binary:logistic")
 """
 
 
@@ -86,6 +86,12 @@ def write_files(folder: Path) -> None:
         assert run("task", "new", "cracks").code == 0
     cracks = (folder / "cracks.py").read_text()
     partial = cracks.replace("defaults=", 'shared="2.*",\n            frozen="*",\n            defaults=')
+    fixed = "nn.init.ones_(frozen.weight)\n    nn.init.ones_(frozen.bias)"  # equal on all devices
+    layers = "    return nn.Sequential(nn.Linear(2, 32)"
+    assert layers in partial
+    partial = partial.replace(
+        layers, f"    frozen = nn.Linear(2, 32)\n    {fixed}\n    return nn.Sequential(frozen"
+    )
     (folder / "words.py").write_text(partial.replace("Cracks", "Words"))
     (folder / "pumps.py").write_text(_PUMPS)
     (folder / "tasks").mkdir()

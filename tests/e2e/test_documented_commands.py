@@ -8,6 +8,7 @@ them, and _ELSEWHERE, which other tests run.
 import contextlib
 import io
 import itertools
+import json
 import re
 import shlex
 import shutil
@@ -226,6 +227,68 @@ def test_a_command_of_a_page_is_done_and_prints_what_the_page_shows(
     assert done.code == 0, done
     if shown.output and _words(shown) not in _OTHER_OUTPUT:
         assert matches(tuple(_adapted(line) for line in shown.output), done.out), done.out
+
+
+# Commands whose JSON another section of docs/json.md describes.
+_SECTIONS = {
+    **{f"run {action}": "run show" for action in ("start", "pause", "resume", "retry", "next", "cancel")},
+    "report": "run report",
+    "devices": "devices list",
+    "stats start": "stats show",
+    "deploy cloud": "Commands that change something",
+    "deploy down": "Commands that change something",
+    "queue redrive": "Commands that change something",
+}
+# Objects whose names a run, a task or a device chose.
+_FREE = {"settings", "attributes", "thing_attributes", "metrics", "features", "history"}
+
+
+def _path(shown: Shown) -> str:
+    """Return the words that name a command."""
+    return " ".join(itertools.takewhile(re.compile("[a-z][a-z-]*$").match, shown.words[:2]))
+
+
+def _json_commands() -> dict[str, Shown]:
+    """Return one command of each kind that prints one JSON object, by its words."""
+    found: dict[str, Shown] = {}
+    for shown in _IN_TURN:
+        if "output" in parse(shown.words).bound.signature.parameters and not _refusal(shown):
+            found.setdefault("run start --dry-run" if "--dry-run" in shown.words else _path(shown), shown)
+    return {path: shown for path, shown in found.items() if path not in {"watch", "run follow"}}  # lines
+
+
+def _names(value: object) -> set[str]:
+    """Return the names of all fields in a JSON value, without those that were chosen freely."""
+    if isinstance(value, list):
+        return set().union(*map(_names, value))
+    if not isinstance(value, dict):
+        return set()
+    parts = (part for name, part in value.items() if name not in _FREE or isinstance(part, list))
+    return value.keys() | set().union(*map(_names, parts))
+
+
+def _described(path: str) -> str:
+    """Return the section of docs/json.md about a command, with the pages that it refers to."""
+    sections = re.split(r"^## ", (_DOCS / "json.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    named = re.compile(rf"\b{_SECTIONS.get(path, path)}(?![\w ]*-)\b")
+    section = next(one for one in sections[1:] if named.search(one.partition("\n")[0]))
+    linked = {page for page in re.findall(r"\]\((\w+\.md)", section) if page != "costs.md"}
+    for other in set(re.findall(r"`(?:fedgrass )?([a-z]+ list)`", section)) - {path}:
+        section += _described(other)
+    return section + "".join((_DOCS / page).read_text(encoding="utf-8") for page in sorted(linked))
+
+
+@pytest.mark.parametrize(("path", "shown"), _json_commands().items(), ids=_json_commands())
+def test_a_command_of_a_page_prints_one_json_object_whose_fields_are_documented(
+    path: str, shown: Shown, site: Site, folder: Path
+) -> None:
+    words = _prepared(shown, site, folder)
+    done = run(*words, *([] if "--output" in words else ["--output", "json"]))
+    result = json.loads(done.out)
+    assert isinstance(result, dict)
+    assert done.code == (1 if path == "doctor" and result["problems"] else 0), done
+    described = _described(path)
+    assert [name for name in sorted(_names(result)) if f"`{name}`" not in described] == []
 
 
 def test_every_entry_of_the_tables_is_about_a_command_of_the_pages() -> None:
