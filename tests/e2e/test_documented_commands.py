@@ -193,6 +193,9 @@ def _prepared(shown: Shown, site: Site, folder: Path) -> list[str]:
             words[2] = free_name(site, name)
         case ["run", "pause" | "resume" | "next" | "retry" | "cancel" as action, *_]:
             words[2] = run_for(site, action)
+        case ["model", "rollback", *_]:
+            for model in ("digits-1/2", "digits-1/3"):
+                assert run("model", "promote", model, "--alias", "production").code == 0
         case ["task", "new", name]:
             for file in folder.glob(f"*{name}.py"):
                 file.unlink()
