@@ -187,9 +187,7 @@ def _prepared(shown: Shown, site: Site, folder: Path) -> list[str]:
     """Return the words of a command as they are here, after what must be there, and what must not."""
     words = shlex.split(_adapted(_words(shown)))
     match words:
-        case ["run", "start", name, *_]:
-            words[2] = free_name(site, name)
-        case ["stats", "start", name, *_]:
+        case ["run" | "stats", "start", name, *_]:
             words[2] = free_name(site, name)
         case ["run", "pause" | "resume" | "next" | "retry" | "cancel" as action, *_]:
             words[2] = run_for(site, action)
