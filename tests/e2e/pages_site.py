@@ -103,7 +103,7 @@ def write_files(folder: Path) -> None:
     (folder / "settings.toml").write_text(block_of("runs.md", "`settings.toml`:", "toml"))
     (folder / "devices.csv").write_text(block_of("devices.md", "`devices.csv` is a CSV file"))
     (folder / "presses.yaml").write_text("trainer:\n  tasks:\n    digits: {}\n")
-    safetensors.numpy.save_file(Digits().initial_weights(seed=0), folder / "0.safetensors")
+    safetensors.numpy.save_file(dict(Digits().initial_weights(seed=0)), folder / "0.safetensors")
     layer = torch.nn.Sequential(torch.nn.Linear(2, 32), torch.nn.ReLU(), torch.nn.Linear(32, 2))
     torch.save(layer.state_dict(), folder / "resnet.pt")
     safetensors.numpy.save_file({"other": np.ones(3, np.float32)}, folder / "unfit.safetensors")
