@@ -63,7 +63,7 @@ class ModelsView:
         models = overview.models
         if now - self._read_at > _ALIAS_MILLISECONDS:
             self._read_at = now
-            tasks = {line.task for line in (*models, *overview.runs) if line.task}
+            tasks = {line.task for line in models} | {line.task for line in overview.runs if line.task}
             background_tasks.create(self._read_aliases(sorted(tasks)))
         assign(self._named, rows=[_alias_row(line) for line in self._aliases])
         assign(self._table, rows=[_row(line, self._names_of(line)) for line in models])
