@@ -22,3 +22,8 @@ def add_to_path() -> None:
 def recipe_of(component: str) -> str:
     """Return the recipe of a component, by its full name, with placeholders not yet replaced."""
     return (ROOT / "recipes" / f"{component}.yaml").read_text(encoding="utf-8")
+
+
+def install_extra(name: str) -> str:
+    """Return the command that installs an extra; fedgrass itself is on no package index."""
+    return f"pip install -c constraints.txt -e '.[{name}]' in the checkout of fedgrass"

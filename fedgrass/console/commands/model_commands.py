@@ -99,7 +99,7 @@ def export(
     Args:
         model: RUN/ROUND, or an alias of --task.
         kind: pytorch is read by torch.load(weights_only=True); onnx needs the task's code, and the extra
-            fedgrass[onnx].
+            `onnx`.
         task: the task of an alias.
         out: the file to write (RUN-ROUND.safetensors, .pt or .onnx).
         task_class: the task's code, with which the model is compared: a built-in task, or module:ClassName.

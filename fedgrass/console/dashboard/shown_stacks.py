@@ -11,6 +11,7 @@ from fedgrass.console.dashboard.stack_models import StackModels
 from fedgrass.console.deferred import deferred
 from fedgrass.console.runs.fleet_operator import Operator
 from fedgrass.federation.errors import SettingsError
+from fedgrass.sources import install_extra
 
 _NEEDED = "nicegui"  # the extra `dashboard` brings it
 _serve = deferred("fedgrass.console.dashboard.page_server:serve")
@@ -43,10 +44,7 @@ def show_dashboard(  # noqa: PLR0913 - the options of the command
         StackError: a stack does not exist, or AWS refused the request.
     """
     if find_spec(_NEEDED) is None:
-        message = (
-            "the dashboard needs the extra `dashboard`: pip install 'fedgrass[cloud,dashboard]' (in a"
-            " checkout: pip install --constraint constraints.txt --editable '.[dashboard]')"
-        )
+        message = f"the dashboard needs the extra 'dashboard': {install_extra('dashboard')}"
         raise SettingsError(message)
     with stack.refusals():
         shown = opened(stacks, profiles, regions, read_only=read_only)

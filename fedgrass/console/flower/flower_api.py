@@ -15,6 +15,7 @@ from fedgrass.console.task_messages.content_files import MessagePart
 from fedgrass.federation.errors import SettingsError, UpdateRefused
 from fedgrass.federation.task_messages import node_ids
 from fedgrass.federation.task_messages.message_content import ArrayEntry, Record
+from fedgrass.sources import install_extra
 
 os.environ["FLWR_TELEMETRY_ENABLED"] = "0"  # before flwr is imported
 check_flwr()
@@ -43,7 +44,7 @@ try:
 except ImportError as error:
     _message = (
         f"flwr {metadata.version('flwr')} is installed, and lacks what fedgrass uses of it ({error}):"
-        " fedgrass works with 1.40 and later; pip install 'fedgrass[flower]'"
+        f" fedgrass works with 1.40 and later: {install_extra('flower')}"
     )
     raise SettingsError(_message) from error
 

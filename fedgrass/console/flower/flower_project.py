@@ -35,6 +35,7 @@ from fedgrass.console.options import Value, read_text, value_of
 from fedgrass.federation.conversion import nearest, shown
 from fedgrass.federation.errors import SettingsError
 from fedgrass.federation.messages.message_fields import checked_name
+from fedgrass.sources import install_extra
 
 PROJECT_FILE = "pyproject.toml"
 TASK_PREFIX = "flower:"
@@ -111,13 +112,13 @@ def check_flwr() -> str:
     """
     version = flower_version()
     if not version:
-        message = "there is no flwr in this environment: pip install 'fedgrass[flower]'"
+        message = f"there is no flwr in this environment: {install_extra('flower')}"
         raise SettingsError(message)
     found = re.match(r"(\d+)\.(\d+)", version)
     if found and (int(found[1]), int(found[2])) < OLDEST_FLWR:
         message = (
             f"flwr {version} is installed here, and fedgrass needs {'.'.join(map(str, OLDEST_FLWR))} or"
-            " later: pip install --upgrade 'fedgrass[flower]'"
+            f" later: {install_extra('flower')}"
         )
         raise SettingsError(message)
     return version

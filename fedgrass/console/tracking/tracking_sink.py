@@ -12,6 +12,7 @@ from fedgrass.console.deferred import deferred
 from fedgrass.console.tracking.tracked_run import Key, TrackedModel, TrackedRound, TrackedRun
 from fedgrass.federation.conversion import nearest
 from fedgrass.federation.errors import SettingsError
+from fedgrass.sources import install_extra
 
 
 class Recorded(Struct, frozen=True, kw_only=True):
@@ -105,10 +106,7 @@ def open_sink(name: str, clients: Clients) -> Sink:
         message = f"--sink {name}: it takes {kind.form}"
         raise SettingsError(message)
     if kind.package and not _is_installed(kind.package):
-        message = (
-            f"--sink {name} needs the extra {kind.extra!r}: pip install 'fedgrass[{kind.extra}]' (in a"
-            f" checkout: pip install --constraint constraints.txt --editable '.[{kind.extra}]')"
-        )
+        message = f"--sink {name} needs the extra {kind.extra!r}: {install_extra(kind.extra)}"
         raise SettingsError(message)
     return kind.open(target, clients)
 

@@ -14,11 +14,9 @@ from components.trainer.training.torch_task import TorchTask
 from fedgrass.federation.errors import SettingsError
 from fedgrass.local.model_files.fitting_models import GivenTask, fitted_model
 from fedgrass.local.task_loading import explain
+from fedgrass.sources import install_extra
 
-_MISSING = (
-    "the export to ONNX needs the packages onnx and onnxscript: install them with `pip install"
-    " 'fedgrass[onnx]'`"
-)
+_MISSING = f"the export to ONNX needs the packages onnx and onnxscript: {install_extra('onnx')}"
 _EXAMPLES = 2  # of the input: with a single one, the exporter would fix the size of the batch
 
 

@@ -159,5 +159,5 @@ def test_an_environment_without_flwr_or_with_an_older_one_is_told_what_to_instal
         raise metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(metadata, "version", missing)
-    with pytest.raises(SettingsError, match=r"no flwr in this environment: pip install 'fedgrass\[flower\]'"):
+    with pytest.raises(SettingsError, match=r"no flwr in this environment: pip install .*'\.\[flower\]'"):
         check_flwr()
