@@ -21,7 +21,8 @@ from fedgrass.console.terminal import accept_all_characters, complain, say
 from fedgrass.federation.errors import FedgrassError
 from fedgrass.local.task_loading import explain
 
-# The current folder is not on the module path of the child: a file there could hide a standard module.
+# Unbuffered (-u), so that what the task printed before a crash is shown. The current folder is not on the
+# module path of the child: a file there could hide a standard module.
 _BOOT = """import sys
 sys.path[:] = sys.argv[4].split("\\n")
 from fedgrass.local.task_process import _child
@@ -44,7 +45,7 @@ def run_in_child(function: str, options: object, report: Callable[[str], None]) 
     reading, writing = os.pipe()
     words = [function, msgspec.json.encode(options, enc_hook=str).decode(), str(writing), "\n".join(sys.path)]
     try:
-        with subprocess.Popen([sys.executable, "-c", _BOOT, *words], pass_fds=[writing]) as child:  # noqa: S603 - no shell
+        with subprocess.Popen([sys.executable, "-u", "-c", _BOOT, *words], pass_fds=[writing]) as child:  # noqa: S603 - no shell
             try:
                 exit_code = child.wait()
             except BaseException:  # the command itself is interrupted

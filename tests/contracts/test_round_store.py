@@ -791,7 +791,7 @@ def test_of_two_operators_who_act_at_once_one_is_kept_and_the_other_reads_again(
     run = store.run("run-1")
     assert run is not None
     assert run.history == (started,)
-    actions = [RunAction(at=number, action="next", by=f"operator-{number}") for number in range(THREADS)]
+    actions = [RunAction(at=number + 2, action="next", by=f"operator-{number}") for number in range(THREADS)]
     # Also without ids, as from a caller of an older version.
     assert race(lambda number: store.change_run(run, wanted=1, **run.with_action("", actions[number]))) == 1
     found = store.run("run-1")

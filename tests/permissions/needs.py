@@ -134,6 +134,7 @@ _RULES: Mapping[str, Callable[[Mapping[str, Any], int], Iterator[Need]]] = {
     "lambda.Invoke": lambda asked, _: iter(
         [Need("lambda:InvokeFunction", _arn("lambda", f"function:{asked['FunctionName']}"))]
     ),
+    "sts.GetCallerIdentity": lambda *_: iter(()),  # needs no permission, and cannot be denied
     "dynamodb.DeleteItem": _table("DeleteItem"),
     "dynamodb.GetItem": _table("GetItem"),
     "dynamodb.Query": _table("Query"),
