@@ -49,9 +49,12 @@ def _end_of(text: str) -> str:
 
 
 def _text_of(error: BaseException) -> str:
-    """Return the traceback with those of its causes; the texts come from the user's code, which may raise."""
+    """Return the traceback with those of its causes, as text that can be encoded.
+
+    The texts come from the user's code, which may raise.
+    """
     try:
-        return "".join(traceback.format_exception(error))
+        return "".join(traceback.format_exception(error)).encode(errors="backslashreplace").decode()
     except Exception as second:  # noqa: BLE001 - a __str__ or a __repr__ of the user's code
         places = "".join(traceback.format_tb(error.__traceback__))
         return f"{places}{type(error).__name__}: (its text raised {type(second).__name__})\n"

@@ -135,10 +135,14 @@ def test_an_exception_that_cannot_be_described_has_its_places(tmp_path: Path) ->
     assert "test_failure_log.py" in file.read_text()
 
 
-def test_texts_that_are_no_unicode_are_kept(tmp_path: Path) -> None:
-    file = keep_traceback(order(tmp_path), raised("no file \udcff"))
+def test_texts_that_are_no_unicode_are_kept_and_logged(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO"):
+        file = keep_traceback(order(tmp_path), raised("no file \udcff"))
     assert file
     assert r"no file \udcff" in file.read_text()
+    assert r"no file \udcff" in caplog.text
 
 
 def test_a_folder_that_cannot_be_written_keeps_the_reason(
