@@ -5,6 +5,7 @@ PUBLISH at QoS 0 and 1, PINGREQ. No session outlives its connection.
 """
 
 import contextlib
+import select
 import socket
 import ssl
 import struct
@@ -25,12 +26,54 @@ TAKEN_OVER = 0x8E
 Answer = Callable[[int, str], int | None]  # connection's number, filter -> SUBACK's code; None: no answer
 
 
+class TlsLink:
+    """A TLS connection that several threads may use, of which OpenSSL allows only one at a time."""
+
+    def __init__(self, connected: ssl.SSLSocket) -> None:
+        connected.settimeout(0.0)  # non-blocking
+        self._socket = connected
+        self._using = threading.Lock()
+        self._sending = threading.Lock()  # keeps packets whole
+
+    def recv(self, count: int) -> bytes:
+        """Wait for at most ``count`` bytes; return none if the connection has ended."""
+        while True:
+            with self._using, contextlib.suppress(ssl.SSLWantReadError, ssl.SSLWantWriteError):
+                return self._socket.recv(count)
+            self._wait(reading=True)
+
+    def sendall(self, data: bytes) -> None:
+        """Send all of ``data``."""
+        with self._sending:
+            while data:
+                with self._using, contextlib.suppress(ssl.SSLWantReadError, ssl.SSLWantWriteError):
+                    data = data[self._socket.send(data) :]
+                    continue
+                self._wait(reading=False)
+
+    def shutdown(self) -> None:
+        """Break the connection."""
+        with self._using:
+            self._socket.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """Close the connection."""
+        with self._using:
+            self._socket.close()
+
+    def _wait(self, *, reading: bool) -> None:
+        number = self._socket.fileno()
+        if number < 0:
+            raise EOFError
+        select.select([number] if reading else [], [] if reading else [number], [], 0.5)
+
+
 @dataclass
 class Client:
     """One connection."""
 
     number: int
-    link: ssl.SSLSocket
+    link: TlsLink
     heard: set[str] = field(default_factory=set)
 
 
@@ -78,7 +121,7 @@ class ScriptedBroker:
             clients = list(self._clients.values())
         for client in clients:
             with contextlib.suppress(OSError):
-                client.link.shutdown(socket.SHUT_RDWR)
+                client.link.shutdown()
 
     def forget(self, topic: str) -> None:
         """Silently end every subscription to a topic."""
@@ -109,11 +152,11 @@ class ScriptedBroker:
 
     def _serve(self, raw: socket.socket) -> None:
         with contextlib.suppress(OSError, EOFError):
-            client = self._connect(self._tls.wrap_socket(raw, server_side=True))
+            client = self._connect(TlsLink(self._tls.wrap_socket(raw, server_side=True)))
             while True:
                 self._take(client, *_packet(client.link))
 
-    def _connect(self, link: ssl.SSLSocket) -> Client:
+    def _connect(self, link: TlsLink) -> Client:
         _, body = _packet(link)
         start = 11 + body[10]  # after the properties, of which the client has fewer than 128 bytes
         size = int.from_bytes(body[start : start + 2], "big")
@@ -187,7 +230,7 @@ def _certificate(folder: Path) -> tuple[Path, Path]:
     return certificate, private_key
 
 
-def _packet(link: ssl.SSLSocket) -> tuple[int, bytes]:
+def _packet(link: TlsLink) -> tuple[int, bytes]:
     first = _exactly(link, 1)[0]
     length = shift = 0
     while True:
@@ -207,7 +250,7 @@ def _length(count: int) -> bytes:
             return encoded
 
 
-def _exactly(link: ssl.SSLSocket, count: int) -> bytes:
+def _exactly(link: TlsLink, count: int) -> bytes:
     found = b""
     while len(found) < count:
         piece = link.recv(count - len(found))
