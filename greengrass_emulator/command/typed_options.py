@@ -114,6 +114,8 @@ def _reason(error: CycloptsError) -> str:
         word, names = error.unused_tokens[0], _commands(error.app, ())
         if not names:
             return f"it takes no further argument {_shortened(word)}"
+        if word.startswith("-"):  # the AWS CLI takes its options in front of the command
+            return f"options such as {_shortened(word)} follow the command: {', '.join(names)}"
         close = difflib.get_close_matches(word, names, n=1)
         hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(names)}"
         return f"unknown command {_shortened(word)}: {hint}"

@@ -40,6 +40,13 @@ def complaint(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
             "fedgrass deploy: unknown command 'clod': did you mean cloud?; see `fedgrass deploy --help`",
         ),
         (
+            "queue --stack presses show",
+            (
+                "fedgrass queue: options such as '--stack' follow the command: show, redrive;"
+                " see `fedgrass queue --help`"
+            ),
+        ),
+        (
             "devices lst",
             "fedgrass devices: unknown command 'lst': did you mean list?; see `fedgrass devices --help`",
         ),
