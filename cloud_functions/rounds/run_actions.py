@@ -5,7 +5,7 @@ an id is performed once, however often it is delivered.
 """
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import NoReturn
 
 import msgspec
@@ -25,8 +25,6 @@ from fedgrass.federation.runs import LONGEST_CALLER, Run, RunAction, RunState
 from fedgrass.federation.settings import RunSettings
 from fedgrass.federation.settings_parser import parse_settings
 
-# Actions that are not on a run alone: initiator.py passes them to other modules.
-_OTHER_ACTIONS = ("devices", "forget", "logs", "promote", "repair", "rollback")
 _LONGEST_ID = 1024  # characters: an id may be the ARN of a schedule with its time
 
 
@@ -232,19 +230,24 @@ ACTIONS: Mapping[str, Callable[[Services, str, Mapping[str, object]], Run]] = {
 }
 
 
-def act(services: Services, event: Mapping[str, object]) -> Run:
+def act(services: Services, event: Mapping[str, object], others: Iterable[str] = ()) -> Run:
     """Perform the action of an event: ``{"action": "start", "run": name, ...}``; the default is ``start``.
 
     An event with an ``id`` is performed once: the run stores the id, and a copy of the event has no effect.
     ``start`` needs no id, since a name is started only once. An event may have a ``by``, which the run's
     history keeps: what the caller states of itself.
 
+    Args:
+        services: the ports and limits of this worker.
+        event: the action, with the name of its run.
+        others: names of the actions that other modules perform, for the message on an unknown one.
+
     Raises:
         SettingsError: the action, the run or a setting cannot be used; the text names it and what is allowed.
     """
     action = event.get("action", "start")
     if not isinstance(action, str) or action not in ACTIONS:
-        known = ", ".join([*ACTIONS, *_OTHER_ACTIONS])
+        known = ", ".join([*ACTIONS, *sorted(others)])
         message = f"the event's action is {action!r}; it may be one of: {known}"
         raise SettingsError(message)
     return ACTIONS[action](services, named_run(event), event)
