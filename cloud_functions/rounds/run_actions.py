@@ -19,9 +19,9 @@ from cloud_functions.services import Services
 from fedgrass.federation import object_keys
 from fedgrass.federation.conversion import shown
 from fedgrass.federation.errors import LostRace, NotYet, SettingsError
-from fedgrass.federation.messages.message_fields import checked_name, shorten
+from fedgrass.federation.messages.message_fields import LONGEST_CALLER, checked_name, shorten
 from fedgrass.federation.rounds import Round, State
-from fedgrass.federation.runs import LONGEST_CALLER, Run, RunAction, RunState
+from fedgrass.federation.runs import Run, RunAction, RunState
 from fedgrass.federation.settings import RunSettings
 from fedgrass.federation.settings_parser import parse_settings
 
