@@ -68,7 +68,7 @@ def _perform(services: Services, event: dict[str, Any]) -> dict[str, Any]:
     try:
         if (other := _OTHER_ACTIONS.get(str(event.get("action")))) is not None:
             return other(services, event)
-        run = run_actions.act(services, event)
+        run = run_actions.act(services, event, others=_OTHER_ACTIONS)
     except FedgrassError as error:
         services.log(f"refused: {error}", "WARNING")
         return {"refused": str(error)}

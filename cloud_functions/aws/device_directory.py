@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from botocore.exceptions import ClientError
 
-from fedgrass.federation.errors import LostRace
+from cloud_functions.aws.dynamodb_table import translated
 from fedgrass.federation.messages.message_types import parse_versions
 from fedgrass.federation.selection import Candidate
 from fedgrass.federation.selection.attribute_conditions import Value
@@ -59,7 +59,7 @@ class DynamoDevices:
     def find(self, device: str) -> Candidate | None:
         """Return one device, or None; see ``DeviceDirectory``."""
         answer = self._client.get_item(TableName=self._table, Key={"device": {"S": device}})
-        return _candidate(answer["Item"]) if "Item" in answer else None
+        return to_candidate(answer["Item"]) if "Item" in answer else None
 
     def forget(self, device: str, last_seen: int) -> None:
         """Remove a device, if it was last seen then; see ``DeviceDirectory``."""
@@ -71,12 +71,10 @@ class DynamoDevices:
                 ExpressionAttributeValues={":seen": {"N": str(last_seen)}},
             )
         except ClientError as error:
-            if error.response["Error"]["Code"] != "ConditionalCheckFailedException":
-                raise
-            raise LostRace(device) from error
+            raise translated(error) from error
 
     def _scan(self, earliest: int, **segment: int) -> Iterator[Candidate]:
-        return (_candidate(item) for page in self._pages(earliest, **segment) for item in page["Items"])
+        return (to_candidate(item) for page in self._pages(earliest, **segment) for item in page["Items"])
 
     def _pages(self, earliest: int, **options: Any) -> Iterable[Mapping[str, Any]]:
         pages: Iterable[Mapping[str, Any]] = self._client.get_paginator("scan").paginate(
@@ -88,7 +86,8 @@ class DynamoDevices:
         return pages
 
 
-def _candidate(item: Mapping[str, Any]) -> Candidate:
+def to_candidate(item: Mapping[str, Any]) -> Candidate:
+    """Return the device in a row of the table, in DynamoDB's typed form."""
     return Candidate(
         device=item["device"]["S"],
         last_seen=int(float(item["last_seen"]["N"])),
@@ -99,11 +98,6 @@ def _candidate(item: Mapping[str, Any]) -> Candidate:
         speaks=parse_versions(item.get("speaks", {}).get("S", "")),
         works=_names(item, "works"),
     )
-
-
-def to_candidate(item: Mapping[str, Any]) -> Candidate:
-    """Return the device in a row of the table, in DynamoDB's typed form."""
-    return _candidate(item)
 
 
 def _names(item: Mapping[str, Any], column: str) -> frozenset[str]:

@@ -5,11 +5,12 @@ an id is performed once, however often it is delivered.
 """
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import NoReturn
 
 import msgspec
 
+from cloud_functions.event_fields import caller, named_run
 from cloud_functions.models.model_messages import imported_model
 from cloud_functions.recovery import manifests
 from cloud_functions.rounds import driver, reminders
@@ -19,14 +20,12 @@ from cloud_functions.services import Services
 from fedgrass.federation import object_keys
 from fedgrass.federation.conversion import shown
 from fedgrass.federation.errors import LostRace, NotYet, SettingsError
-from fedgrass.federation.messages.message_fields import checked_name, shorten
+from fedgrass.federation.messages.message_fields import shorten
 from fedgrass.federation.rounds import Round, State
-from fedgrass.federation.runs import LONGEST_CALLER, Run, RunAction, RunState
+from fedgrass.federation.runs import Run, RunAction, RunState
 from fedgrass.federation.settings import RunSettings
 from fedgrass.federation.settings_parser import parse_settings
 
-# Actions that are not on a run alone: initiator.py passes them to other modules.
-_OTHER_ACTIONS = ("devices", "forget", "logs", "promote", "repair", "rollback")
 _LONGEST_ID = 1024  # characters: an id may be the ARN of a schedule with its time
 
 
@@ -232,31 +231,27 @@ ACTIONS: Mapping[str, Callable[[Services, str, Mapping[str, object]], Run]] = {
 }
 
 
-def act(services: Services, event: Mapping[str, object]) -> Run:
+def act(services: Services, event: Mapping[str, object], others: Iterable[str] = ()) -> Run:
     """Perform the action of an event: ``{"action": "start", "run": name, ...}``; the default is ``start``.
 
     An event with an ``id`` is performed once: the run stores the id, and a copy of the event has no effect.
     ``start`` needs no id, since a name is started only once. An event may have a ``by``, which the run's
     history keeps: what the caller states of itself.
 
+    Args:
+        services: the ports and limits of this worker.
+        event: the action, with the name of its run.
+        others: names of the actions that other modules perform, for the message on an unknown one.
+
     Raises:
         SettingsError: the action, the run or a setting cannot be used; the text names it and what is allowed.
     """
     action = event.get("action", "start")
     if not isinstance(action, str) or action not in ACTIONS:
-        known = ", ".join([*ACTIONS, *_OTHER_ACTIONS])
+        known = ", ".join([*ACTIONS, *sorted(others)])
         message = f"the event's action is {action!r}; it may be one of: {known}"
         raise SettingsError(message)
     return ACTIONS[action](services, named_run(event), event)
-
-
-def named_run(event: Mapping[str, object]) -> str:
-    """Return the name of the run in an event. Raises SettingsError."""
-    name = event.get("run")
-    if not isinstance(name, str):
-        message = f"the event names no run: {sorted(event)}; it takes {{'action': ..., 'run': name}}"
-        raise SettingsError(message)
-    return checked_name("run", name)
 
 
 def known_run(services: Services, name: str) -> Run:
@@ -286,22 +281,6 @@ def _action_id(event: Mapping[str, object]) -> str:
     if not isinstance(found, str) or len(found) > _LONGEST_ID:
         shown = shorten(repr(found), 100)
         message = f"the event's id is {shown}; it takes a text of at most {_LONGEST_ID} characters"
-        raise SettingsError(message)
-    return found
-
-
-def caller(event: Mapping[str, object]) -> str:
-    """Return who requests an event's action, as the event states it; empty if it does not.
-
-    Raises:
-        SettingsError: it is not a short printable text.
-    """
-    found = event.get("by", "")
-    if not isinstance(found, str) or len(found) > LONGEST_CALLER or not found.isprintable():
-        message = (
-            f"the event's by is {shorten(repr(found), 100)}; it takes a printable text of at most"
-            f" {LONGEST_CALLER} characters, such as the ARN of the caller"
-        )
         raise SettingsError(message)
     return found
 

@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 from botocore.config import Config
@@ -31,6 +31,7 @@ from fedgrass.federation.models.model_alias import LARGEST_RECORD, decode_record
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
+T = TypeVar("T")
 log = logging.getLogger(__name__)
 _CONFIG = Config(connect_timeout=10, read_timeout=30, retries={"mode": "standard", "total_max_attempts": 3})
 # Without the permission to list the bucket, which devices lack, S3 answers 403 for a missing object.
@@ -58,33 +59,46 @@ class ModelBucket:
             ModelRefused: the object is not a valid NewModel message.
         """
         key = object_keys.latest_model(task)
-        data = self._read_pointer(bucket, key, messages.LARGEST_MESSAGE)
-        try:
-            return None if data is None else messages.decode(data, NewModel)
-        except MessageError as error:
-            message = f"s3://{bucket}/{key}: {error}"
-            raise ModelRefused(message) from error
+
+        def decode(data: bytes) -> NewModel:
+            return messages.decode(data, NewModel)
+
+        return self._read_pointer(bucket, key, messages.LARGEST_MESSAGE, decode)
 
     def alias(self, bucket: str, task: str, alias: str) -> ModelAlias | None:
         """Return what an alias of a task names; None if that object does not exist. Raises as ``newest``."""
         key = object_keys.model_alias(task, alias)
-        data = self._read_pointer(bucket, key, LARGEST_RECORD)
-        try:
-            return None if data is None else decode_record(data, key).message()
-        except MessageError as error:
-            message = f"s3://{bucket}/{key}: {error}"
-            raise ModelRefused(message) from error
 
-    def _read_pointer(self, bucket: str, key: str, most: int) -> bytes | None:
-        """Return an object that names a model, or None. Raises Unavailable."""
+        def decode(data: bytes) -> ModelAlias:
+            return decode_record(data, key).message()
+
+        return self._read_pointer(bucket, key, LARGEST_RECORD, decode)
+
+    def _read_pointer(self, bucket: str, key: str, most: int, decode: Callable[[bytes], T]) -> T | None:
+        """Return what an object that names a model holds, or None if it does not exist.
+
+        Args:
+            bucket: of the models.
+            key: of the object.
+            most: its largest size, in bytes.
+            decode: returns what its bytes hold, or raises MessageError.
+
+        Raises:
+            Unavailable, ModelRefused: as ``newest``.
+        """
         try:
-            return self._read(bucket, key, most)
+            data = self._read(bucket, key, most)
         except AWS_ERRORS as error:
             if isinstance(error, ClientError) and error.response["Error"].get("Code") in _MISSING:
                 log.info("s3://%s/%s does not exist, or access is denied", bucket, key)
                 return None
             message = f"s3://{bucket}/{key} cannot be read: {describe(error)}"
             raise Unavailable(message) from error
+        try:
+            return decode(data)
+        except MessageError as error:
+            message = f"s3://{bucket}/{key}: {error}"
+            raise ModelRefused(message) from error
 
     def fetch(self, model: NewModel) -> bytes:
         """Return the file of a model, checked against the announced size and SHA-256.

@@ -35,7 +35,6 @@ LIVING = frozenset({RunState.RUNNING, RunState.PAUSED})
 # minutes; Lambda and EventBridge redeliver within minutes, and give up after a day.
 MOST_ACTIONS = 100
 MOST_HISTORY = 50  # actions of which a run remembers who requested them: the start, and the last 49
-LONGEST_CALLER = 256  # characters of ``RunAction.by``
 
 
 class RunAction(Struct, frozen=True, kw_only=True):

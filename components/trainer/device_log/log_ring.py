@@ -1,8 +1,8 @@
 """Keeps the last log lines of this device, in memory and in a file of the work folder.
 
 The file survives a restart of the component. Lines are appended to it; once it has twice the size of what is
-kept, it is replaced by that. It is never flushed to the disk by itself: flash memory wears out, and a power
-cut may lose a few lines.
+kept, it is replaced by that, as at each start. Only a replacement is flushed to the disk, never a line by
+itself: flash memory wears out, and a power cut may lose the last lines.
 """
 
 import contextlib

@@ -2,7 +2,7 @@
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Literal
 
 import msgspec
@@ -309,20 +309,22 @@ class Assignment:
             partial=result.partial,
             answer=result.answer,
         )
-        completion = _completed(completion, self._code, result.note)
-        completion = self._with_timeline(completion, result, upload_seconds)
-        self._end(Reply(announcement=announcement, completion=completion))
+        further = {
+            "code": shorten(self._code, LONGEST_CODE),
+            "note": shorten(result.note),
+            "timeline": self._timeline_text(result, upload_seconds),
+        }
+        self._end(Reply(announcement=announcement, completion=_with_room_for(completion, further)))
 
-    def _with_timeline(self, completion: Completion, result: Result, upload_seconds: float) -> Completion:
-        """Return a completion with the timeline of the work, if the announcement carried a trace."""
+    def _timeline_text(self, result: Result, upload_seconds: float) -> str:
+        """Return the timeline of the work; empty unless the announcement carried a trace."""
         if self.announcement.trace is UNSET or self._timeline is None:
-            return completion
+            return ""
         total = self._context.loop.clock() - self._arrived_at
         parts = dict(self._timeline)
         if result.bytes:
             parts["upload"] = (total - upload_seconds, total)
-        timed = replace(completion, timeline=format_timeline(parts, total) or UNSET)
-        return timed if len(msgspec.json.encode(timed)) <= LARGEST_MESSAGE else completion
+        return format_timeline(parts, total)
 
     def _fail(self, reason: str, state: Literal["failed", "declined"] = "failed") -> None:
         log.warning("%s: %s: %s", self.name, state, reason)
@@ -335,16 +337,16 @@ class Assignment:
         self._finished(reply, seconds_left)
 
 
-def _completed(completion: Completion, code: str, note: str) -> Completion:
-    """Return a completion with versions of code and a note, as long as the message has room for each."""
-    further: list[dict[str, str]] = []
-    if code:
-        further.append({"code": shorten(code, LONGEST_CODE)})
-    if note:
-        further.append({"note": shorten(note)})
-    for fields in further:
-        longer = replace(completion, **fields)
-        if len(msgspec.json.encode(longer)) <= LARGEST_MESSAGE:  # its metrics are worth more
+def _with_room_for(completion: Completion, further: Mapping[str, str]) -> Completion:
+    """Return a completion with further fields, each only if it has a text and the message has room for it.
+
+    Args:
+        completion: all that the round needs, which is worth more.
+        further: texts by field, the most important one first.
+    """
+    for name, text in further.items():
+        longer = replace(completion, **{name: text})
+        if text and len(msgspec.json.encode(longer)) <= LARGEST_MESSAGE:
             completion = longer
     return completion
 

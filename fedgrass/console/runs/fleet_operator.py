@@ -20,8 +20,9 @@ from fedgrass.console.reports.turnaround_rows import Turnaround, read_turnaround
 from fedgrass.console.runs.streamed_bucket import StreamedBucket
 from fedgrass.federation import object_keys
 from fedgrass.federation.errors import FedgrassError, SettingsError
+from fedgrass.federation.messages.message_fields import LONGEST_CALLER
 from fedgrass.federation.rounds import Participant, Round
-from fedgrass.federation.runs import LONGEST_CALLER, Run, RunState
+from fedgrass.federation.runs import Run, RunState
 from fedgrass.federation.selection import Candidate
 from fedgrass.federation.settings import RunSettings
 from fedgrass.federation.weights import Arrays, encode

@@ -62,6 +62,7 @@ TaskName = Annotated[str, Meta(pattern=_TASK_NAME, description=RULES["task"][1])
 AliasName = Annotated[str, Meta(pattern=_ALIAS_NAME, description=RULES["alias"][1])]
 LONGEST_REASON = 512  # characters
 Reason = Annotated[str, Meta(max_length=LONGEST_REASON)]
+LONGEST_CALLER = 256  # characters of who requests an action, such as an ARN
 LONGEST_CODE = 100  # characters
 CodeVersions = Annotated[str, Meta(max_length=LONGEST_CODE)]  # such as "trainer 0.4.0, cracks 1.2.0"
 # Metric names take one byte of JSON per character, so that the largest completion stays under the limit.

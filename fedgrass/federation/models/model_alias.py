@@ -11,12 +11,11 @@ from msgspec import Struct
 
 from fedgrass.federation.errors import MessageError, SettingsError
 from fedgrass.federation.messages import ModelAlias, NewModel
-from fedgrass.federation.messages.message_fields import TextEnum, checked_name, shorten
+from fedgrass.federation.messages.message_fields import LONGEST_CALLER, TextEnum, checked_name, shorten
 
 LATEST = "latest"  # what the console calls the newest model of a task, so no alias has this name
 LARGEST_RECORD = 128 * 1024  # bytes
 MOST_CHANGES = 50  # in the history
-_LONGEST_CALLER = 256  # characters
 
 
 class AliasAction(TextEnum):
@@ -114,7 +113,7 @@ def moved(  # noqa: PLR0913 - the parts of a change
     change = AliasChange(
         at=at,
         action=action,
-        by=shorten(by, _LONGEST_CALLER),
+        by=shorten(by, LONGEST_CALLER),
         run=model.run,
         round=model.round,
         from_run=record.model.run if record else "",
