@@ -6,7 +6,6 @@ Read in this order:
 - averager: the handler of replies, alarms and the jobs of large averages
 - wiring: the composition root, where AWS clients are built
 - services: the ports in one bundle, passed to every function below
-- event_fields: fields that events of several actions have
 - monitoring: log lines and metrics
 - device_limits: limits on the useless messages of a single device
 - rounds/: one round, from its start to its publication

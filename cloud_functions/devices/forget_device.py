@@ -6,10 +6,12 @@ A device that is alive is registered again by its next heartbeat. Its updates, l
 from collections.abc import Mapping
 from typing import Any
 
-from cloud_functions.event_fields import caller, named_device, whole_number
+from cloud_functions.rounds import run_actions
 from cloud_functions.services import Services
 from fedgrass.federation import messages
+from fedgrass.federation.conversion import shown
 from fedgrass.federation.errors import LostRace, SettingsError
+from fedgrass.federation.messages.message_fields import checked_name
 from fedgrass.federation.rounds import Participation
 
 _AT_WORK = frozenset({Participation.ASKED, Participation.ACCEPTED})
@@ -30,8 +32,7 @@ def forget(services: Services, event: Mapping[str, object]) -> dict[str, Any]:
         SettingsError: the event names no device, the device takes part in an open round, or it has sent a
             heartbeat since ``last_seen``.
     """
-    device, by = named_device(event), caller(event)
-    seen = whole_number(event, "last_seen", "milliseconds since the epoch")
+    device, seen, by = _device(event), _last_seen(event), run_actions.caller(event)
     _check_idle(services, device)
     for _ in range(_TRIES):
         found = services.devices.find(device)
@@ -65,3 +66,19 @@ def _check_idle(services: Services, device: str) -> None:
                 f" cancel the run (`fedgrass run cancel {round_.run}`)"
             )
             raise SettingsError(message)
+
+
+def _device(event: Mapping[str, object]) -> str:
+    found = event.get("device")
+    if not isinstance(found, str):
+        message = f"the event's device is {shown(found)}; it takes {{'action': 'forget', 'device': thing}}"
+        raise SettingsError(message)
+    return checked_name("thing", found)
+
+
+def _last_seen(event: Mapping[str, object]) -> int | None:
+    found = event.get("last_seen")
+    if found is not None and (not isinstance(found, int) or isinstance(found, bool)):
+        message = f"the event's last_seen is {shown(found)}; it takes milliseconds since the epoch"
+        raise SettingsError(message)
+    return found

@@ -10,12 +10,12 @@ import hashlib
 from collections.abc import Mapping
 from typing import Any
 
-from cloud_functions.event_fields import named_device
 from cloud_functions.services import Services
 from fedgrass.federation import messages, object_keys, topics
 from fedgrass.federation.conversion import shown
 from fedgrass.federation.errors import SettingsError
 from fedgrass.federation.messages import LogRequest
+from fedgrass.federation.messages.message_fields import checked_name
 from fedgrass.federation.messages.message_types import LOGS
 from fedgrass.federation.selection import Candidate
 from fedgrass.federation.topics import Kind
@@ -64,8 +64,11 @@ def request_logs(services: Services, event: Mapping[str, object]) -> dict[str, A
 
 def _device(services: Services, event: Mapping[str, object]) -> Candidate:
     """Return the device that an event names, if its component answers requests for log lines."""
-    name = named_device(event)
-    found = services.devices.find(name)
+    name = event.get("device")
+    if not isinstance(name, str):
+        message = f"the event's device is {shown(name)}; it takes the name of a thing"
+        raise SettingsError(message)
+    found = services.devices.find(checked_name("thing", name))
     if found is None:
         message = (
             f"there is no device {name!r}: none of this name has sent a heartbeat recently; `fedgrass devices"

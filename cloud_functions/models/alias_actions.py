@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from cloud_functions.event_fields import caller, whole_number
 from cloud_functions.models.model_messages import known_model
+from cloud_functions.rounds.run_actions import caller
 from cloud_functions.services import Services
 from fedgrass.federation import messages, object_keys, topics
 from fedgrass.federation.conversion import shown
@@ -41,7 +41,7 @@ def promote(services: Services, event: Mapping[str, object]) -> dict[str, Any]:
     Raises:
         SettingsError: there is no such model, it is of another task, or the alias was moved since.
     """
-    number = whole_number(event, "round")
+    number = _number(event, "round")
     if number is None:
         message = 'the event names no round: promote takes {"run": name, "round": n, "alias": name}'
         raise SettingsError(message)
@@ -111,7 +111,7 @@ def _move(
 
 
 def _check_unmoved(record: AliasRecord | None, task: str, alias: str, event: Mapping[str, object]) -> None:
-    seen = whole_number(event, "serial")
+    seen = _number(event, "serial")
     if seen is not None and seen != (record.serial if record else 0):
         raise SettingsError(_overtaken(record, task, alias))
 
@@ -161,5 +161,14 @@ def _text(event: Mapping[str, object], field: str) -> str:
     found = event.get(field, "")
     if not isinstance(found, str):
         message = f"the event's {field} is {shown(found)}; it takes a text"
+        raise SettingsError(message)
+    return found
+
+
+def _number(event: Mapping[str, object], field: str) -> int | None:
+    """Return a whole number of the event, or None if it is missing. Raises SettingsError."""
+    found = event.get(field)
+    if found is not None and (not isinstance(found, int) or isinstance(found, bool) or found < 0):
+        message = f"the event's {field} is {shown(found)}; it takes a whole number from 0"
         raise SettingsError(message)
     return found

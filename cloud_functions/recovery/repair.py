@@ -15,10 +15,9 @@ from typing import Any
 import msgspec
 
 from cloud_functions.aggregation.model_files import fingerprint
-from cloud_functions.event_fields import caller, named_run
 from cloud_functions.recovery import manifests, message_rebuilding
 from cloud_functions.recovery.rebuilding import Attempt, is_behind, later_attempts, read_attempts
-from cloud_functions.rounds import driver, reminders
+from cloud_functions.rounds import driver, reminders, run_actions
 from cloud_functions.services import Services
 from fedgrass.federation import messages, object_keys
 from fedgrass.federation.errors import LostRace, MessageError, NotYet, SettingsError, UpdateRefused
@@ -68,12 +67,12 @@ def act(services: Services, event: Mapping[str, object]) -> dict[str, Any]:
         SettingsError: the bucket has no manifest of the run, or lacks a model; or other workers keep changing
             the run.
     """
-    name, dry_run = named_run(event), event.get("dry_run", False)
+    name, dry_run = run_actions.named_run(event), event.get("dry_run", False)
     if not isinstance(dry_run, bool):
         message = f"dry_run is {dry_run!r}; it may be true or false"
         raise SettingsError(message)
     lines: list[str] = []
-    by = caller(event)
+    by = run_actions.caller(event)
     for _ in range(_TRIES):
         plan = make_plan(services, name, by)
         word = "would write" if dry_run else "wrote"

@@ -10,7 +10,6 @@ from typing import NoReturn
 
 import msgspec
 
-from cloud_functions.event_fields import caller, named_run
 from cloud_functions.models.model_messages import imported_model
 from cloud_functions.recovery import manifests
 from cloud_functions.rounds import driver, reminders
@@ -20,7 +19,7 @@ from cloud_functions.services import Services
 from fedgrass.federation import object_keys
 from fedgrass.federation.conversion import shown
 from fedgrass.federation.errors import LostRace, NotYet, SettingsError
-from fedgrass.federation.messages.message_fields import shorten
+from fedgrass.federation.messages.message_fields import LONGEST_CALLER, checked_name, shorten
 from fedgrass.federation.rounds import Round, State
 from fedgrass.federation.runs import Run, RunAction, RunState
 from fedgrass.federation.settings import RunSettings
@@ -254,6 +253,15 @@ def act(services: Services, event: Mapping[str, object], others: Iterable[str] =
     return ACTIONS[action](services, named_run(event), event)
 
 
+def named_run(event: Mapping[str, object]) -> str:
+    """Return the name of the run in an event. Raises SettingsError."""
+    name = event.get("run")
+    if not isinstance(name, str):
+        message = f"the event names no run: {sorted(event)}; it takes {{'action': ..., 'run': name}}"
+        raise SettingsError(message)
+    return checked_name("run", name)
+
+
 def known_run(services: Services, name: str) -> Run:
     """Return a run. Raises SettingsError if there is none, or its row is lost."""
     run = services.rounds.run(name)
@@ -281,6 +289,22 @@ def _action_id(event: Mapping[str, object]) -> str:
     if not isinstance(found, str) or len(found) > _LONGEST_ID:
         shown = shorten(repr(found), 100)
         message = f"the event's id is {shown}; it takes a text of at most {_LONGEST_ID} characters"
+        raise SettingsError(message)
+    return found
+
+
+def caller(event: Mapping[str, object]) -> str:
+    """Return who requests an event's action, as the event states it; empty if it does not.
+
+    Raises:
+        SettingsError: it is not a short printable text.
+    """
+    found = event.get("by", "")
+    if not isinstance(found, str) or len(found) > LONGEST_CALLER or not found.isprintable():
+        message = (
+            f"the event's by is {shorten(repr(found), 100)}; it takes a printable text of at most"
+            f" {LONGEST_CALLER} characters, such as the ARN of the caller"
+        )
         raise SettingsError(message)
     return found
 

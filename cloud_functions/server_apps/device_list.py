@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from typing import Any
 
-from cloud_functions.event_fields import named_run
 from cloud_functions.rounds import run_actions
 from cloud_functions.selection import candidate_search
 from cloud_functions.services import Services
@@ -22,7 +21,7 @@ def list_devices(services: Services, event: Mapping[str, object]) -> dict[str, A
         SettingsError: there is no such run, none of its devices can be asked by a ServerApp, or they are too
             many to be listed.
     """
-    run = run_actions.known_run(services, named_run(event))
+    run = run_actions.known_run(services, run_actions.named_run(event))
     run_actions.check_has_server_app(run)
     needs = candidate_search.requirements(services, run.settings)
     names = sorted(device.device for device in candidate_search.suitable(services, needs))
