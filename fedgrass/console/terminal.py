@@ -5,7 +5,6 @@ terminal must not interpret any of it: ``printable`` makes untrusted text safe, 
 tables.py prints through it.
 """
 
-import json
 import os
 import sys
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from typing import NoReturn
 from fedgrass.console.deferred import deferred
 from fedgrass.federation.errors import SettingsError
 from greengrass_emulator.command.terminal_output import LONGEST_LINE, accept_all_characters, printable
+from greengrass_emulator.command.terminal_output import print_json as say_json
 
 __all__ = [
     "LONGEST_LINE",
@@ -60,14 +60,9 @@ def diverted_lines() -> Iterator[list[str]]:
         _DIVERTED.reset(token)
 
 
-def say_json(value: object) -> None:
-    """Print a JSON value for programs, uncut; all but printable ASCII characters are escaped."""
-    print(json.dumps(value, indent=1).replace("\x7f", "\\u007f"), flush=True)  # noqa: T201 - as above
-
-
 def say_json_line(value: object) -> None:
     """Print a JSON value as one line, for programs that read a stream of them; escaped as by ``say_json``."""
-    print(json.dumps(value).replace("\x7f", "\\u007f"), flush=True)  # noqa: T201 - as above
+    say_json(value, indent=None)
 
 
 def complain(line: object) -> None:

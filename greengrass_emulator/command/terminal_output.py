@@ -70,9 +70,14 @@ def print_line(line: object, stream: TextIO | None = None) -> None:
     print(printable(line), file=stream or sys.stdout, flush=True)
 
 
-def print_json(value: object) -> None:
-    """Print a JSON value, uncut; all but printable ASCII characters are escaped."""
-    print(json.dumps(value, indent=1).replace("\x7f", "\\u007f"), flush=True)  # noqa: T201 - the output of the program
+def print_json(value: object, *, indent: int | None = 1) -> None:
+    """Print a JSON value, uncut; all but printable ASCII characters are escaped.
+
+    Args:
+        value: the value.
+        indent: spaces of each level of nesting; None: all in one line.
+    """
+    print(json.dumps(value, indent=indent).replace("\x7f", "\\u007f"), flush=True)  # noqa: T201 - the output of the program
 
 
 def show_columns(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

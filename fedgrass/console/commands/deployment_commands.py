@@ -54,11 +54,6 @@ def cloud(
         without_strategy: remove the strategies of a module, unless a run that has not ended uses one; may be
             repeated.
         dry_run: only list the resources that would change.
-        timeout_minutes: time to wait for AWS.
-        account: refuse credentials of any other account than this one (12 digits).
-        artifact_bucket: your own bucket for the artifacts.
-        access: the stack.
-        output: the form of what is printed.
     """
     access.use()
     deferred("fedgrass.console.deploy.deploy_cloud:cloud_command")(
@@ -95,11 +90,6 @@ def down(
         dry_run: only list what would be deleted.
         yes: do not ask for confirmation.
         delete_data: also delete models, updates and history.
-        timeout_minutes: time to wait for AWS.
-        account: refuse credentials of any other account than this one (12 digits).
-        artifact_bucket: your own bucket for the artifacts.
-        access: the stack.
-        output: the form of what is printed.
     """
     access.use()
     deferred("fedgrass.console.deploy.teardown:down_command")(
@@ -157,9 +147,6 @@ def component(
         version: version to publish, such as 1.0.0.
         remove: delete this version and its artifact instead.
         dry_run: only print what would be done.
-        account: refuse credentials of any other account than this one (12 digits).
-        access: the stack.
-        output: the form of what is printed.
     """
     access.use()
     deferred("fedgrass.console.deploy.component_publishing:component_command")(

@@ -7,19 +7,12 @@ from cyclopts import Parameter
 
 from fedgrass.console.command_line import ON_STACK, Output, StackOptions, command_group
 from fedgrass.console.deferred import deferred
-from fedgrass.console.tasks.publishing_options import AppTrial, PublishingOptions
+from fedgrass.console.tasks.publishing_options import AppTrial, PublishingOptions, RunConfig
 
 flower = command_group("flower", "Bring a Flower app to the fleet as it is, or try it here.")
 
 _App = Annotated[Path, Parameter(name="APP_DIR", help="folder of the app, with its pyproject.toml")]
 _Run = Annotated[str, Parameter(name="RUN", help="name of the run")]
-_RunConfig = Annotated[
-    tuple[str, ...],
-    Parameter(
-        help="values of the app's [tool.flwr.app.config] to override, as in `flwr run`",
-        metavar="'KEY=VALUE ...'",
-    ),
-]
 _TRIAL, _PUBLISHED = AppTrial(), PublishingOptions()
 
 
@@ -109,7 +102,7 @@ def run(
             metavar="NAME",
         ),
     ] = "",
-    run_config: _RunConfig = (),
+    run_config: RunConfig = (),
     detach: Annotated[
         bool,
         Parameter(help="run it in a container on AWS Fargate instead, and return (docs/flower.md)"),

@@ -59,15 +59,11 @@ def provision(
     docs/devices.md.
 
     Args:
-        things: names of the devices.
         group: thing group of the devices; created if it does not exist.
         out: folder for the files of each device.
         nucleus: nucleus of the devices.
         nucleus_version: version of the classic nucleus (latest).
         role_alias: role alias (that of the stack, or fedgrass-<fleet>).
-        account: refuse credentials of any other account than this one (12 digits).
-        access: the stack.
-        output: the form of what is printed.
     """
     access.use()
     deferred("fedgrass.console.provisioning.fleet_provisioning:provision_command")(
@@ -97,13 +93,9 @@ def remove(
     """Delete things with their certificates and policies.
 
     Args:
-        things: names of the devices.
         out: also delete the devices' files in this folder.
         yes: do not ask for confirmation.
         dry_run: only print what would be deleted.
-        account: refuse credentials of any other account than this one (12 digits).
-        access: the stack.
-        output: the form of what is printed.
     """
     access.use()
     deferred("fedgrass.console.provisioning.fleet_provisioning:remove_command")(
@@ -133,8 +125,6 @@ def redrive(
     Args:
         drop_rule_failures: delete messages that a topic rule could not deliver, which have no queue to return
             to.
-        access: the stack.
-        output: the form of what is printed.
     """
     access.use()
     deferred("fedgrass.console.runs.dead_letters:redrive_command")(

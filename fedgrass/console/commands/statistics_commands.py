@@ -62,8 +62,6 @@ def start(
         minimum_devices: behind any published figure (5).
         epsilon: noise in each answer, of this privacy budget (none).
         no_wait: return once the run is started.
-        access: the stack.
-        output: the form of the result.
     """
     access.use()
     query: dict[str, Any] = {
@@ -104,9 +102,6 @@ def show(
     Args:
         name: name of the run, or a file that `stats show --output json` wrote.
         picture: write a picture (PNG) to this file.
-        json: the same as --output json.
-        access: the stack.
-        output: the form of the result.
     """
     access.use()
     _action("show")(name, stack_name=access.stack, picture=picture, output="json" if json else output)
@@ -127,9 +122,6 @@ def compare(
     Args:
         before: name of the earlier run, or a file of its JSON.
         after: name of the later run, or a file of its JSON.
-        json: the same as --output json.
-        access: the stack.
-        output: the form of the result.
     """
     access.use()
     _action("compare")(before, after, stack_name=access.stack, output="json" if json else output)

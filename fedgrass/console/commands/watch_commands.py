@@ -35,8 +35,6 @@ def watch(
         kind: only this kind of message (several).
         count: end after this number of messages; 0: never.
         seconds: end after this time; 0: never.
-        access: the stack.
-        output: text or json.
     """
     access.use()
     _WATCH(access.stack, topic, run, device, kind, count, seconds, output)

@@ -11,7 +11,6 @@ from fedgrass.federation import object_keys
 from fedgrass.federation.rounds import ENDED, Round, State, Work
 from fedgrass.federation.runs import LIVING, Run
 
-_PRICED = ("asked", "bytes_up", "bytes_down")  # figures of a round
 _COPIED = tuple(
     name for name in RoundView.__struct_fields__ if name in (*Round.__struct_fields__, "bytes_down")
 )
@@ -121,8 +120,7 @@ class KnownRun:
             return 0.0 if self.run and not self.run.round else None
         if self._dollars is None and self.run:
             rounds = (self.rounds[key] for key in sorted(self.rounds))
-            figures = [{name: getattr(round_, name) for name in _PRICED} for round_ in rounds]
-            self._dollars = run_cost(figures, self.run).dollars
+            self._dollars = run_cost(rounds, self.run).dollars
         return self._dollars
 
     def models(self) -> list[ModelLine]:

@@ -2,7 +2,7 @@
 
 import bisect
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,15 +16,16 @@ from fedgrass.console.deploy.costs import dollars
 from fedgrass.console.reports.report_figures import Collector, Point, RoundFigures, curve, metrics_of
 from fedgrass.console.reports.report_pictures import comparison
 from fedgrass.console.results import show_result
-from fedgrass.console.runs import fleet_operator, history
-from fedgrass.console.runs.fleet_operator import Operator, RoundRecord
-from fedgrass.console.runs.run_costs import run_cost
+from fedgrass.console.runs import fleet_operator
+from fedgrass.console.runs.fleet_operator import Operator
+from fedgrass.console.runs.run_costs import RunCost, run_cost
 from fedgrass.console.runs.run_display import differing_settings
 from fedgrass.console.tables import show, table
 from fedgrass.console.terminal import say
 from fedgrass.federation.conversion import nearest
 from fedgrass.federation.errors import SettingsError
 from fedgrass.federation.round_metrics import is_share
+from fedgrass.federation.rounds import Round
 from fedgrass.federation.runs import Run, RunState
 
 By = Literal["round", "time", "bytes"]
@@ -101,15 +102,18 @@ def compare(  # noqa: PLR0913 - the options of the command
 def comparison_of(operator: Operator, names: Sequence[str], metric: str = "") -> Comparison:
     """Return several runs side by side; see ``compare``."""
     runs = {name: operator.run(name) for name in names}
-    rounds = {name: _rounds(operator, run) for name, run in runs.items()}
-    chosen = _metric([metrics_of(figures) for figures in rounds.values()], metric)
-    compared = [_compared(operator, runs[name], rounds[name], chosen) for name in names]
+    rounds = {name: list(operator.rounds_alone(run)) for name, run in runs.items()}
+    figures = {name: _figures(found) for name, found in rounds.items()}
+    chosen = _metric([metrics_of(found) for found in figures.values()], metric)
+    compared = [
+        _compared(runs[name], figures[name], run_cost(rounds[name], runs[name]), chosen) for name in names
+    ]
     return Comparison(settings=_differing(list(runs.values())), metric=chosen, runs=compared)
 
 
-def _rounds(operator: Operator, run: Run) -> list[RoundFigures]:
+def _figures(rounds: Iterable[Round]) -> list[RoundFigures]:
     collector = Collector()
-    for round_ in operator.rounds_alone(run):
+    for round_ in rounds:
         collector.add(round_, [], {})
     return collector.figures().rounds
 
@@ -124,13 +128,12 @@ def _metric(reported: Sequence[Sequence[str]], asked: str) -> str:
     return asked or next(iter(common), "")
 
 
-def _compared(operator: Operator, run: Run, rounds: Sequence[RoundFigures], metric: str) -> ComparedRun:
+def _compared(run: Run, rounds: Sequence[RoundFigures], cost: RunCost, metric: str) -> ComparedRun:
     points = curve(run, rounds, metric) if metric else []
     best = None
     if points:
         better = min if _lower_is_better(run, metric) else max
         best = better(points, key=lambda point: point.value)
-    summaries = (history.summarize(RoundRecord(round_, []), {}) for round_ in operator.rounds_alone(run))
     ends = [found.opened_at + round((found.seconds or 0) * 1000) for found in rounds]
     return ComparedRun(
         name=run.name,
@@ -140,7 +143,7 @@ def _compared(operator: Operator, run: Run, rounds: Sequence[RoundFigures], metr
         seconds=max(0.0, (max(ends, default=run.started_at) - run.started_at) / 1000),
         bytes_down=sum(found.bytes_down for found in rounds),
         bytes_up=sum(found.bytes_up for found in rounds),
-        dollars=run_cost(summaries, run).dollars,
+        dollars=cost.dollars,
         last=points[-1].value if points else None,
         best=best.value if best else None,
         best_model=best.model if best else None,

@@ -31,8 +31,8 @@ from fedgrass.console.reports.report_figures import (
 from fedgrass.console.reports.report_pictures import DARK, LIGHT, pictures, png
 from fedgrass.console.reports.turnaround_rows import PARTS
 from fedgrass.console.results import show_result
-from fedgrass.console.runs import fleet_operator, history
-from fedgrass.console.runs.fleet_operator import Operator, RoundRecord
+from fedgrass.console.runs import fleet_operator
+from fedgrass.console.runs.fleet_operator import Operator
 from fedgrass.console.runs.run_costs import RunCost, run_cost
 from fedgrass.console.runs.run_display import differing_settings, utc
 from fedgrass.console.terminal import printable, say
@@ -98,7 +98,7 @@ def write_report(
     Raises:
         SettingsError: one of them cannot be written.
     """
-    cost = run_cost((history.summarize(RoundRecord(round_, []), {}) for round_ in rounds), run)
+    cost = run_cost(rounds, run)
     drawn, files = [], {}
     for picture in pictures(run, figures, cost.by_round, metrics_of(figures.rounds)[:_DRAWN]):
         light, dark = png(picture, LIGHT), png(picture, DARK)

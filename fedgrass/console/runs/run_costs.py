@@ -4,8 +4,8 @@ The figures of a round are those of ``deploy/costs.py`` for the devices that wer
 went up and down. Heartbeats and the stack's standing charges belong to the fleet, not to a run.
 """
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable
+from typing import Protocol
 
 from msgspec import Struct
 
@@ -14,6 +14,22 @@ from fedgrass.federation.runs import Run
 
 _MEGABYTE = 1e6
 _GIGABYTE = 1e9
+
+
+class PricedRound(Protocol):
+    """What a round's cost depends on; a ``Round`` has it."""
+
+    @property
+    def asked(self) -> int:
+        """Devices that were asked."""
+
+    @property
+    def bytes_up(self) -> int:
+        """Bytes of all updates."""
+
+    @property
+    def bytes_down(self) -> int:
+        """Bytes of all downloads."""
 
 
 class RunCost(Struct, frozen=True, kw_only=True):
@@ -28,19 +44,19 @@ class RunCost(Struct, frozen=True, kw_only=True):
     by_round: tuple[float, ...]  # of each attempt at a round, in order
 
 
-def run_cost(summaries: Iterable[Mapping[str, Any]], run: Run) -> RunCost:
+def run_cost(rounds: Iterable[PricedRound], run: Run) -> RunCost:
     """Return what the rounds of a run cost.
 
     Args:
-        summaries: its rounds, as ``history.summarize`` returns them.
+        rounds: its attempts at rounds, in order.
         run: the run.
     """
     parts = dict.fromkeys(("egress", "s3", "messages", "rounds", "lambda"), 0.0)
     by_round, sent = [], 0.0
-    for line in summaries:
-        found = round_cost(line["asked"], line["bytes_up"], line["bytes_down"], run.initial_bytes)
+    for round_ in rounds:
+        found = round_cost(round_.asked, round_.bytes_up, round_.bytes_down, run.initial_bytes)
         # The price of a gigabyte falls with those that were sent before.
-        before, sent = sent, sent + line["bytes_down"] / _GIGABYTE
+        before, sent = sent, sent + round_.bytes_down / _GIGABYTE
         found["egress"] = costs.egress(sent) - costs.egress(before)
         by_round.append(sum(found.values()))
         for name, dollars in found.items():

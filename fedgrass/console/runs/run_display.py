@@ -230,7 +230,6 @@ def shown_run(run: Run, rounds: Sequence[Round], latest: Sequence[RoundRecord]) 
     """
     summaries = [history.summarize(record, {}) for record in latest]
     found = list(troubles(latest[-2:]))
-    everything = (history.summarize(RoundRecord(round_, []), {}) for round_ in rounds)
     return RunShown(
         name=run.name,
         state=run.state,
@@ -246,7 +245,7 @@ def shown_run(run: Run, rounds: Sequence[Round], latest: Sequence[RoundRecord]) 
         round=run.round,
         attempt=run.attempt,
         waiting_since=run.waiting_since or None,
-        dollars=run_cost(everything, run).dollars,
+        dollars=run_cost(rounds, run).dollars,
         rounds=[{key: value for key, value in line.items() if key != "devices"} for line in summaries],
         rounds_left_out=len(rounds) - len(latest),
         troubles=found,
@@ -307,8 +306,7 @@ def show_run(operator: Operator, run: Run, *, last: int = _ROUNDS_SHOWN) -> None
         count = sum(line["state"] in {State.OPEN, State.AGGREGATING} for line in summaries)
         say(f"{count} open rounds of its ServerApp's messages" if count else "waiting for its ServerApp")
     if summaries:
-        everything = (history.summarize(RoundRecord(round_, []), {}) for round_ in operator.rounds_alone(run))
-        cost = dollars(run_cost(everything, run).dollars)
+        cost = dollars(run_cost(operator.rounds_alone(run), run).dollars)
         say(f"cost so far: {cost} US dollars, estimated (docs/costs.md)")
         show(history.table(summaries))
         if (first := summaries[0]["round"]) > 1:

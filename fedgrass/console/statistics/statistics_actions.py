@@ -12,7 +12,7 @@ from fedgrass.console import stack
 from fedgrass.console.deferred import deferred
 from fedgrass.console.options import read
 from fedgrass.console.results import show_result
-from fedgrass.console.runs.fleet_operator import Operator
+from fedgrass.console.runs.fleet_operator import Operator, open_operator
 from fedgrass.console.runs.given_settings import parse_pairs
 from fedgrass.console.runs.run_display import show_run
 from fedgrass.console.statistics import statistics_tables
@@ -62,7 +62,7 @@ def start(  # noqa: PLR0913 - the options of the command
         wait: whether to wait for the end.
         output: ``text`` or ``json``, which is the result alone.
     """
-    operator = _operator(stack_name)
+    operator = open_operator(stack_name)
     other = result_of(operator, edges_of) if edges_of else None
     chosen: dict[str, Any] = {
         **parse_pairs(settings),
@@ -129,8 +129,8 @@ def _draw_comparison(comparison: Comparison) -> None:
 @stack.refusals()
 def list_statistics(*, stack_name: str, output: str) -> None:
     """Print the runs of statistics of a stack."""
-    operator = _operator(stack_name)
-    runs = [operator.run(name) for name in sorted(operator.runs())]
+    operator = open_operator(stack_name)
+    runs = operator.every_run(sorted(operator.runs()))
     show_result(run_list(runs), output, _draw_runs)
 
 
@@ -175,7 +175,7 @@ def _found(stack_name: str, name: str) -> StatisticsResult:
     path = Path(name)
     if path.is_file():
         return decode_result(read(path, LARGEST_RESULT), name)
-    return result_of(_operator(stack_name), name)
+    return result_of(open_operator(stack_name), name)
 
 
 def result_of(operator: Operator, name: str) -> StatisticsResult:
@@ -208,7 +208,3 @@ def _write(path: Path, content: bytes) -> None:
     except OSError as error:
         message = f"{path} cannot be written: {error.strerror}"
         raise SettingsError(message) from error
-
-
-def _operator(stack_name: str) -> Operator:
-    return Operator(stack.client, stack.outputs(stack_name))

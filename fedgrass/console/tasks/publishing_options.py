@@ -11,6 +11,14 @@ from cyclopts import Parameter
 
 from fedgrass.console.command_line import Account, whole_number
 
+RunConfig = Annotated[
+    tuple[str, ...],
+    Parameter(
+        help="values of the app's [tool.flwr.app.config] to override, as in `flwr run`",
+        metavar="'KEY=VALUE ...'",
+    ),
+]
+
 
 @Parameter(name="*")
 @dataclass(frozen=True, kw_only=True)
@@ -56,13 +64,7 @@ class PublishingOptions:
 class AppTrial:
     """How a Flower app is tried on this machine."""
 
-    run_config: Annotated[
-        tuple[str, ...],
-        Parameter(
-            help="values of the app's [tool.flwr.app.config] to override, as in `flwr run`",
-            metavar="'KEY=VALUE ...'",
-        ),
-    ] = ()
+    run_config: RunConfig = ()
     seconds: Annotated[
         int,
         whole_number(

@@ -1,6 +1,6 @@
 """The cost of a run: that of its rounds, by the prices of docs/costs.md."""
 
-from typing import Any
+from typing import NamedTuple
 
 import pytest
 
@@ -19,9 +19,15 @@ RUN = Run(
 )
 
 
-def rounds(count: int, asked: int = 100, megabytes: float = 20) -> list[dict[str, Any]]:
+class Priced(NamedTuple):
+    asked: int
+    bytes_up: int
+    bytes_down: int
+
+
+def rounds(count: int, asked: int = 100, megabytes: float = 20) -> list[Priced]:
     total = round(asked * megabytes * 1e6)
-    return [{"asked": asked, "bytes_up": total, "bytes_down": total}] * count
+    return [Priced(asked, total, total)] * count
 
 
 def test_a_round_costs_what_the_page_of_costs_says() -> None:
@@ -54,6 +60,6 @@ def test_a_round_that_asked_no_device_and_a_run_without_rounds_cost_nothing() ->
 
 
 def test_a_device_that_was_asked_and_downloaded_nothing_costs_its_messages() -> None:
-    found = run_cost([{"asked": 10, "bytes_up": 0, "bytes_down": 0}], RUN)
+    found = run_cost([Priced(10, 0, 0)], RUN)
     assert found.egress == 0
     assert found.messages > 0

@@ -189,7 +189,7 @@ class FailedRun:
 
 
 def test_a_start_whose_run_fails_is_an_error_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(statistics_actions, "_operator", lambda _arguments: FailedRun())
+    monkeypatch.setattr(statistics_actions, "open_operator", lambda _stack: FailedRun())
     monkeypatch.setattr(statistics_actions, "show_run", lambda *_shown: None)
     with pytest.raises(SettingsError, match="run 'look' has no statistics: it is FAILED: all devices failed"):
         run(["stats", "start", "look", "--task", "noise"])
