@@ -14,6 +14,7 @@ from cloud_functions.selection.cohorts import Cohort
 from cloud_functions.services import Services
 from fedgrass.federation.messages.message_fields import shorten
 from fedgrass.federation.rounds import (
+    AT_WORK,
     IN_FLIGHT,
     Participant,
     Participation,
@@ -22,7 +23,6 @@ from fedgrass.federation.rounds import (
 )
 from fedgrass.federation.runs import Open, Run
 
-_UNDONE = frozenset({Participation.ASKED, Participation.ACCEPTED})
 _MOST_ASKED = 90  # in one write: a transaction of DynamoDB has 100 items
 
 
@@ -151,7 +151,7 @@ def work_of(services: Services, run: Run, newest: Round, device: str) -> Iterato
     for number, attempt in {(newest.number, newest.attempt), *origins}:
         announced = services.rounds.round(run.name, number, attempt)
         part = services.rounds.participant(announced, device) if announced else None
-        undone = part and not part.from_round and part.state in _UNDONE
+        undone = part and not part.from_round and part.state in AT_WORK
         if announced and part and undone and not is_overdue(services, run, part):
             yield announced, part
 

@@ -12,9 +12,8 @@ from fedgrass.federation import messages
 from fedgrass.federation.conversion import shown
 from fedgrass.federation.errors import LostRace, SettingsError
 from fedgrass.federation.messages.message_fields import checked_name
-from fedgrass.federation.rounds import Participation
+from fedgrass.federation.rounds import AT_WORK
 
-_AT_WORK = frozenset({Participation.ASKED, Participation.ACCEPTED})
 _TRIES = 5  # while heartbeats arrive
 
 
@@ -59,7 +58,7 @@ def _check_idle(services: Services, device: str) -> None:
     """Check that no open round waits for a device. Raises SettingsError."""
     for round_ in services.open_rounds():
         part = services.rounds.participant(round_, device)
-        if part and part.state in _AT_WORK:
+        if part and part.state in AT_WORK:
             named = messages.round_id(round_.run, round_.number, round_.attempt)
             message = (
                 f"{device} takes part in the open round {named} ({part.state}): wait until it has ended, or"

@@ -10,10 +10,8 @@ from cloud_functions.selection import candidate_search
 from cloud_functions.server_apps import message_rounds
 from cloud_functions.services import Services
 from fedgrass.federation.errors import LostRace
-from fedgrass.federation.rounds import Participation, Round, State
+from fedgrass.federation.rounds import AT_WORK, Round, State
 from fedgrass.federation.runs import Open, Run, next_step
-
-_UNDONE = frozenset({Participation.ASKED, Participation.ACCEPTED})
 
 
 def answer_hello(services: Services, device: str) -> None:
@@ -30,7 +28,7 @@ def answer_hello(services: Services, device: str) -> None:
                 _search_again(services, run, round_, device)
         elif round_ and round_.state is State.OPEN:
             participant = services.rounds.participant(round_, device)
-            if participant and participant.state in _UNDONE:
+            if participant and participant.state in AT_WORK:
                 announce(services, run, round_, [participant])
                 services.report(round_, "announced again after its hello", device=device)
         if sweep.is_stuck(run, round_, services.now()) or _waits_for(services, run, round_, device):
@@ -42,7 +40,7 @@ def _announce_messages(services: Services, run: Run, device: str) -> None:
     rounds = list(services.unpublished(run))
     for round_ in rounds:
         participant = services.rounds.participant(round_, device) if round_.state is State.OPEN else None
-        undone = participant and participant.state in _UNDONE
+        undone = participant and participant.state in AT_WORK
         if participant and undone and announce_again(services, run, round_, [participant]):
             services.report(round_, "announced again after its hello", device=device)
     if message_rounds.is_stuck(run, rounds, services.now()):

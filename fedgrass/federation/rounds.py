@@ -239,7 +239,8 @@ class Participation(TextEnum):
     STALE = "STALE"  # given up: the model that it started from is too old
 
 
-IN_FLIGHT = frozenset({Participation.ASKED, Participation.ACCEPTED, Participation.HELD})
+AT_WORK = frozenset({Participation.ASKED, Participation.ACCEPTED})  # no reply and no refusal yet
+IN_FLIGHT = AT_WORK | {Participation.HELD}
 _ENDS = frozenset({Participation.REPLIED, Participation.DECLINED, Participation.FAILED, Participation.LATE})
 _KEPT = frozenset({Participation.HELD, Participation.CARRIED, Participation.STALE})
 _BUFFERED = _KEPT | {Participation.OVERDUE}

@@ -13,9 +13,7 @@ from fedgrass.console.devices.slow_parts import SpeedComparison, compare_speed
 from fedgrass.console.runs.fleet_operator import Operator
 from fedgrass.console.stack import StackError
 from fedgrass.federation.errors import SettingsError
-from fedgrass.federation.rounds import Participation, State
-
-_AT_WORK = frozenset({Participation.ASKED, Participation.ACCEPTED})
+from fedgrass.federation.rounds import AT_WORK, State
 
 
 class Assignment(Struct, frozen=True, kw_only=True):
@@ -32,7 +30,7 @@ class Assignment(Struct, frozen=True, kw_only=True):
     @property
     def is_open(self) -> bool:
         """Whether the round waits for the device."""
-        return self.round_state == State.OPEN and self.state in _AT_WORK
+        return self.round_state == State.OPEN and self.state in AT_WORK
 
 
 class DeviceReport(Struct, frozen=True, kw_only=True):

@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from fedgrass.console.reports.turnaround_rows import PARTS, Turnaround
 from fedgrass.federation.round_metrics import is_share
-from fedgrass.federation.rounds import Participant, Participation, Round, State, Work
+from fedgrass.federation.rounds import AT_WORK, ENDED, Participant, Participation, Round, State, Work
 from fedgrass.federation.runs import Run
 from fedgrass.federation.training_settings import LOCAL_PREFIX
 
@@ -229,8 +229,8 @@ def _outcome(round_: Round, part: Participant) -> str:
     """Return what became of a device's part; empty while that is open, or if a later round counts it."""
     if part.state in _OUTCOME_OF:
         return _OUTCOME_OF[part.state]
-    over = round_.state in {State.CLOSED, State.ABANDONED} and not round_.in_flight
-    return "unfinished" if over and part.state in {Participation.ASKED, Participation.ACCEPTED} else ""
+    over = round_.state in ENDED and not round_.in_flight
+    return "unfinished" if over and part.state in AT_WORK else ""
 
 
 def _as_counted(part: Participant) -> Turnaround:

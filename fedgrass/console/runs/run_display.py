@@ -19,7 +19,7 @@ from fedgrass.federation.conversion import nearest
 from fedgrass.federation.errors import SettingsError
 from fedgrass.federation.messages.message_fields import LONGEST_REASON
 from fedgrass.federation.round_metrics import is_share
-from fedgrass.federation.rounds import Participation, Round, State
+from fedgrass.federation.rounds import AT_WORK, ENDED, Participation, Round, State
 from fedgrass.federation.runs import LIVING, Run, RunAction, RunState
 from fedgrass.federation.settings import RunSettings
 
@@ -263,9 +263,9 @@ def differing_settings(settings: RunSettings) -> dict[str, Any]:
 def troubles(records: Iterable[RoundRecord]) -> Iterator[Trouble]:
     """Yield the devices that contributed nothing to attempts at rounds, or whose replies were not used."""
     for record in records:
-        over = record.round.state in {State.CLOSED, State.ABANDONED} and not record.round.in_flight
+        over = record.round.state in ENDED and not record.round.in_flight
         for part in record.participants:
-            unfinished = over and part.state in {Participation.ASKED, Participation.ACCEPTED}
+            unfinished = over and part.state in AT_WORK
             if unfinished or part.state in _TROUBLES:
                 yield Trouble(
                     device=part.device,
