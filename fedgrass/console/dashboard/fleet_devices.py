@@ -4,13 +4,9 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 
 from fedgrass.console.dashboard.fleet_views import DeviceLine, DevicesPage, FleetCounts
+from fedgrass.console.devices.device_records import problems_of
 from fedgrass.federation.selection import Candidate
 
-_PROBLEMS = (
-    ("configuration_error", "configuration change refused"),
-    ("connection_error", "connection"),
-    ("work_error", "work waits"),
-)
 _LEAST_MISSING_SECONDS = 300.0
 _MISSED_HEARTBEATS = 3
 _MOST_PER_PAGE = 500
@@ -26,9 +22,7 @@ class _Device:
         self.pass_number = pass_number
         attributes = candidate.attributes
         self.version = str(attributes.get("version", ""))
-        self.problem = next(
-            (f"{heading}: {attributes[name]}" for name, heading in _PROBLEMS if attributes.get(name)), ""
-        )
+        self.problem = next((f"{one.heading}: {one.text}" for one in problems_of(candidate)), "")
         words = [
             candidate.device,
             *candidate.tasks,
