@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from fedgrass.console import stack
 from fedgrass.console.aws_clients import Clients
@@ -104,8 +105,7 @@ class FleetAlarms:
         self._change(alarms=tuple(sorted(alarms, key=_by_urgency)), alarms_note=note)
 
     def _change(self, **values: Any) -> None:
-        fields = {name: getattr(self.view, name) for name in self.view.__struct_fields__}
-        self.view = AlarmsView(**{**fields, **values})
+        self.view = replace(self.view, **values)
 
 
 def _by_urgency(alarm: AlarmLine) -> tuple[int, str]:
