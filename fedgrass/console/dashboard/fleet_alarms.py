@@ -68,14 +68,11 @@ class FleetAlarms:
 
     def _receive_letters(self) -> None:
         with stack.refusals():
-            url = self._outputs["DeadLettersQueueUrl"]
-            answer = self._clients("sqs").get_queue_attributes(
-                QueueUrl=url, AttributeNames=["ApproximateNumberOfMessages"]
-            )
-            count = int(answer["Attributes"]["ApproximateNumberOfMessages"])
+            queue = DeadLetters(self._clients, self._outputs)
+            count = queue.count()
             letters = self.view.dead_letters
             if count != self.view.dead_letter_count:  # receiving them hides them from others for a moment
-                found = DeadLetters(self._clients, self._outputs).show(_MOST_LETTERS) if count else []
+                found = queue.show(_MOST_LETTERS) if count else []
                 letters = tuple(
                     DeadLetterLine(text=one.line, source=one.source.rpartition(":")[2]) for one in found
                 )
