@@ -267,8 +267,13 @@ def outputs(stack: str, clients: Clients | None = None) -> Mapping[str, str]:
                 "; name it by --stack and its region by --region, or deploy it: `fedgrass deploy cloud`"
             )
         raise StackError(message) from error
-    found = _Outputs({output["OutputKey"]: output["OutputValue"] for output in described.get("Outputs", [])})
+    found = outputs_of(described)
     if "InitiatorName" not in found:
         message = f"the stack {stack!r} was not deployed by fedgrass: it has no output InitiatorName"
         raise StackError(message)
     return found
+
+
+def outputs_of(described: Mapping[str, Any]) -> dict[str, str]:
+    """Return the outputs of a stack as CloudFormation describes it; a missing one raises StackError."""
+    return _Outputs({output["OutputKey"]: output["OutputValue"] for output in described.get("Outputs", [])})

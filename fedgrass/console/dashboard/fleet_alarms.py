@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from fedgrass.console import stack
 from fedgrass.console.aws_clients import Clients
@@ -67,14 +68,11 @@ class FleetAlarms:
 
     def _receive_letters(self) -> None:
         with stack.refusals():
-            url = self._outputs["DeadLettersQueueUrl"]
-            answer = self._clients("sqs").get_queue_attributes(
-                QueueUrl=url, AttributeNames=["ApproximateNumberOfMessages"]
-            )
-            count = int(answer["Attributes"]["ApproximateNumberOfMessages"])
+            queue = DeadLetters(self._clients, self._outputs)
+            count = queue.count()
             letters = self.view.dead_letters
             if count != self.view.dead_letter_count:  # receiving them hides them from others for a moment
-                found = DeadLetters(self._clients, self._outputs).show(_MOST_LETTERS) if count else []
+                found = queue.show(_MOST_LETTERS) if count else []
                 letters = tuple(
                     DeadLetterLine(text=one.line, source=one.source.rpartition(":")[2]) for one in found
                 )
@@ -104,8 +102,7 @@ class FleetAlarms:
         self._change(alarms=tuple(sorted(alarms, key=_by_urgency)), alarms_note=note)
 
     def _change(self, **values: Any) -> None:
-        fields = {name: getattr(self.view, name) for name in self.view.__struct_fields__}
-        self.view = AlarmsView(**{**fields, **values})
+        self.view = replace(self.view, **values)
 
 
 def _by_urgency(alarm: AlarmLine) -> tuple[int, str]:

@@ -3,7 +3,7 @@
 import threading
 from collections import Counter
 from collections.abc import Callable
-from contextlib import suppress
+from typing import TypeVar
 
 from fedgrass.console.dashboard.fleet_cells import RoundCells
 from fedgrass.console.dashboard.fleet_devices import DeviceBook
@@ -16,6 +16,7 @@ from fedgrass.federation.messages import Announcement, Completion, RoundChange, 
 from fedgrass.federation.rounds import Participant
 from fedgrass.federation.topics import Kind
 
+Waiting = TypeVar("Waiting")
 KINDS = (Kind.ANNOUNCE, Kind.STATUS, Kind.COMPLETE, Kind.HELLO)
 
 
@@ -154,25 +155,24 @@ class FleetBook:
         if not isinstance(message, Announcement | Verdict | Status | Completion):
             return False  # such as a request for log lines
         known = self.cells.get(message.run)
-        if kind is not Kind.ANNOUNCE and (known is None or not known.is_of(message.round, message.attempt)):
-            return False  # of an older round, or of one whose rows are about to be read
         if known is None or not known.is_of(message.round, message.attempt):
+            if kind is not Kind.ANNOUNCE:
+                return False  # of an older round, or of one whose rows are about to be read
             self.changed_rounds[message.run, message.round, message.attempt] = None
         cells = self.cells_of(message.run, message.round, message.attempt)
         return cells is not None and cells.receive(device, message, one.at)
 
     def next_hint(self) -> tuple[str, int, int] | None:
         """Remove and return an attempt at a round that a message named, the one named first."""
-        with suppress(StopIteration):
-            first = next(iter(self.changed_rounds))
-            del self.changed_rounds[first]
-            return first
-        return None
+        return _take_first(self.changed_rounds)
 
     def next_new_device(self) -> str | None:
         """Remove and return a device that has sent a hello."""
-        with suppress(StopIteration):
-            first = next(iter(self.new_devices))
-            del self.new_devices[first]
-            return first
-        return None
+        return _take_first(self.new_devices)
+
+
+def _take_first(waiting: dict[Waiting, None]) -> Waiting | None:
+    for first in waiting:
+        del waiting[first]
+        return first
+    return None

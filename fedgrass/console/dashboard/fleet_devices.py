@@ -3,14 +3,12 @@
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
+from msgspec.structs import replace
+
 from fedgrass.console.dashboard.fleet_views import DeviceLine, DevicesPage, FleetCounts
+from fedgrass.console.devices.device_records import problems_of
 from fedgrass.federation.selection import Candidate
 
-_PROBLEMS = (
-    ("configuration_error", "configuration change refused"),
-    ("connection_error", "connection"),
-    ("work_error", "work waits"),
-)
 _LEAST_MISSING_SECONDS = 300.0
 _MISSED_HEARTBEATS = 3
 _MOST_PER_PAGE = 500
@@ -26,9 +24,7 @@ class _Device:
         self.pass_number = pass_number
         attributes = candidate.attributes
         self.version = str(attributes.get("version", ""))
-        self.problem = next(
-            (f"{heading}: {attributes[name]}" for name, heading in _PROBLEMS if attributes.get(name)), ""
-        )
+        self.problem = next((f"{one.heading}: {one.text}" for one in problems_of(candidate)), "")
         words = [
             candidate.device,
             *candidate.tasks,
@@ -86,7 +82,7 @@ class DeviceBook:
         if known := self._devices.get(device):
             known.read_at = max(known.read_at, at)
             if at > known.candidate.last_seen:
-                self._devices[device].candidate = _seen(known.candidate, at)
+                known.candidate = replace(known.candidate, last_seen=at)
 
     def line(self, name: str) -> DeviceLine | None:
         """Return a device, or None if it is not known."""
@@ -156,11 +152,6 @@ class DeviceBook:
             attributes={name: _text(value) for name, value in sorted(candidate.attributes.items())},
             problem=device.problem,
         )
-
-
-def _seen(candidate: Candidate, at: int) -> Candidate:
-    fields = {name: getattr(candidate, name) for name in candidate.__struct_fields__}
-    return Candidate(**{**fields, "last_seen": at})
 
 
 def _text(value: object) -> str:

@@ -194,7 +194,6 @@ class ModelLine(Struct, frozen=True, kw_only=True):
     replies: int  # that entered it
     key: str  # in the bucket
     metrics: dict[str, float] = {}  # of this model, as a later round measured it; empty: not measured
-    aliases: tuple[str, ...] = ()  # latest, production, ...
 
 
 class ConnectionLine(Struct, frozen=True, kw_only=True):

@@ -1,6 +1,7 @@
 """``fedgrass dashboard``: open the stacks that its options name, and serve their page."""
 
 from collections.abc import Callable, Sequence
+from functools import cache
 from importlib.util import find_spec
 
 from fedgrass.console import stack
@@ -96,12 +97,9 @@ def _label(place: tuple[str, str, str], stacks: Sequence[str]) -> str:
 
 
 def _actions(name: str, profile: str, region: str, *, read_only: bool) -> Actions:
-    made: list[Operator] = []  # at the first action, so that the page also opens without the right to act
-
+    @cache  # made at the first action, so that the page also opens without the right to act
     def operator() -> Operator:
-        if not made:
-            clients = stack.clients_of(profile, region)
-            made.append(Operator(clients, stack.outputs(name, clients)))
-        return made[0]
+        clients = stack.clients_of(profile, region)
+        return Operator(clients, stack.outputs(name, clients))
 
     return Actions(operator, StackModels(operator), read_only=read_only)

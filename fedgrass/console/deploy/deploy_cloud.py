@@ -25,7 +25,7 @@ from fedgrass.console.deploy.deployment_checks import (
     reserved_executions,
 )
 from fedgrass.console.results import reported_steps
-from fedgrass.console.stack import StackError, caller
+from fedgrass.console.stack import StackError, caller, outputs_of
 from fedgrass.console.strategies.custom_strategies import (
     CustomStrategy,
     chosen_strategies,
@@ -162,11 +162,6 @@ def choose_parameters(
         {"ParameterKey": name, "UsePreviousValue": True} for name in sorted(present & set(known) - set(given))
     ]
     return [*chosen, *kept]
-
-
-def outputs_of(described: Mapping[str, Any]) -> dict[str, str]:
-    """Return the outputs in the description of a stack, by key."""
-    return {output["OutputKey"]: output["OutputValue"] for output in described.get("Outputs", [])}
 
 
 def _check_name(stack: str) -> None:

@@ -9,11 +9,11 @@ from botocore.exceptions import ClientError
 
 from fedgrass.console import stack
 from fedgrass.console.aws_clients import Clients
-from fedgrass.console.deploy.deploy_cloud import MARK, TIMEOUT_SECONDS, outputs_of
+from fedgrass.console.deploy.deploy_cloud import MARK, TIMEOUT_SECONDS
 from fedgrass.console.deploy.deploy_package import Artifacts
 from fedgrass.console.deploy.deploy_stack import Report, Stack
 from fedgrass.console.results import reported_steps
-from fedgrass.console.stack import StackError
+from fedgrass.console.stack import StackError, outputs_of
 from fedgrass.console.terminal import prompt, say
 from fedgrass.federation.errors import SettingsError
 

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from fedgrass.console.deploy.deploy_cloud import is_emulated
 from fedgrass.console.doctor.health_report import Examined, Finding, good, problem
+from fedgrass.console.runs.dead_letters import DeadLetters
 from fedgrass.console.stack import is_missing
 
 if TYPE_CHECKING:
@@ -55,10 +56,7 @@ def _expiry_findings(s3: "S3Client", bucket: str) -> Iterator[Finding]:
 
 def check_dead_letters(examined: Examined) -> Iterator[Finding]:
     """Check that no message waits in the dead-letter queue."""
-    answer = examined.clients("sqs").get_queue_attributes(
-        QueueUrl=examined.outputs["DeadLettersQueueUrl"], AttributeNames=["ApproximateNumberOfMessages"]
-    )
-    count = int(answer["Attributes"]["ApproximateNumberOfMessages"])
+    count = DeadLetters(examined.clients, examined.outputs).count()
     if count:
         text = f"{count:,} message{'' if count == 1 else 's'} could not be processed"
         remedy = "`fedgrass queue show` lists them, `fedgrass queue redrive` sends them back"

@@ -10,6 +10,7 @@ from msgspec import Struct
 import package
 from fedgrass.console.aws_clients import Clients
 from fedgrass.console.deploy.deploy_package import read_template
+from fedgrass.console.stack import outputs_of
 
 State = Literal["ok", "note", "problem", "unknown"]
 
@@ -54,7 +55,7 @@ class Examined:
     @cached_property
     def outputs(self) -> Mapping[str, str]:
         """The stack's outputs, by name."""
-        return {one["OutputKey"]: one["OutputValue"] for one in self.described.get("Outputs", [])}
+        return outputs_of(self.described)
 
     @cached_property
     def parameters(self) -> Mapping[str, str]:

@@ -73,6 +73,13 @@ class DeadLetters:
         self._sqs = clients("sqs")
         self._url = outputs["DeadLettersQueueUrl"]
 
+    def count(self) -> int:
+        """Return about how many messages the queue holds; reads none of them."""
+        answer = self._sqs.get_queue_attributes(
+            QueueUrl=self._url, AttributeNames=["ApproximateNumberOfMessages"]
+        )
+        return int(answer["Attributes"]["ApproximateNumberOfMessages"])
+
     def show(self, most: int | None = None) -> list[Letter]:
         """Return ``most`` messages, all if it is None; they stay in the queue."""
         letters = list(islice(self._receive(), most))

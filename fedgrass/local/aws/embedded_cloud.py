@@ -12,10 +12,9 @@ import botocore.session
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from fedgrass.console.deploy.deploy_cloud import outputs_of
 from fedgrass.console.deploy.deploy_package import Artifacts, packaged
 from fedgrass.console.deploy.deploy_stack import Stack
-from fedgrass.console.stack import StackError
+from fedgrass.console.stack import StackError, outputs_of
 from fedgrass.local.aws.cloud_process import LOOPBACK, REGION, CloudProcess
 from fedgrass.local.local_errors import CloudNotRunningError, DeploymentError, ThingCreationError
 

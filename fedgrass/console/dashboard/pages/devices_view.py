@@ -11,6 +11,7 @@ from fedgrass.console.dashboard.pages.dialogs import confirm
 from fedgrass.console.dashboard.pages.elements import assign, box, button, chosen, say, table, text, word
 from fedgrass.console.dashboard.pages.page_figures import TONES, Tone, shown_seconds
 from fedgrass.console.dashboard.pages.visit import Visit, plain, shown_time
+from fedgrass.console.devices.device_views import ago
 from fedgrass.federation.errors import FedgrassError
 
 _PER_PAGE = 50
@@ -18,6 +19,7 @@ _HEALTH: dict[str, Tone] = {"seen": "good", "missing": "warn", "problem": "bad"}
 _OUTCOMES: dict[str, Tone] = {**TONES, "completed": "good"}
 _MOST_VERSIONS = 20
 _LONGEST_FILTER = 200
+_MINUTE = 60  # seconds
 
 
 class DevicesView:
@@ -204,10 +206,7 @@ def _row(line: DeviceLine, now: int) -> dict[str, Any]:
 
 def _ago(seconds: float) -> str:
     """Return an age in coarse steps, so that the table changes rarely."""
-    for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
-        if seconds >= size:
-            return f"{seconds // size:.0f} {unit} ago"
-    return "under a minute ago"
+    return ago(int(seconds)) if seconds >= _MINUTE else "under a minute ago"
 
 
 def _turnaround(one: Turnaround) -> dict[str, Any]:

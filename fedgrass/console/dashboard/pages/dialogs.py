@@ -6,7 +6,15 @@ from typing import Any
 from nicegui import ui
 from nicegui.events import GenericEventArguments
 
-from fedgrass.console.dashboard.pages.elements import ModalDialog, SettingsFields, assign, box, button, text
+from fedgrass.console.dashboard.pages.elements import (
+    ModalDialog,
+    SettingsFields,
+    assign,
+    box,
+    brought,
+    button,
+    text,
+)
 from fedgrass.console.dashboard.pages.page_sources import ShownStack
 from fedgrass.console.dashboard.pages.settings_form import Field, Kind, settings_fields
 from fedgrass.console.dashboard.pages.visit import Visit
@@ -135,7 +143,7 @@ def _as_property(  # noqa: PLR0913 - the parts of a field
 
 def _take(given: dict[str, Any], event: GenericEventArguments) -> None:
     """Keep the values of the form; the browser may send anything."""
-    values = event.args[0] if isinstance(event.args, list) and event.args else event.args
+    values = brought(event)
     if isinstance(values, dict) and len(values) <= _MOST_FIELDS:
         given.clear()
         known = {*RunSettings.__struct_fields__, _RUN, _SOURCE}

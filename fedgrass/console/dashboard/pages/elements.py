@@ -99,8 +99,13 @@ def table(  # noqa: PLR0913 - the parts of a table
 
 def chosen(event: GenericEventArguments) -> str:
     """Return the id that an event of a table or a grid brings; the browser may send anything."""
-    args = event.args[0] if isinstance(event.args, list) and event.args else event.args
-    return args if isinstance(args, str) else ""
+    value = brought(event)
+    return value if isinstance(value, str) else ""
+
+
+def brought(event: GenericEventArguments) -> Any:
+    """Return the first value that an event brings; the browser may send anything."""
+    return event.args[0] if isinstance(event.args, list) and event.args else event.args
 
 
 def assign(element: Element, **properties: object) -> None:

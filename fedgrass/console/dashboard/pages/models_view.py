@@ -86,8 +86,8 @@ class ModelsView:
             self.update(now_in_milliseconds())
 
     def _names_of(self, line: ModelLine) -> list[str]:
-        here = [one.alias for one in self._aliases if (one.run, one.number) == (line.run, line.number)]
-        return sorted({*line.aliases, *here})
+        model = (line.run, line.number)
+        return sorted({one.alias for one in self._aliases if (one.run, one.number) == model})
 
     def _choose(self, name: str) -> None:
         self._chosen = name

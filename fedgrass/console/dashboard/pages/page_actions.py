@@ -10,6 +10,7 @@ from fedgrass.console.dashboard.pages.settings_form import settings_fields, sett
 from fedgrass.federation.conversion import shown
 from fedgrass.federation.errors import FedgrassError, SettingsError
 from fedgrass.federation.messages.message_fields import checked_name
+from fedgrass.federation.runs import LIVING
 from fedgrass.federation.settings_parser import parse_settings
 
 _LONGEST_NUMBER = 6  # digits of a round
@@ -29,7 +30,6 @@ class RunAction(Struct, frozen=True, kw_only=True):
     is_final: bool = False
 
 
-_LIVING = frozenset({"RUNNING", "PAUSED"})
 RUN_ACTIONS = (
     RunAction(
         name="pause",
@@ -59,7 +59,7 @@ RUN_ACTIONS = (
         name="cancel",
         label="Cancel run",
         question="Cancel {run}? This cannot be undone. The models of its closed rounds are kept.",
-        states=_LIVING,
+        states=LIVING,
         is_final=True,
     ),
 )

@@ -8,6 +8,7 @@ from msgspec import Struct
 
 from fedgrass.console.dashboard.fleet_views import Cell, CellState, RoundView, RunView
 from fedgrass.console.terminal import printable
+from fedgrass.federation.runs import LIVING
 from fedgrass.federation.training_settings import LOCAL_PREFIX
 
 Tone = Literal["good", "bad", "warn", "busy", "quiet"]
@@ -42,7 +43,6 @@ _LOST = (CellState.FAILED, CellState.REFUSED, CellState.DECLINED, CellState.SILE
 _AT_WORK = (CellState.ASKED, CellState.ACCEPTED, CellState.TRAINING, CellState.UPLOADING)
 # Of charts: light enough for both themes.
 _LINES = {"splitLine": {"lineStyle": {"color": "rgba(128, 128, 128, 0.3)"}}}
-_SECONDS = {"d": 86_400, "h": 3_600, "min": 60}
 _LOWER = ("loss", "error", "rmse", "mae", "perplexity")  # parts of names of metrics that should fall
 _PREFERRED = ("accuracy", "loss")
 
@@ -232,9 +232,9 @@ def shown_seconds(seconds: float) -> str:
     """Return a duration for people."""
     if seconds < 10:  # noqa: PLR2004 - one digit more for short ones
         return f"{seconds:.1f} s"
-    for unit, size in (("d", 172_800), ("h", 7_200), ("min", 120)):
-        if seconds >= size:
-            return f"{seconds / _SECONDS[unit]:.0f} {unit}"
+    for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
     return f"{seconds:.0f} s"
 
 
@@ -261,18 +261,10 @@ def cost_sentence(run: RunView) -> str:
     traffic = f"{shown_bytes(down)} to the devices, {shown_bytes(up)} from them."
     closed = sum(each.state == "CLOSED" for each in run.rounds)
     left = run.line.rounds - closed
-    if run.cost_dollars is None or not closed or left <= 0 or run.line.state not in {"RUNNING", "PAUSED"}:
+    if run.cost_dollars is None or not closed or left <= 0 or run.line.state not in LIVING:
         return traffic
     total = run.cost_dollars / closed * run.line.rounds
     return f"About {shown_dollars(total)} after {run.line.rounds} rounds. {traffic}"
-
-
-def counts(cells: Iterable[Cell]) -> dict[str, int]:
-    """Return how many cells are in each state, in the order of the work; without those of none."""
-    found = {state.value: 0 for state in CellState}
-    for cell in cells:
-        found[cell.state.value] += 1
-    return {state: count for state, count in found.items() if count}
 
 
 def curve_options(run: RunView) -> dict[str, Any]:
@@ -287,7 +279,7 @@ def curve_options(run: RunView) -> dict[str, Any]:
     rounds = sorted({each.number: each for each in closed}.values(), key=lambda each: each.number)
     bars = [
         ("replied", "good", [[str(each.number), each.replied - each.refused] for each in rounds]),
-        ("lost", "bad", [[str(each.number), _lost(each)] for each in rounds]),
+        ("lost", "bad", [[str(each.number), lost(each)] for each in rounds]),
     ]
     name = printable(metric, 32) or "metric"
     last = max(2, run.line.rounds, run.line.round)
@@ -352,5 +344,6 @@ def curve_options(run: RunView) -> dict[str, Any]:
     }
 
 
-def _lost(each: RoundView) -> int:
+def lost(each: RoundView) -> int:
+    """Return how many devices of a round were lost or refused."""
     return each.refused + each.declined + each.failed + each.silent + each.late

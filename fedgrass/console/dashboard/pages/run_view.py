@@ -21,6 +21,7 @@ from fedgrass.console.dashboard.pages.page_figures import (
     TONES,
     Tone,
     curve_options,
+    lost,
     metric_of,
     shown_bytes,
     shown_metric,
@@ -240,7 +241,6 @@ def _cell_row(cell: Cell) -> dict[str, Any]:
 
 
 def _round_row(each: RoundView, metric: str) -> dict[str, Any]:
-    lost = each.refused + each.declined + each.failed + each.silent + each.late
     took = (each.closed_at - each.opened_at) / 1000 if each.closed_at else 0
     tone = {"CLOSED": "good", "ABANDONED": "bad"}.get(each.state, "busy")
     value = each.metrics.get(metric)
@@ -252,7 +252,7 @@ def _round_row(each: RoundView, metric: str) -> dict[str, Any]:
             {"text": each.state.lower(), "tone": tone},
             f"{each.asked:,}",
             f"{each.replied:,}",
-            f"{lost:,}",
+            f"{lost(each):,}",
             shown_seconds(took) if took else "",
             shown_bytes(each.bytes_up),
             shown_bytes(each.bytes_down),

@@ -292,6 +292,14 @@ def test_a_stack_of_another_version_is_found_by_what_it_lacks(account: Account) 
     assert "it has no TurnaroundsTableName, HelloRule" in found.text
 
 
+def test_a_check_of_an_output_that_is_missing_does_not_end_the_others(account: Account) -> None:
+    del account.outputs["DeadLettersQueueUrl"]
+    (found,) = (one for one in examined(account).findings if one.check == "dead letters")
+    assert found.state == "unknown"
+    assert "the stack has no output DeadLettersQueueUrl" in found.text
+    assert any(one.check == "devices" for one in examined(account).findings)
+
+
 def test_a_new_certificate_next_to_an_old_one_is_enough(account: Account) -> None:
     account.certificates["press-1"] = [("ACTIVE", NOW - DAY), ("ACTIVE", NOW + 400 * DAY)]
     assert bad(account) == []
