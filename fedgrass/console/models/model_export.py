@@ -11,7 +11,7 @@ from components.trainer.tasks.registry import BUILT_IN
 from fedgrass.console import stack
 from fedgrass.console.models.child_work import given_task, in_child
 from fedgrass.console.models.model_catalogue import ModelCatalogue, ModelEntry
-from fedgrass.console.models.model_displays import open_operator, when
+from fedgrass.console.models.model_displays import when
 from fedgrass.console.models.model_pull import (
     PulledModel,
     check_target,
@@ -20,7 +20,7 @@ from fedgrass.console.models.model_pull import (
     progress_on_terminal,
 )
 from fedgrass.console.results import show_result
-from fedgrass.console.runs.fleet_operator import Operator
+from fedgrass.console.runs.fleet_operator import Operator, open_operator
 from fedgrass.federation.errors import SettingsError
 
 _ENDINGS = {"safetensors": "safetensors", "pytorch": "pt", "onnx": "onnx"}

@@ -11,10 +11,9 @@ from msgspec import Struct
 from components.trainer.tasks.registry import BUILT_IN
 from fedgrass.console import stack
 from fedgrass.console.models.child_work import given_task, in_child
-from fedgrass.console.models.model_displays import open_operator
 from fedgrass.console.options import read
 from fedgrass.console.results import show_result
-from fedgrass.console.runs.fleet_operator import LARGEST_MODEL
+from fedgrass.console.runs.fleet_operator import LARGEST_MODEL, open_operator
 from fedgrass.console.terminal import printable, say
 from fedgrass.federation import object_keys
 from fedgrass.federation.encodings.array_types import read_arrays
