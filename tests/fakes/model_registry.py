@@ -1,7 +1,7 @@
 """An operator's access to models in memory, before the real cloud functions."""
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from cloud_functions import initiator
@@ -67,6 +67,9 @@ class ModelOperator:
             message = f"there is no run {name!r}"
             raise SettingsError(message)
         return run
+
+    def every_run(self, names: Iterable[str]) -> list[Run]:
+        return [self.run(name) for name in names]
 
     def rounds_alone(self, run: Run, first: int = 1) -> Iterator[Round]:
         return self.fleet.rounds.rounds_from(run.name, first, run.round)
