@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import pytest
@@ -16,8 +15,8 @@ from fedgrass.console.devices.registered_devices import ForgottenDevice, page_of
 from fedgrass.console.devices.slow_parts import compare_speed
 from fedgrass.console.results import show_result
 from fedgrass.federation.selection import Candidate
+from tests.documents.golden_files import fields, golden_text
 
-GOLDEN = Path(__file__).parent / "golden"
 AT = 1_700_000_000_000
 PRESS = Candidate(
     "press-1",
@@ -107,21 +106,11 @@ def test_the_json_of_a_command_is_that_of_its_golden_file(
     name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     show_result(RESULTS[name](), "json", print)
-    assert capsys.readouterr().out == (GOLDEN / f"{name}.json").read_text(encoding="utf-8")
-
-
-def fields(value: Any) -> set[str]:
-    """Return the names of all fields in a result, without those that devices choose."""
-    if isinstance(value, list):
-        return set().union(*map(fields, value))
-    if not isinstance(value, dict):
-        return set()
-    own = {"thing_attributes"} | ({"attributes"} if "last_seen_at" in value else set())
-    return value.keys() | set().union(*(fields(part) for name, part in value.items() if name not in own))
+    assert capsys.readouterr().out == golden_text(name)
 
 
 @pytest.mark.parametrize("name", RESULTS)
 def test_every_field_is_documented(name: str, project: Path) -> None:
     page = (project / "docs" / "json.md").read_text(encoding="utf-8")
-    found = fields(json.loads((GOLDEN / f"{name}.json").read_text(encoding="utf-8")))
+    found = fields(json.loads(golden_text(name)))
     assert [field for field in sorted(found) if f"`{field}`" not in page] == []

@@ -17,8 +17,8 @@ from fedgrass.console.models.model_pull import PulledModel
 from fedgrass.console.models.pickle_conversion import ConvertedPickle
 from fedgrass.console.results import show_result
 from fedgrass.federation.models.model_alias import AliasAction, AliasChange
+from tests.documents.golden_files import golden_text
 
-GOLDEN = Path(__file__).parent / "golden"
 PAGE = (Path(__file__).parents[2] / "docs" / "json.md").read_text()
 AT = 1_700_000_000_000
 SHA256 = "0123456789abcdef" * 4
@@ -128,7 +128,7 @@ def test_the_json_of_a_command_is_that_of_the_golden_file(
     name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     show_result(SHOWN[name], "json", lambda _: None)
-    assert json.loads(capsys.readouterr().out) == json.loads((GOLDEN / f"{name}.json").read_text())
+    assert json.loads(capsys.readouterr().out) == json.loads(golden_text(name))
 
 
 def fields(kind: Any) -> set[str]:

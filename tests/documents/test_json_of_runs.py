@@ -20,8 +20,8 @@ from fedgrass.console.runs.run_forecast import Forecast, FoundedOn
 from fedgrass.federation.rounds import Participant, Participation, Round, State
 from fedgrass.federation.runs import Run, RunAction, RunState
 from fedgrass.federation.settings import RunSettings
+from tests.documents.golden_files import golden_text
 
-GOLDEN = Path(__file__).parent / "golden"
 PAGE = Path(__file__).parents[2] / "docs" / "json.md"
 AT = 1_700_000_000_000
 ADA = "arn:aws:iam::123456789012:user/ada"
@@ -177,7 +177,7 @@ PARTS: dict[str, tuple[type[msgspec.Struct], ...]] = {
 
 @pytest.mark.parametrize("name", FORMS)
 def test_a_form_is_that_of_its_golden_file(name: str) -> None:
-    golden = json.loads((GOLDEN / f"{name}.json").read_text())
+    golden = json.loads(golden_text(name))
     assert msgspec.to_builtins(FORMS[name]) == golden, "a field was renamed or removed: scripts read it"
     assert list(msgspec.to_builtins(FORMS[name])) == list(golden)
 

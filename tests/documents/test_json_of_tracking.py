@@ -8,9 +8,9 @@ import msgspec
 
 from fedgrass.console.tracking.run_tracking import SinkReport, TrackReport
 from fedgrass.console.tracking.tracking_sink import _KINDS
+from tests.documents.golden_files import golden_text
 
-HERE = Path(__file__).parent
-DOCS = HERE.parents[1] / "docs"
+DOCS = Path(__file__).parents[2] / "docs"
 REPORT = TrackReport(
     run="night-1",
     state="RUNNING",
@@ -25,7 +25,7 @@ REPORT = TrackReport(
 
 
 def test_the_form_is_that_of_its_golden_file() -> None:
-    golden = json.loads((HERE / "golden" / "run-track.json").read_text())
+    golden = json.loads(golden_text("run-track"))
     assert msgspec.to_builtins(REPORT) == golden, "a field was renamed or removed: scripts read it"
 
 

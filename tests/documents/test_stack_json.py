@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import pytest
@@ -20,8 +19,8 @@ from fedgrass.federation.statistics.drift import Drift
 from fedgrass.local.check_report import report_of
 from greengrass_emulator.control import control_client
 from greengrass_emulator.control.control_client import ComponentDescription, CoreDescription
+from tests.documents.golden_files import fields, golden_text
 
-GOLDEN = Path(__file__).parent / "golden"
 QUEUE = "arn:aws:sqs:eu-central-1:123456789012:fedgrass-replies"
 
 
@@ -95,21 +94,14 @@ def test_the_json_of_a_command_is_that_of_its_golden_file(
     name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     show_result(RESULTS[name](), "json", print)
-    assert capsys.readouterr().out == (GOLDEN / f"{name}.json").read_text(encoding="utf-8")
-
-
-def fields(value: Any) -> set[str]:
-    """Return the names of all fields in a result."""
-    if isinstance(value, list):
-        return set().union(*map(fields, value))
-    return value.keys() | set().union(*map(fields, value.values())) if isinstance(value, dict) else set()
+    assert capsys.readouterr().out == golden_text(name)
 
 
 @pytest.mark.parametrize("name", RESULTS)
 def test_every_command_with_a_golden_file_has_a_section_with_its_fields(name: str, project: Path) -> None:
     page = (project / "docs" / "json.md").read_text(encoding="utf-8")
     assert f"fedgrass {name.replace('-', ' ')}" in page
-    found = fields(json.loads((GOLDEN / f"{name}.json").read_text(encoding="utf-8")))
+    found = fields(json.loads(golden_text(name)))
     assert [field for field in sorted(found) if f"`{field}`" not in page] == []
 
 
@@ -127,7 +119,7 @@ def test_the_json_of_the_cores_is_that_of_its_golden_file(
     )
     monkeypatch.setattr(control_client, "running_cores", lambda: ([core], ["device-2 does not answer"]))
     main.run(["core", "list", "--output", "json"])
-    assert capsys.readouterr().out == (GOLDEN / "core-list.json").read_text(encoding="utf-8")
+    assert capsys.readouterr().out == golden_text("core-list")
 
 
 def test_steps_are_printed_as_they_come_or_as_one_object(capsys: pytest.CaptureFixture[str]) -> None:

@@ -22,7 +22,7 @@ class MemoryOperator:
 
     def __init__(self, fleet: SmallFleet) -> None:
         self._fleet = fleet
-        self.bucket = fleet.bucket
+        self.bucket: Any = fleet.bucket
         self.rows: dict[str, dict[str, Turnaround]] = {}  # of the turnarounds table, by round id
         self.reads: list[str] = []
 
@@ -68,7 +68,8 @@ class MemoryOperator:
         return self._fleet.rounds, self._fleet.devices, self._fleet.thing_groups, self.bucket
 
     def model(self, name: str, number: int) -> bytes:
-        return self.bucket.read(object_keys.model(name, number), 10**9)
+        data: bytes = self.bucket.read(object_keys.model(name, number), 10**9)
+        return data
 
 
 def operator_of(fleet: SmallFleet) -> Operator:

@@ -1,15 +1,14 @@
 """An operator's access to models in memory, before the real cloud functions."""
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from cloud_functions import initiator
-from cloud_functions.services import Services
 from fedgrass.federation.errors import SettingsError
-from fedgrass.federation.rounds import Participant, Round
-from fedgrass.federation.runs import Run, RunState
+from fedgrass.federation.runs import RunState
 from tests.fakes.memory_cloud import MemoryBucket
+from tests.fakes.memory_operator import MemoryOperator
 from tests.fakes.small_fleet import RUN, SmallFleet
 
 ANN, BOB = "arn:aws:iam::1:user/ann", "arn:aws:iam::1:user/bob"
@@ -43,41 +42,19 @@ class ModelObjectsInMemory:
         return len(data), read, hashlib.md5(data).hexdigest()  # noqa: S324 - an ETag
 
 
-class ModelOperator:
-    """The part of ``Operator`` that the commands on models use, over a fleet in memory."""
+class ModelOperator(MemoryOperator):
+    """The operator of a fleet in memory, which also lists and streams objects, and moves aliases."""
 
     def __init__(self, fleet: SmallFleet, by: str = ANN) -> None:
+        super().__init__(fleet)
         self.fleet, self.by = fleet, by
+        self.bucket = ModelObjectsInMemory(fleet.bucket)
         self._asked = 0
-
-    @property
-    def bucket(self) -> ModelObjectsInMemory:
-        return ModelObjectsInMemory(self.fleet.bucket)
-
-    @property
-    def _services(self) -> Services:
-        return self.fleet.cloud
-
-    def runs(self) -> Mapping[str, RunState]:
-        return self.fleet.rounds.runs()
-
-    def run(self, name: str) -> Run:
-        run = self.fleet.rounds.run(name)
-        if run is None:
-            message = f"there is no run {name!r}"
-            raise SettingsError(message)
-        return run
-
-    def rounds_alone(self, run: Run, first: int = 1) -> Iterator[Round]:
-        return self.fleet.rounds.rounds_from(run.name, first, run.round)
-
-    def participants(self, round_: Round) -> list[Participant]:
-        return list(self.fleet.rounds.participants(round_))
 
     def move_alias(self, action: str, **details: object) -> dict[str, Any]:
         self._asked += 1
         event = {"action": action, "by": self.by, "id": f"{self.by}-{id(self)}-{self._asked}", **details}
-        answer = initiator._perform(self._services, event)
+        answer = initiator._perform(self.fleet.cloud, event)
         if "refused" in answer:
             raise SettingsError(answer["refused"])
         return answer

@@ -8,6 +8,7 @@
 - slow_parts: which part of its turnarounds makes a device slower than the fleet
 - device_registration: certificates and thing groups, from AWS IoT
 - device_report: everything that is known of one device
+- ages: ages and durations for people
 - device_views: how all of this is printed
 - device_logs: the last log lines of one device
 """

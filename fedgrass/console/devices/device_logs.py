@@ -14,6 +14,7 @@ import msgspec
 from msgspec import Struct
 
 from fedgrass.console import stack
+from fedgrass.console.devices.ages import ago, duration
 from fedgrass.console.results import show_result
 from fedgrass.console.runs.fleet_operator import LogTicket, open_operator
 from fedgrass.console.terminal import complain, printable, say
@@ -30,7 +31,6 @@ from fedgrass.federation.messages.message_fields import checked_name
 
 _PAUSES = (0.5, 1.0, 2.0)  # seconds between looks at the bucket, the last one from then on
 _SILENT_SECONDS = 300.0  # age of a heartbeat from which a device seems to be offline
-_UNITS = (("d", 86_400), ("h", 3_600), ("min", 60))
 
 
 class DeviceLog(Struct, frozen=True, kw_only=True):
@@ -132,13 +132,13 @@ def fetch_logs(  # noqa: PLR0913 - by keyword
     started = clock.monotonic()
     silent = max(0.0, (ticket.requested_at - ticket.last_seen) / 1000)
     if silent > _SILENT_SECONDS:
-        note(f"{device} was last seen {_span(silent)} ago: it may be offline")
+        note(f"{device} was last seen {ago(silent)}: it may be offline")
     data = _wait(source, ticket, started + wait_seconds, clock)
     if data is None:
         message = (
             f"{device} did not send its log lines within {wait_seconds:g} s; its last heartbeat came"
-            f" {_span(silent)} before the request. If it is offline, try again once it sends heartbeats; if"
-            " its link is slow, use --wait-seconds; if it sends heartbeats but no lines, update the stack"
+            f" {duration(silent)} before the request. If it is offline, try again once it sends heartbeats;"
+            " if its link is slow, use --wait-seconds; if it sends heartbeats but no lines, update the stack"
             " (`fedgrass deploy cloud`), whose device role must allow logs/; --last shows what it sent last"
         )
         raise FedgrassError(message)
@@ -229,10 +229,3 @@ def _draw(log: DeviceLog, out: Path | None) -> None:
         say(f"{log.device} has logged nothing yet")
     elif log.left_out:
         complain(f"older lines that are not shown: {log.left_out}; --lines shows more")
-
-
-def _span(seconds: float) -> str:
-    for unit, size in _UNITS:
-        if seconds >= size:
-            return f"{int(seconds // size)} {unit}"
-    return f"{round(seconds)} s"

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 
 from rich.table import Table
 
+from fedgrass.console.devices.ages import ago, duration
 from fedgrass.console.devices.device_history import PARTS, WorkRecord, WorkTimes
 from fedgrass.console.devices.device_records import DeviceRecord
 from fedgrass.console.devices.device_registration import DeviceCertificate
@@ -15,7 +16,6 @@ from fedgrass.console.tables import table
 from fedgrass.console.terminal import LONGEST_TEXT, printable
 from fedgrass.federation.selection.attribute_conditions import Value
 
-_SECONDS_OF = (("d", 86_400), ("h", 3_600), ("min", 60))
 _MOST_SHOWN = 5  # values of an attribute on its line
 # One device must not make the summary of a fleet unreadable by what it reports.
 _MOST_ATTRIBUTES = 20
@@ -23,20 +23,6 @@ _LONGEST_NAME = 40  # characters of an attribute's name in the summary
 _LONGEST_VALUE = 60  # characters of a value in the summary
 _TIMES = ("turnaround", *PARTS, "other")
 _HEADINGS = ("took, s", "down", "eval", "train", "up", "other")  # short, for 80 columns
-
-
-def ago(seconds: float) -> str:
-    """Return an age in its largest unit, such as ``3 h ago``; negative ages (clock skew) count as 0."""
-    return f"{duration(seconds)} ago"
-
-
-def duration(seconds: float) -> str:
-    """Return a duration in its largest unit, such as ``3 h``."""
-    whole = max(0, round(seconds))
-    for unit, size in _SECONDS_OF:
-        if whole >= size:
-            return f"{whole // size} {unit}"
-    return f"{whole} s"
 
 
 def summary_lines(found: DeviceList) -> Iterator[str]:

@@ -11,6 +11,7 @@ from msgspec.structs import replace
 from cloud_functions.aws.device_directory import IotThingGroups
 from fedgrass.console import stack
 from fedgrass.console.devices import device_views
+from fedgrass.console.devices.ages import ago
 from fedgrass.console.devices.device_filters import DeviceFilters
 from fedgrass.console.devices.device_report import DeviceReport, assignments_of, report_on, unknown_device
 from fedgrass.console.devices.device_summary import DeviceList, summarize_devices
@@ -169,7 +170,7 @@ def forget_device(*, device: str, yes: bool, dry_run: bool, stack_name: str, out
             f" ({busy[0].state}): wait until it has ended, or `fedgrass run cancel {busy[0].run}`"
         )
         raise SettingsError(message)
-    seen = device_views.ago((now - found.last_seen) / 1000)
+    seen = ago((now - found.last_seen) / 1000)
     if not (yes or dry_run):
         _confirm(name, seen)
     forgotten = False if dry_run else operator.forget(name, found.last_seen)

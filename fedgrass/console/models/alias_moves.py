@@ -6,9 +6,9 @@ from msgspec import Struct
 
 from fedgrass.console import stack
 from fedgrass.console.models.model_catalogue import ModelCatalogue, ModelSource
-from fedgrass.console.models.model_displays import open_operator
 from fedgrass.console.models.model_names import ModelName
 from fedgrass.console.results import show_result
+from fedgrass.console.runs.fleet_operator import open_operator
 from fedgrass.console.terminal import say
 from fedgrass.federation.messages.message_fields import checked_name
 from fedgrass.federation.models.model_alias import checked_alias

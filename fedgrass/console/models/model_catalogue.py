@@ -3,7 +3,7 @@
 Only rows of runs and rounds are read, and the small objects of aliases and imports; no model.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Protocol
 
 from msgspec import Struct
@@ -46,6 +46,9 @@ class ModelSource(Protocol):
 
     def run(self, name: str) -> Run:
         """Return a run. Raises SettingsError if it does not exist."""
+
+    def every_run(self, names: Iterable[str]) -> list[Run]:
+        """Return several runs, without those that do not exist (any more)."""
 
     def rounds_alone(self, run: Run, first: int = 1) -> Iterator[Round]:
         """Yield every attempt at every round of a run from ``first`` on, in order."""
@@ -107,7 +110,7 @@ class ModelCatalogue:
             found = self._of_one(run, last)
         else:
             known = self._source.runs()
-            runs = sorted((self._source.run(name) for name in known), key=lambda one: one.started_at)
+            runs = sorted(self._source.every_run(known), key=lambda one: one.started_at)
             found = [entry for each in runs for entry in self._of_run(each, last, task)]
             found += [self._entry_of_import(one) for one in self._imports(known)]
         return [entry for entry in found if not task or entry.task == task]

@@ -11,9 +11,8 @@ from numpy.typing import NDArray
 
 from fedgrass.console import stack
 from fedgrass.console.models.model_catalogue import ModelCatalogue
-from fedgrass.console.models.model_displays import open_operator
 from fedgrass.console.results import show_result
-from fedgrass.console.runs.fleet_operator import Operator
+from fedgrass.console.runs.fleet_operator import Operator, open_operator
 from fedgrass.console.tables import show, table
 from fedgrass.console.terminal import say
 from fedgrass.federation import object_keys

@@ -9,7 +9,7 @@ from fedgrass.console import stack
 from fedgrass.console.models.model_catalogue import ModelCatalogue, ModelEntry
 from fedgrass.console.models.model_lineage import ModelLineage, lineage
 from fedgrass.console.results import show_result
-from fedgrass.console.runs.fleet_operator import Operator
+from fedgrass.console.runs.fleet_operator import open_operator
 from fedgrass.console.tables import show, table
 from fedgrass.console.terminal import LONGEST_TEXT, printable, say
 from fedgrass.federation.messages.message_fields import checked_name
@@ -29,11 +29,6 @@ class ModelList(Struct, frozen=True, kw_only=True):
 
     models: list[ModelEntry]
     count: int
-
-
-def open_operator(stack_name: str) -> Operator:
-    """Return the operator of a deployed stack, with the credentials of the environment."""
-    return Operator(stack.client, stack.outputs(stack_name))
 
 
 @stack.refusals()

@@ -7,10 +7,11 @@ from typing import Any
 import msgspec
 
 from components.runtime.atomic_file import publish_file, unfinished
+from components.trainer.tasks.registry import BUILT_IN
 from fedgrass.console import stack
 from fedgrass.console.models.child_work import given_task, in_child
 from fedgrass.console.models.model_catalogue import ModelCatalogue, ModelEntry
-from fedgrass.console.models.model_displays import open_operator, when
+from fedgrass.console.models.model_displays import when
 from fedgrass.console.models.model_pull import (
     PulledModel,
     check_target,
@@ -19,11 +20,10 @@ from fedgrass.console.models.model_pull import (
     progress_on_terminal,
 )
 from fedgrass.console.results import show_result
-from fedgrass.console.runs.fleet_operator import Operator
+from fedgrass.console.runs.fleet_operator import Operator, open_operator
 from fedgrass.federation.errors import SettingsError
 
 _ENDINGS = {"safetensors": "safetensors", "pytorch": "pt", "onnx": "onnx"}
-_BUILT_IN = frozenset({"air_quality", "cifar10", "digits", "mnist", "noise"})
 
 
 @stack.refusals()
@@ -61,7 +61,7 @@ def export(  # noqa: PLR0913 - the options of the command
     target = out or Path(f"{entry.run}-{entry.round}.{_ENDINGS[kind]}")
     check_target(target, force=force)
     if kind == "onnx" and not task_class:
-        if entry.task not in _BUILT_IN:
+        if entry.task not in BUILT_IN:
             message = (
                 f"the export to ONNX needs the code of the task {entry.task!r}: --task-class module:ClassName"
                 " --task-path FOLDER"

@@ -8,12 +8,12 @@ from typing import Any, Protocol
 import msgspec
 from msgspec import Struct
 
+from components.trainer.tasks.registry import BUILT_IN
 from fedgrass.console import stack
 from fedgrass.console.models.child_work import given_task, in_child
-from fedgrass.console.models.model_displays import open_operator
 from fedgrass.console.options import read
 from fedgrass.console.results import show_result
-from fedgrass.console.runs.fleet_operator import LARGEST_MODEL
+from fedgrass.console.runs.fleet_operator import LARGEST_MODEL, open_operator
 from fedgrass.console.terminal import printable, say
 from fedgrass.federation import object_keys
 from fedgrass.federation.encodings.array_types import read_arrays
@@ -23,7 +23,6 @@ from fedgrass.federation.models.imported_model import ImportedModel
 from fedgrass.federation.weights import check_finite, encode, read_layout_and_metadata, sha256
 from fedgrass.federation.weights.array_sharing import FROZEN_SHA256
 
-_BUILT_IN = frozenset({"air_quality", "cifar10", "digits", "mnist", "noise"})
 _PYTORCH = frozenset({".pt", ".pth", ".bin", ".ckpt"})
 
 
@@ -92,9 +91,7 @@ def import_model(  # noqa: PLR0913 - the options of the command
     checked_name("run", name)
     checked_name("task", task)
     model = file_of_model(file)
-    code = (
-        given_task(task_class or (task if task in _BUILT_IN else ""), task_path, options) if check else None
-    )
+    code = given_task(task_class or (task if task in BUILT_IN else ""), task_path, options) if check else None
     compared = {"checked": "", "frozen_sha256": "", "note": ""}
     if code:
         with tempfile.TemporaryDirectory(prefix="fedgrass-model-") as folder:

@@ -1,6 +1,6 @@
 """The lineage of a model: its run and round, the model before it, and the replies that made it."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any, Protocol
 
 import msgspec
@@ -8,6 +8,7 @@ from msgspec import Struct
 
 from fedgrass.console.models.model_catalogue import ModelCatalogue, ModelEntry, ModelSource
 from fedgrass.console.models.model_names import ModelName, parse_model_name
+from fedgrass.console.runs.run_display import differing_settings
 from fedgrass.federation import object_keys
 from fedgrass.federation.errors import SettingsError
 from fedgrass.federation.models.model_alias import AliasChange
@@ -104,7 +105,7 @@ def lineage(source: LineageSource, catalogue: ModelCatalogue, name: ModelName) -
         model=entry,
         key=key,
         ancestors=list(_ancestors(source, run)),
-        settings=_chosen(run),
+        settings=differing_settings(run.settings),
         needs=dict(run.needs),
         history=history,
     )
@@ -169,20 +170,3 @@ def _ancestors(source: LineageSource, run: Run) -> Iterator[str]:
 def _name_of_key(key: str) -> str:
     """Return RUN/ROUND of the key of a model."""
     return key.removeprefix("models/").removesuffix(".safetensors")
-
-
-def _chosen(run: Run) -> dict[str, Any]:
-    """Return the settings of a run that differ from their defaults, as JSON values."""
-    settings = run.settings
-    defaults: Mapping[str, Any] = {
-        field.name: field.default if field.default is not msgspec.NODEFAULT else field.default_factory
-        for field in msgspec.structs.fields(settings)
-    }
-    given = {name: getattr(settings, name) for name in defaults}
-    chosen = {
-        name: value
-        for name, value in given.items()
-        if value != (defaults[name]() if callable(defaults[name]) else defaults[name])
-    }
-    found: dict[str, Any] = msgspec.to_builtins(chosen)
-    return found

@@ -12,8 +12,8 @@ from msgspec import Struct
 from components.runtime.atomic_file import publish_file, unfinished
 from fedgrass.console import stack
 from fedgrass.console.models.model_catalogue import ModelCatalogue, ModelEntry
-from fedgrass.console.models.model_displays import open_operator
 from fedgrass.console.results import show_result
+from fedgrass.console.runs.fleet_operator import open_operator
 from fedgrass.console.terminal import complain, say
 from fedgrass.federation import object_keys
 from fedgrass.federation.errors import SettingsError

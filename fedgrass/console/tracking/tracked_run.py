@@ -4,11 +4,11 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import msgspec
 from msgspec import Struct
 
 from fedgrass.console.runs import history
 from fedgrass.console.runs.fleet_operator import RoundRecord
+from fedgrass.console.runs.run_display import differing_settings
 from fedgrass.federation import object_keys
 from fedgrass.federation.rounds import Round, State, Work
 from fedgrass.federation.runs import Run
@@ -132,10 +132,7 @@ def model_of(bucket: str, round_: Round) -> TrackedModel | None:
 
 def chosen_settings(settings: RunSettings) -> dict[str, str]:
     """Return the settings that differ from their defaults, as texts by name, such as ``training.epochs``."""
-    defaults = msgspec.to_builtins(RunSettings(task=settings.task))
-    given = msgspec.to_builtins(settings)
-    changed = {name: value for name, value in given.items() if name == "task" or value != defaults[name]}
-    return dict(_flat("", changed))
+    return dict(_flat("", differing_settings(settings)))
 
 
 def _flat(prefix: str, values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

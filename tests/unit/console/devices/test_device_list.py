@@ -7,9 +7,9 @@ from msgspec.structs import replace
 from rich.console import Console
 
 from fedgrass.console.devices import device_views, registered_devices
+from fedgrass.console.devices.ages import ago
 from fedgrass.console.devices.device_filters import DeviceFilters
 from fedgrass.console.devices.device_summary import DeviceList, summarize_devices
-from fedgrass.console.devices.device_views import ago
 from fedgrass.federation.errors import SettingsError
 from fedgrass.federation.selection import Candidate
 from fedgrass.federation.selection.attribute_conditions import Value

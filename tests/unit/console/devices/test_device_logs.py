@@ -13,11 +13,11 @@ from fedgrass.console.runs.fleet_operator import LogTicket
 from fedgrass.federation.errors import FedgrassError, MessageError, SettingsError
 from fedgrass.federation.messages.device_log import LogHeader, LogLine, encode_log, format_line
 from fedgrass.local.in_memory.memory_bucket import MemoryBucket
+from tests.documents.golden_files import golden_text
 
 ID = "0123456789abcdef0123456789abcdef"
 KEY = f"logs/press-1/{ID}.txt"
 NOW = 1_700_000_000_000
-GOLDEN = Path(__file__).parents[3] / "documents" / "golden" / "devices-logs.json"
 LINES = [
     format_line(NOW, "trainer", "INFO in fleet plant as press-1"),
     format_line(NOW + 1, "trainer", "INFO run-a/1/1: accepted: train digits"),
@@ -89,8 +89,8 @@ def test_the_lines_are_those_that_the_device_sent() -> None:
 def test_the_json_form_is_stable(capsys: pytest.CaptureFixture[str]) -> None:
     found = Stack(answer(), after=1.2).fetch(lines=2)
     show_result(found, "json", lambda _: None)
-    assert capsys.readouterr().out == GOLDEN.read_text()
-    assert msgspec.json.decode(GOLDEN.read_bytes(), type=DeviceLog) == found
+    assert capsys.readouterr().out == golden_text("devices-logs")
+    assert msgspec.json.decode(golden_text("devices-logs"), type=DeviceLog) == found
 
 
 def test_a_device_that_does_not_answer_is_named_with_its_last_heartbeat_and_the_way_out() -> None:

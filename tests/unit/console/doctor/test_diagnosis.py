@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from datetime import UTC, datetime
 from email.utils import format_datetime
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,10 +18,10 @@ from fedgrass.console.doctor.health_report import Finding, HealthReport
 from fedgrass.console.results import show_result
 from fedgrass.console.stack import StackError
 from fedgrass.federation.selection import Candidate
+from tests.documents.golden_files import golden_text
 
 NOW = 1_700_000_000_000
 DAY = 86_400_000
-GOLDEN = Path(__file__).parents[3] / "documents" / "golden" / "doctor.json"
 TEMPLATE = read_template(package.ROOT / "template.yaml")
 
 
@@ -342,7 +341,7 @@ def test_a_stack_that_does_not_exist_names_the_region_and_the_way_out(account: A
 def test_the_json_form_is_stable(account: Account, capsys: pytest.CaptureFixture[str]) -> None:
     account.outputs.clear()
     show_result(examined(account), "json", lambda _: None)
-    assert capsys.readouterr().out == GOLDEN.read_text()
+    assert capsys.readouterr().out == golden_text("doctor")
 
 
 def test_problems_are_printed_with_what_to_do_and_are_exit_code_1(

@@ -2,7 +2,6 @@
 
 import json
 import os
-from pathlib import Path
 from typing import Any, Self
 
 import pytest
@@ -11,9 +10,10 @@ from fedgrass.console import main, stack
 from fedgrass.console.topic_feed import topic_watch
 from fedgrass.console.topic_feed.topic_subscription import Link, Received, SubscriptionStatus
 from fedgrass.federation.errors import FedgrassError
+from tests.documents import golden_files
 
 NOW = 1_700_000_000_000
-GOLDEN = Path(__file__).parents[3] / "documents" / "golden" / "watch.jsonl"
+GOLDEN = golden_files.FOLDER / "watch.jsonl"
 PASSED = [
     Received(NOW, "fedgrass/orchard/rounds/apples", b'{"run":"apples","round":1,"device":"d1"}'),
     Received(NOW + 5, "fedgrass/orchard/clients/d1/status", b'{"run":"apples","reason":"\\u001b[31mred"}'),

@@ -23,6 +23,7 @@ def client(url: str) -> Any:
 @pytest.mark.slow
 def test_rounds_are_logged_once_in_one_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")  # old, but needs no database and no server
+    monkeypatch.chdir(tmp_path)  # the client creates an empty mlflow.db in the current folder
     url = (tmp_path / "store").as_uri()
     fleet = TrackedFleet(devices=2, rounds=3)
     fleet.start()
