@@ -11,7 +11,7 @@ from fedgrass.console.dashboard.pages.dialogs import confirm
 from fedgrass.console.dashboard.pages.elements import assign, box, button, chosen, say, table, text, word
 from fedgrass.console.dashboard.pages.page_figures import TONES, Tone, shown_seconds
 from fedgrass.console.dashboard.pages.visit import Visit, plain, shown_time
-from fedgrass.console.devices.device_views import ago
+from fedgrass.console.devices.ages import ago
 from fedgrass.federation.errors import FedgrassError
 
 _PER_PAGE = 50
