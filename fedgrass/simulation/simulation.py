@@ -4,9 +4,7 @@ Read ``run_spec`` and then ``Simulation.play``: the clock jumps from one due eve
 events of a moment have happened, the assignments that were announced in it are computed together.
 """
 
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 
 from fedgrass import __version__
 from fedgrass.console.runs.fleet_operator import RoundRecord
@@ -21,13 +19,16 @@ from fedgrass.simulation.fleets.device_conditions import DeviceConditions
 from fedgrass.simulation.simulated_run import OnRound, SimulatedRun
 from fedgrass.simulation.simulated_settings import run_name, settings_of
 from fedgrass.simulation.simulation_spec import SimulationSpec
+from fedgrass.simulation.strategies_path import importable
 from fedgrass.simulation.virtual_cloud import VirtualCloud
 from fedgrass.simulation.virtual_devices import Stopped, VirtualDevices
 from fedgrass.simulation.virtual_directory import VirtualDirectory
+from greengrass_emulator.temporary_folder import temporary_folder
 
 START = 1_700_000_000_000  # milliseconds since the epoch
 _WORKS = frozenset({Work.TRAIN, Work.EVALUATE, Work.STATISTICS})
 _HOUR = 3600 * 1000
+_LEAST_FREE_BYTES = 100_000_000
 
 
 def run_spec(
@@ -55,8 +56,9 @@ def run_spec(
     settings = settings_of(spec)
     devices = fleets.draw_fleet(spec.fleet, spec.devices, spec.seed)
     with (
-        tempfile.TemporaryDirectory(prefix="fedgrass-simulation-") as folder,
-        clients.open_clients(spec, devices, workers, Path(folder)) as trainer,
+        temporary_folder(_LEAST_FREE_BYTES, report, "fedgrass-simulation-") as folder,
+        importable(spec.strategies, folder / "strategies"),
+        clients.open_clients(spec, devices, workers, folder / "clients") as trainer,
     ):
         simulation = Simulation(spec, settings, devices, trainer)
         return simulation.play(report=report, on_round=on_round, stop=stop)
@@ -81,6 +83,7 @@ class Simulation:
     ) -> None:
         self._spec, self._settings, self._trainer = spec, settings, trainer
         self._name = run_name(spec)
+        self._count = len(devices)
         self._clock = VirtualClock(START)
         self._directory = VirtualDirectory(
             lambda: self._clock.now, START, _WORKS, {"version": __version__, "state": "idle"}
@@ -191,5 +194,6 @@ class Simulation:
             model=self._model,
             virtual_seconds=(ended_at - START) / 1000,
             notes=self._notes,
+            devices=self._count,
             assignments=self._devices.assignments,
         )
