@@ -16,7 +16,8 @@ from typing import BinaryIO, TypeVar
 
 T = TypeVar("T")
 _PUBLIC = 0o666  # minus the umask, like open()
-_flushes: ContextVar[bool] = ContextVar("flushes", default=True)
+_ALWAYS = True
+_flushes: ContextVar[bool] = ContextVar("flushes")
 
 
 @contextmanager
@@ -31,7 +32,7 @@ def without_flushes() -> Iterator[None]:
 
 def flush_to_disk(file: int) -> None:
     """Wait until a file, given by its descriptor, is on the disk, unless within ``without_flushes``."""
-    if _flushes.get():
+    if _flushes.get(_ALWAYS):
         os.fsync(file)
 
 
@@ -87,7 +88,7 @@ def publish_file(source: Path, target: Path) -> None:
     Both are on one file system.
     """
     source.replace(target)
-    if not _flushes.get():
+    if not _flushes.get(_ALWAYS):
         return
     folder = os.open(target.parent, os.O_RDONLY)
     try:

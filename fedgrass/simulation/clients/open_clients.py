@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from fedgrass.federation.errors import SettingsError
 from fedgrass.simulation.clients.client_trainer import ClientTrainer
 from fedgrass.simulation.clients.real_clients import RealClients
 from fedgrass.simulation.fleets.device_conditions import DeviceConditions
