@@ -4,10 +4,12 @@ condition_units.py       the kinds of values of conditions, with their units and
 data_slices.py           which slice of the task's data each device has
 device_availability.py   when devices are on
 device_conditions.py     what one device is like
+device_rounds.py         what the devices of a real fleet did
 distribution_grammar.py  the texts of distributions, such as "lognormal(8 Mbit/s, 0.5)"
 distributions.py         the distributions
 fleet_attributes.py      attributes in heartbeats
 fleet_drawing.py         the devices of a fleet, drawn from its spec
+fleet_learning.py        a fleet learned from a deployed stack
 fleet_spec.py            the spec, and its file
 fleet_trace.py           traces: the devices in a file
 trace_files.py           CSV and Parquet

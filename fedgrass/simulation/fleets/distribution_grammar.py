@@ -69,8 +69,20 @@ _FORMS: Mapping[str, _Form] = MappingProxyType(
         "pareto": _Form(Pareto, (_Parameter("smallest"), _Parameter("alpha", "plain", 0.01, 1000))),
     }
 )
-_LISTS = ("constant", "choice", "mixture", "quantiles")
-NAMES = (*_FORMS, *_LISTS)
+# Every distribution with its parameters.
+FORMS: Mapping[str, str] = MappingProxyType(
+    {
+        "constant": "(value)",
+        **{
+            name: f"({', '.join(parameter.name for parameter in form.parameters)})"
+            for name, form in _FORMS.items()
+        },
+        "choice": "(weight: value, weight: value, ...)",
+        "mixture": "(weight: distribution, weight: distribution, ...)",
+        "quantiles": "(smallest, ..., greatest)",
+    }
+)
+_EXAMPLES = ('"lognormal(median, sigma)"', '"choice(70 %: eu, 30 %: us)"')  # of numbers, of attributes
 
 
 def parse_distribution(given: object, kind: ValueKind, place: str) -> Distribution:
@@ -101,21 +113,23 @@ class _Reader:
         self._given, self._kind, self._place = given, kind, place
         self._tokens: list[tuple[str, str]] = []
         self._at = 0
+        self._form_of = ""  # the distribution that is being read
 
     def whole(self) -> Distribution:
         """Return the distribution that is the whole text."""
         self._tokens = list(self._split(str(self._given)))
         found = self._distribution(1)
+        self._form_of = ""
         if self._at < len(self._tokens):
             self.refuse(f"nothing can follow before {shown(self._tokens[self._at][1])}")
         return found
 
     def refuse(self, reason: str) -> NoReturn:
         """Raise the error of this text."""
-        forms = ", ".join(f"{name}(...)" for name in NAMES)
+        form = f"{self._form_of} takes {FORMS[self._form_of]}: " if self._form_of else ""
         message = (
-            f"{self._place} is {shown(self._given)}: {reason}; it takes {self._kind.takes}, or a"
-            f" distribution: {forms}"
+            f"{self._place} is {shown(self._given)}: {form}{reason}; it takes {self._kind.takes}, or a"
+            f" distribution such as {_EXAMPLES[self._kind.words]} (docs/simulation_fleets.md)"
         )
         raise SettingsError(message)
 
@@ -167,7 +181,7 @@ class _Reader:
                 return _WORDS.get(text, text)
             if self._kind.unlimited and text == "unlimited":
                 return self._kind.high
-            self.refuse(f"{shown(text)} is not a value: {nearest(text, NAMES)}")
+            self.refuse(f"{shown(text)} is not a value: {nearest(text, FORMS)}")
         return self.within(self._number(self._kind.units))
 
     def _number(self, units: Mapping[str, float]) -> float:
@@ -185,10 +199,11 @@ class _Reader:
         return number * units[unit]
 
     def _call(self, name: str, depth: int) -> Distribution:
-        if name not in NAMES:
-            self.refuse(f"{shown(name)} is not a distribution: {nearest(name, NAMES)}")
+        if name not in FORMS:
+            self.refuse(f"{shown(name)} is not a distribution: {nearest(name, FORMS)}")
         if depth > _DEEPEST:
             self.refuse(f"more than {_DEEPEST} distributions are nested")
+        outer, self._form_of = self._form_of, name
         self._take("(")
         if name in _FORMS:
             found = self._form(name)
@@ -199,6 +214,7 @@ class _Reader:
         else:
             found = self._mixture(depth)
         self._take(")")
+        self._form_of = outer
         return found
 
     def _form(self, name: str) -> Distribution:

@@ -63,7 +63,10 @@ def _content(path: Path) -> str:
     try:
         return path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        message = f"{path} is not UTF-8 text: {error.reason} at byte {error.start}; a Parquet file is named .parquet"
+        message = (
+            f"{path} is not UTF-8 text: {error.reason} at byte {error.start}; the name of a Parquet file ends"
+            " with .parquet"
+        )
         raise SettingsError(message) from error
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
@@ -75,7 +78,10 @@ def _read_parquet(path: Path) -> tuple[list[str], Iterator[Mapping[str, Any]]]:
     try:
         from pyarrow import ArrowException, parquet  # noqa: PLC0415 - an extra of its own
     except ImportError as error:
-        message = f"{path} is a Parquet file, which needs pyarrow: pip install 'fedgrass[traces]', or give a CSV file"
+        message = (
+            f"{path} is a Parquet file, which needs pyarrow: `pip install 'fedgrass[traces]'`, or give a CSV"
+            " file"
+        )
         raise SettingsError(message) from error
     try:
         table = parquet.read_table(path)
