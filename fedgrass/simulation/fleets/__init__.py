@@ -9,6 +9,7 @@ distribution_grammar.py  the texts of distributions, such as "lognormal(8 Mbit/s
 distributions.py         the distributions
 fleet_attributes.py      attributes in heartbeats
 fleet_drawing.py         the devices of a fleet, drawn from its spec
+fleet_file.py            a fleet written to a file
 fleet_learning.py        a fleet learned from a deployed stack
 fleet_spec.py            the spec, and its file
 fleet_trace.py           traces: the devices in a file

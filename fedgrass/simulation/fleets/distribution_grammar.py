@@ -32,7 +32,7 @@ LONGEST_TEXT = 20_000  # characters
 _DEEPEST = 5  # mixtures of mixtures
 _TOKEN = re.compile(
     r"\s*(?:(?P<number>[+-]?(?:\d[\d_]*\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)"
-    r"|(?P<word>[^\W\d][\w./-]*|%)|(?P<sign>[(),:]))"
+    r"|(?P<word>[^\W\d][\w./-]*|%)|'(?P<text>[^']*)'|(?P<sign>[(),:]))"
 )
 _CALL = re.compile(r"\s*[A-Za-z_]+\(.*\)\s*\Z", re.DOTALL)
 _WORDS: Mapping[str, bool] = MappingProxyType({"true": True, "false": False})
@@ -175,6 +175,9 @@ class _Reader:
     def _value(self) -> float | str | bool:
         """Return a value of the condition."""
         kind, text = self._peek()
+        if kind == "text" and self._kind.words:
+            self._at += 1
+            return text
         if kind == "word":
             self._at += 1
             if self._kind.words:

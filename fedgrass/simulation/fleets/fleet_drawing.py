@@ -46,7 +46,7 @@ def draw_fleet(spec: FleetSpec, devices: int, seed: int) -> list[DeviceCondition
     Raises:
         SettingsError: the spec or its trace cannot be used, or the trace has too few devices.
     """
-    observed = _observed(spec)
+    observed = read_observed(spec)
     number = devices or len(observed)
     if not number:
         message = (
@@ -89,7 +89,8 @@ def check_fleet(spec: FleetSpec) -> None:
             check_availability(part.availability, f"{part.place}availability")
 
 
-def _observed(spec: FleetSpec) -> Sequence[ObservedDevice]:
+def read_observed(spec: FleetSpec) -> Sequence[ObservedDevice]:
+    """Return the devices of a spec with a trace, read if it is in a file; empty without one."""
     if (spec.trace or spec.observed) and spec.groups:
         message = "a fleet has a trace and groups: leave one of the two out"
         raise SettingsError(message)

@@ -8,6 +8,7 @@ import math
 import statistics
 import time
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from msgspec.structs import replace
 
@@ -108,7 +109,7 @@ def _observe(device: Candidate, rounds: Sequence[DeviceRound], usual_dropout: fl
         "upload": _median(positive(one.upload_rate for one in replies)),
         "dropout": (lost + usual_dropout * _PRIOR_ROUNDS) / (len(rounds) + _PRIOR_ROUNDS) if rounds else None,
     }
-    limited = {name: _within(name, value) for name, value in values.items()}
+    limited: dict[str, Any] = {name: _within(name, value) for name, value in values.items()}
     own = _median(examples) or device.examples or None
     return ObservedDevice(
         name=device.device,

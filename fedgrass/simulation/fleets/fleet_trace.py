@@ -187,6 +187,9 @@ class _Device:
         if not self._first and not self._on:
             row.refuse("on", "the first row of the device has no times, which means that it is always on")
         first, last = (row.milliseconds(column) for column in ("on", "off"))
+        if self._first and first == last == 0:  # never on
+            self._on.append((0, 0))
+            return
         if last <= first:
             row.refuse("off", "a device is turned off after it was turned on, by a millisecond at least")
         if self._on and first <= self._on[-1][1]:
