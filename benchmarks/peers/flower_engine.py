@@ -19,8 +19,8 @@ from pathlib import Path
 
 import psutil
 
-from benchmarks.processes import MemoryWatch, cpu_seconds, ended_descendants
-from benchmarks.round_figures import Figures, Measurement, figures_of_rounds
+from benchmarks.measuring.processes import MemoryWatch, cpu_seconds, ended_descendants
+from benchmarks.measuring.round_figures import Figures, Measurement, figures_of_rounds
 from fedgrass.federation.errors import FedgrassError
 from greengrass_emulator.child_environment import local_variables
 
