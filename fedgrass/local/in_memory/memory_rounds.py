@@ -195,12 +195,19 @@ class MemoryRounds:
             ]
         yield from found
 
+    def lease_announcement(self, round_: Round, until: int) -> Round:
+        with self._lock:
+            stored = self._in_state(round_, State.OPEN)
+            _expect(stored.announced_batches == round_.announced_batches)
+            _expect(stored.announcing_until == round_.announcing_until)
+            return self._change(round_, announcing_until=until)
+
     def mark_announced(self, round_: Round, at: int) -> None:
         with self._lock:
             stored = self._stored(round_)
             _expect(stored.batches == round_.batches)
             _expect(stored.announced_batches == round_.announced_batches)
-            self._change(round_, announced_batches=round_.batches)
+            self._change(round_, announced_batches=round_.batches, announcing_until=0)
             if not round_.announced_batches:
                 self._change(round_, opening_seconds=(at - round_.choosing_at) / 1000)
 
