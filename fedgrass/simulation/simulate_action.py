@@ -22,7 +22,7 @@ from fedgrass.console import stack
 from fedgrass.console.deploy.costs import dollars
 from fedgrass.console.options import parse_key_values
 from fedgrass.console.results import show_result
-from fedgrass.console.runs import fleet_operator, history
+from fedgrass.console.runs import history
 from fedgrass.console.runs.given_settings import parse_pairs
 from fedgrass.console.tables import console as plain_console
 from fedgrass.console.tables import show, styled
@@ -30,7 +30,9 @@ from fedgrass.console.terminal import complain, say
 from fedgrass.federation.errors import FedgrassError, SettingsError
 from fedgrass.federation.rounds import State
 from fedgrass.federation.runs import RunState
-from fedgrass.simulation.fleets.fleet_spec import FleetSpec
+from fedgrass.simulation.fleets.fleet_file import write_fleet
+from fedgrass.simulation.fleets.fleet_learning import learn_stack
+from fedgrass.simulation.fleets.fleet_spec import FleetSpec, load_fleet
 from fedgrass.simulation.simulated_run import SimulatedRun
 from fedgrass.simulation.simulated_settings import run_name, settings_of
 from fedgrass.simulation.simulation import run_spec
@@ -56,6 +58,7 @@ class SimulateOptions:
     fleet: Path | None
     trace: Path | None
     like_fleet: bool
+    fleet_out: Path | None
     stack: str
     seed: int
     workers: int
@@ -82,6 +85,10 @@ def simulate(options: SimulateOptions) -> int:
     """
     try:
         spec = spec_of(options)
+        if options.fleet_out:
+            write_fleet(spec.fleet, options.fleet_out, spec.seed)
+            say(f"{options.fleet_out} has the fleet")
+            return 0
         if options.grid:
             return _simulate_grid(options, spec)
         return _simulate_run(options, spec)
@@ -109,7 +116,7 @@ def spec_of(options: SimulateOptions) -> SimulationSpec:
     fleet = _fleet(options)
     devices = options.devices
     if devices is None:
-        devices = 0 if fleet.trace else _DEVICES
+        devices = 0 if fleet.trace or fleet.observed else _DEVICES
     given = {
         "task": options.task,
         "task_path": str(options.task_path.absolute()) if options.task_path else "",
@@ -130,28 +137,18 @@ def spec_of(options: SimulateOptions) -> SimulationSpec:
 
 def _fleet(options: SimulateOptions) -> FleetSpec:
     """Return what the virtual devices are like. Raises SettingsError."""
-    given = {
-        "--fleet": options.fleet is not None,
-        "--trace": options.trace is not None,
-        "--like-fleet": options.like_fleet,
-    }
-    if len(chosen := [name for name, is_given in given.items() if is_given]) > 1:
-        message = f"{' and '.join(chosen)} both say what the devices are like: give one of them"
-        raise SettingsError(message)
-    if options.fleet:
-        from fedgrass.simulation import fleets  # noqa: PLC0415 - only what the options need
-
-        return fleets.load_fleet(options.fleet)
     if options.like_fleet:
-        from fedgrass.simulation.fleets import fleet_learning  # noqa: PLC0415 - as above
-
+        if given := [name for name in ("fleet", "trace") if getattr(options, name)]:
+            message = f"--like-fleet and --{given[0]} both say what the devices are like: give one of them"
+            raise SettingsError(message)
         with stack.refusals():
-            return fleet_learning.learn_fleet(fleet_operator.open_operator(options.stack))
-    return FleetSpec(trace=str(options.trace.absolute()) if options.trace else "")
+            return learn_stack(options.stack)
+    fleet = load_fleet(options.fleet) if options.fleet else FleetSpec()
+    return msgspec.structs.replace(fleet, trace=str(options.trace.absolute())) if options.trace else fleet
 
 
 def _simulate_grid(options: SimulateOptions, spec: SimulationSpec) -> int:
-    from fedgrass.simulation.grids import grid_action  # noqa: PLC0415 - as above
+    from fedgrass.simulation.grids import grid_action  # noqa: PLC0415 - only if it is asked for
 
     assert options.grid is not None  # noqa: S101 - the caller has looked
     return int(
@@ -160,7 +157,7 @@ def _simulate_grid(options: SimulateOptions, spec: SimulationSpec) -> int:
             spec,
             seeds=options.seeds,
             executor=options.executor,
-            workers=_workers(options),
+            workers=options.workers,
             out=options.out,
             output=options.output,
         )

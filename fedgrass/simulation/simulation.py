@@ -5,10 +5,12 @@ events of a moment have happened, the assignments that were announced in it are 
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 from fedgrass import __version__
 from fedgrass.console.runs.fleet_operator import RoundRecord
 from fedgrass.federation import object_keys
+from fedgrass.federation.messages import Announcement, Verdict
 from fedgrass.federation.rounds import Round, State, Work
 from fedgrass.federation.runs import Run, RunState
 from fedgrass.federation.settings import RunSettings
@@ -57,11 +59,16 @@ def run_spec(
     devices = fleets.draw_fleet(spec.fleet, spec.devices, spec.seed)
     with (
         temporary_folder(_LEAST_FREE_BYTES, report, "fedgrass-simulation-") as folder,
-        importable(spec.strategies, folder / "strategies"),
-        clients.open_clients(spec, devices, workers, folder / "clients") as trainer,
+        importable(spec.strategies, _made(folder / "strategies")),
+        clients.open_clients(spec, devices, workers, _made(folder / "clients")) as trainer,
     ):
         simulation = Simulation(spec, settings, devices, trainer)
         return simulation.play(report=report, on_round=on_round, stop=stop)
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir()
+    return folder
 
 
 class Simulation:
@@ -93,13 +100,16 @@ class Simulation:
         self._cloud = VirtualCloud(
             self._clock,
             self._directory,
-            lambda device, message: self._devices.receive(device, message),
+            self._receive,
             keep_one_more=settings.is_buffered,
         )
         self._devices = VirtualDevices(devices, self._cloud, self._directory, trainer, spec.seed, start=START)
         self._evaluations: dict[int, Mapping[str, float]] = {}
         self._model = b""
         self._notes: list[str] = []
+
+    def _receive(self, device: str, message: Announcement | Verdict) -> None:
+        self._devices.receive(device, message)
 
     def play(
         self,
@@ -177,7 +187,7 @@ class Simulation:
     def _oldest_needed(self, ended: Round) -> int:
         """Return the number of the oldest model that a device may still start from."""
         older = self._settings.max_staleness if self._settings.is_buffered else 0
-        return ended.base - older
+        return ended.base - older - 1  # a worker that has died reads the model of the round again
 
     def _result(self) -> SimulatedRun:
         rounds = self._cloud.rounds

@@ -73,7 +73,7 @@ class SimulationProgress(RedrawnView):
 
 
 def duration(seconds: float) -> str:
-    """Return a duration in the largest units that say enough: ``47 s``, ``12 min``, ``3.5 h``, ``2.1 days``."""
+    """Return a duration in a unit that suits it: ``47 s``, ``12 min``, ``3.5 h``, ``2.1 days``."""
     for unit, size, digits in (("days", 86_400, 1), ("h", 3_600, 1), ("min", 60, 0)):
         if seconds >= 2 * size:
             return f"{seconds / size:.{digits}f} {unit}"

@@ -44,7 +44,10 @@ def simulate(
     ] = None,
     trace: Annotated[
         Path | None,
-        Parameter(help="file with a row per device, in the place of --fleet", metavar="FILE.csv|parquet"),
+        Parameter(
+            help="file with a row per device; its columns replace what --fleet says",
+            metavar="FILE.csv|parquet",
+        ),
     ] = None,
     like_fleet: Annotated[
         bool,
@@ -52,6 +55,10 @@ def simulate(
             help="devices like those of a deployed stack: as fast, as often on, as reliable", negative=""
         ),
     ] = False,
+    fleet_out: Annotated[
+        Path | None,
+        Parameter(help="only write the fleet, as distributions or device by device", metavar="FILE.toml|csv"),
+    ] = None,
     seed: Annotated[
         int, whole_number(0, 2**32 - 1, "of the initial model, the devices, and all that is drawn")
     ] = 0,
@@ -113,6 +120,7 @@ def simulate(
         fleet=fleet,
         trace=trace,
         like_fleet=like_fleet,
+        fleet_out=fleet_out,
         stack=on.stack,
         seed=seed,
         workers=workers,
