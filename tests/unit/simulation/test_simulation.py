@@ -2,6 +2,8 @@
 
 import hashlib
 import time
+from collections.abc import Sequence
+from concurrent.futures import Future
 
 import msgspec
 import numpy as np
@@ -12,6 +14,7 @@ from fedgrass.federation.errors import SettingsError
 from fedgrass.federation.rounds import Participation, State, Work
 from fedgrass.federation.runs import RunState
 from fedgrass.federation.weights import decode
+from fedgrass.simulation.clients.client_trainer import ClientUpdate, ClientWork, ReadObject
 from fedgrass.simulation.simulated_run import SimulatedRun
 from fedgrass.simulation.simulation import START
 from tests.fakes.numpy_clients import NumpyClients
@@ -235,8 +238,8 @@ def test_a_simulation_that_is_stopped_returns_what_is_done() -> None:
 
 def test_a_simulation_can_be_stopped_while_it_waits_for_a_training() -> None:
     class Endless(NumpyClients):
-        def _begin(self, work, model):  # type: ignore[no-untyped-def]
-            return type(super()._begin(work, model))()
+        def _begin(self, work: ClientWork, model: bytes) -> "Future[ClientUpdate]":  # noqa: ARG002 - it never ends
+            return Future()
 
     found = play([device(0)], {}, Endless(), stop=iter([False] * 3 + [True] * 9).__next__)
     assert found.run.state is RunState.RUNNING
@@ -278,8 +281,8 @@ def test_only_the_updates_that_a_round_can_need_stay_in_memory() -> None:
     kept: list[int] = []
 
     class Watched(NumpyClients):
-        def submit(self, work, read):  # type: ignore[no-untyped-def]
-            objects = read.__self__._cloud.bucket.objects
+        def submit(self, work: Sequence[ClientWork], read: ReadObject) -> Sequence[Future[ClientUpdate]]:
+            objects = read.__self__._cloud.bucket.objects  # type: ignore[attr-defined]
             kept.append(sum(key.startswith(("updates/", "models/simulated")) for key in objects))
             return super().submit(work, read)
 
