@@ -50,9 +50,13 @@ from fedgrass.simulation.fleets.distributions import (
         ("choice(1, 5)", SECONDS, Mixture((Constant(1.0), Constant(5.0)), (1.0, 1.0))),
         ("choice(80 %: 1, 20 %: 5 s)", SECONDS, Mixture((Constant(1.0), Constant(5.0)), (80.0, 20.0))),
         ("choice(3: eu, 1: 'us west')", ATTRIBUTE, Mixture((Constant("eu"), Constant("us west")), (3, 1))),
-        ("choice(true, false)", ATTRIBUTE, Mixture((Constant(True), Constant(False)), (1.0, 1.0))),
+        (
+            "choice(true, false)",
+            ATTRIBUTE,
+            Mixture((Constant(value=True), Constant(value=False)), (1.0, 1.0)),
+        ),
         ("Jetson (2019)", ATTRIBUTE, Constant("Jetson (2019)")),
-        (True, ATTRIBUTE, Constant(True)),
+        (True, ATTRIBUTE, Constant(value=True)),
     ],
 )
 def test_a_text_means_a_distribution(given: object, kind: ValueKind, meaning: object) -> None:

@@ -83,5 +83,5 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="cannot be read: Is a directory"):
         load_fleet(tmp_path)
     (tmp_path / "latin.toml").write_bytes(b"# caf\xe9\n")
-    with pytest.raises(SettingsError, match="is not UTF-8 text: .* at byte 5"):
+    with pytest.raises(SettingsError, match=r"is not UTF-8 text: .* at byte 5"):
         load_fleet(tmp_path / "latin.toml")

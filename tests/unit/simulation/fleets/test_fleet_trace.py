@@ -5,11 +5,9 @@ import math
 from pathlib import Path
 from typing import Any
 
-import pyarrow
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pyarrow import parquet
 
 from fedgrass.federation.errors import SettingsError
 from fedgrass.simulation.fleets import FleetSpec, draw_fleet
@@ -133,8 +131,9 @@ def test_a_cell_that_cannot_be_used_is_named(tmp_path: Path, text: str, message:
 
 
 def parquet_of(folder: Path, **columns: list[Any]) -> Path:
+    arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     path = folder / "fleet.parquet"
-    parquet.write_table(pyarrow.table(columns), path)
+    parquet.write_table(arrow.table(columns), path)
     return path
 
 
@@ -166,6 +165,7 @@ def test_other_types_of_parquet_are_refused(tmp_path: Path, column: list[Any]) -
 
 
 def test_files_that_are_no_traces_are_refused(tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow")
     broken = tmp_path / "broken.parquet"
     broken.write_bytes(b"PAR1 is not enough")
     with pytest.raises(SettingsError, match=r"broken.parquet is not a Parquet file"):
