@@ -7,7 +7,14 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, FuncFormatter, PercentFormatter
+from matplotlib.ticker import (
+    EngFormatter,
+    Formatter,
+    FuncFormatter,
+    LogLocator,
+    NullFormatter,
+    PercentFormatter,
+)
 from msgspec import Struct
 from numpy.typing import NDArray
 
@@ -127,7 +134,8 @@ def describe_fleet(
     )
     yield (
         f"links {rate(found.download_median)} down, {rate(found.upload_median)} up (medians); on at the start"
-        f" {found.on_at_start:.0%}, over the day {_range(found.on_least, found.on_most)}; dropout {found.dropout:.1%}"
+        f" {found.on_at_start:.0%}, over the day {_range(found.on_least, found.on_most)}; dropout"
+        f" {found.dropout:.1%}"
     )
     if source:
         yield f"the fleet is {source}"
@@ -182,7 +190,7 @@ def _draw_training(axes: Axes, values: Values) -> None:
     for value, style, label in ((median, "-", "median"), (late, "--", "95 %")):
         axes.axvline(value, color="black", linestyle=style, linewidth=1, label=f"{label} {seconds(value)}")
     axes.legend(loc="best")
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: seconds(value)))
+    _logarithmic(axes, FuncFormatter(lambda value, _: seconds(value)))
     axes.set(xlabel="training", ylabel="devices")
 
 
@@ -193,8 +201,7 @@ def _draw_replies(axes: Axes, devices: Sequence[DeviceConditions], values: Value
     axes.plot(values[order], np.cumsum(weights[order]) / len(devices), color=_DARK)
     axes.set(xlabel="time since the announcement", ylabel="replies, if all are on", ylim=(0, 1.02))
     if values.min() > 0:
-        axes.set_xscale("log")
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: seconds(value)))
+        _logarithmic(axes, FuncFormatter(lambda value, _: seconds(value)))
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
 
 
@@ -205,7 +212,7 @@ def _draw_links(axes: Axes, devices: Sequence[DeviceConditions]) -> None:
         unlimited = f", {1 - len(limited) / len(rates):.0%} unlimited" if len(limited) < len(rates) else ""
         _histogram(axes, limited, color, f"{name}{unlimited}")
     axes.legend(loc="best")
-    axes.xaxis.set_major_formatter(EngFormatter("bit/s"))
+    _logarithmic(axes, EngFormatter("bit/s"))
     axes.set(xlabel="link", ylabel="devices")
 
 
@@ -221,11 +228,18 @@ def _draw_availability(axes: Axes, devices: Sequence[DeviceConditions]) -> None:
 def _histogram(axes: Axes, values: Values, color: str, label: str) -> None:
     """Draw a histogram with bins of equal ratio; a single value gets one bar."""
     if not len(values):
-        axes.plot([], [], color=color, label=label)
+        axes.plot([1e6], [0], color=color, label=label)
         return
     least, most = max(values.min(), 1e-6), max(values.max(), 1e-6)
     if most <= least * 1.001:
         least, most = least / 1.5, most * 1.5
     bins = np.geomspace(least, most * 1.0001, _BINS + 1)
     axes.hist(np.clip(values, least, most), bins=list(bins), color=color, alpha=0.8, label=label or None)
+
+
+def _logarithmic(axes: Axes, formatter: Formatter) -> None:
     axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=9))
+    axes.xaxis.set_major_formatter(formatter)
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.tick_params("x", rotation=30)
