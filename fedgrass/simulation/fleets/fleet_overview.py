@@ -18,7 +18,7 @@ from matplotlib.ticker import (
 from msgspec import Struct
 from numpy.typing import NDArray
 
-from fedgrass.simulation.fleets.data_slices import examples_of
+from fedgrass.simulation.fleets.data_slices import AssignmentSize, examples_of
 from fedgrass.simulation.fleets.device_availability import DAY
 from fedgrass.simulation.fleets.device_conditions import DeviceConditions
 
@@ -27,22 +27,6 @@ _BINS = 40
 _TIMES = 97  # at which the share of devices that are on is counted
 _SAMPLE = 4000  # devices of which that share is counted
 Values = NDArray[np.float64]
-
-
-class AssignmentSize(Struct, frozen=True, kw_only=True):
-    """What devices are asked to do in a round.
-
-    Attributes:
-        examples: in each slice of the data; 0: not known.
-        epochs: of the training.
-        download: bytes of the model.
-        upload: bytes of an update.
-    """
-
-    examples: int = 0
-    epochs: float = 1.0
-    download: int = 0
-    upload: int = 0
 
 
 class FleetOverview(Struct, frozen=True, kw_only=True):

@@ -121,3 +121,8 @@ def test_a_quote_in_an_attribute_cannot_break_out_of_its_text() -> None:
     hostile = ObservedDevice(name="a", attributes={"region": "eu', 1: us, 1: 'x\"\n[groups.b]"})
     text = fleet_toml(summarize(replace(OBSERVED, observed=(hostile,))))
     assert "\n[groups" not in text
+
+
+def test_a_fleet_is_drawn_as_a_picture(tmp_path: Path) -> None:
+    write_fleet(FleetSpec(), tmp_path / "fleet.png", 1, devices=20)
+    assert (tmp_path / "fleet.png").read_bytes().startswith(b"\x89PNG")
