@@ -38,6 +38,10 @@ _COMMANDS: dict[str, tuple[str, str]] = {
     "flower": ("flower_commands:flower", "Bring a Flower app to the fleet as it is, or try it here."),
     "queue": ("stack_commands:queue", "List the stack's dead letters, or send them back."),
     "stats": ("statistics_commands:stats", "Statistics of the devices' data, without moving the data."),
+    "swarm": (
+        "swarm_commands:swarm",
+        "Load-test a cloud, embedded or deployed, with thousands of light devices.",
+    ),
     "task": ("laptop_commands:task", "Create a task of your own, check or publish one."),
     "run": ("run_commands:app", "Start, follow, control, compare and report runs."),
     "report": (
