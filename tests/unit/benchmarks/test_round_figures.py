@@ -5,8 +5,8 @@ import runpy
 import numpy as np
 import pytest
 
-from benchmarks.peers.flower_engine import APP
 from benchmarks.measuring.round_figures import Figures, Measurement, figures_of_rounds, times_as_fast
+from benchmarks.peers.flower_engine import APP
 from components.trainer.tasks.noise import Noise
 
 
