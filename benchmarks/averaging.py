@@ -26,9 +26,9 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from benchmarks.averaging_measures import MEGABYTE
-from benchmarks.file_bucket import FileBucket
-from benchmarks.processes import figures_of
+from benchmarks.measuring.averaging_measures import MEGABYTE
+from benchmarks.measuring.file_bucket import FileBucket
+from benchmarks.measuring.processes import figures_of
 from fedgrass.federation import object_keys
 from fedgrass.federation.rounds import Participant, Participation
 from fedgrass.federation.weights import checksum, encode
@@ -74,7 +74,7 @@ def in_a_process(
     folder: Path, what: str, clients: int, strategy: str = "weighted_mean", **environment: str
 ) -> dict[str, float]:
     """Measure in a separate process, with one BLAS thread as in Lambda."""
-    measurement = ["-m", "benchmarks.averaging_measures", what, str(folder), str(clients)]
+    measurement = ["-m", "benchmarks.measuring.averaging_measures", what, str(folder), str(clients)]
     command = [sys.executable, *measurement, "--strategy", strategy]
     return figures_of(command, {"OPENBLAS_NUM_THREADS": "1", **environment})
 

@@ -2,8 +2,8 @@
 
     python -m benchmarks.flower_apps [--quick]
 
-The same app, benchmarks/flower_app, adds a constant to a model of 1 MB or 20 MB, on 1 and 4 devices, all of
-them on this machine:
+The same app, benchmarks/peers/flower_app, adds a constant to a model of 1 MB or 20 MB, on 1 and 4 devices,
+all of them on this machine:
 
 - flower: a SuperLink and a SuperNode per device, with Flower's default isolation (a process per message)
 - server_app: `fedgrass flower run` with the app's own ServerApp, over the embedded cloud and Greengrass cores
@@ -23,13 +23,13 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from benchmarks.fleet_engine import fleet_engine
-from benchmarks.flower_engine import flower_engine
-from benchmarks.round_figures import Figures, times_as_fast
+from benchmarks.measuring.round_figures import Figures, times_as_fast
+from benchmarks.peers.fleet_engine import fleet_engine
+from benchmarks.peers.flower_engine import flower_engine
 from components.trainer.tasks.noise import Noise
 from fedgrass.federation.errors import FedgrassError
 
-APP = Path(__file__).parent / "flower_app"
+APP = Path(__file__).parent / "peers" / "flower_app"
 FLOWER, SERVER_APP, NATIVE = "flower", "fedgrass", "native"
 TARGETS = {SERVER_APP: 5.0, NATIVE: 10.0}  # how many times as fast as Flower, with 4 devices and 1 MB
 _MEASURED, _QUICKLY = (1, 4), (4,)  # devices

@@ -19,7 +19,7 @@ from typing import Any
 
 import psutil
 
-from benchmarks.processes import running
+from benchmarks.measuring.processes import running
 from components.trainer.tasks.noise import Noise
 from fedgrass.console.runs.fleet_operator import RoundRecord
 from fedgrass.federation.errors import FedgrassError

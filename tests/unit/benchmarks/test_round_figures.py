@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from benchmarks.flower_apps import APP
-from benchmarks.round_figures import Figures, Measurement, figures_of_rounds, times_as_fast
+from benchmarks.measuring.round_figures import Figures, Measurement, figures_of_rounds, times_as_fast
 from components.trainer.tasks.noise import Noise
 
 

@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 import psutil
 
-from benchmarks.file_bucket import FileBucket
+from benchmarks.measuring.file_bucket import FileBucket
 from cloud_functions.aggregation import aggregation_context, new_model
 from cloud_functions.aws.powertools_log import PowertoolsLog
 from cloud_functions.aws.s3 import S3Bucket

@@ -17,7 +17,7 @@ import zipfile
 from pathlib import Path
 
 import package
-from benchmarks.processes import figures_of
+from benchmarks.measuring.processes import figures_of
 
 _TIMES = 7
 _FIRST_CALL = """

@@ -27,6 +27,7 @@ class Figures:
     seconds: Sequence[float]  # of each round
     cpu: Measurement  # per device and round
     device_megabytes: float  # the largest resident memory of a device's processes
+    idle_megabytes: float | None  # of a device that waits for work; None: not measured
     server_megabytes: float | None  # of the server's; None: there is no server process
 
     @property
@@ -36,7 +37,7 @@ class Figures:
 
     def as_json(self, name: str) -> dict[str, float | None]:
         """Return the figures for the JSON line, with the system's name before each."""
-        server = self.server_megabytes
+        server, idle = self.server_megabytes, self.idle_megabytes
         return {
             f"{name}_s": round(self.median, 3),
             f"{name}_fastest_s": round(min(self.seconds), 3),
@@ -44,6 +45,7 @@ class Figures:
             f"{name}_cpu_s": round(self.cpu.all, 3),
             f"{name}_device_cpu_s": round(self.cpu.devices, 3),
             f"{name}_device_mb": round(self.device_megabytes, 1),
+            f"{name}_idle_mb": None if idle is None else round(idle, 1),
             f"{name}_server_mb": None if server is None else round(server, 1),
         }
 
@@ -65,6 +67,7 @@ def figures_of_rounds(
     *,
     device_megabytes: float,
     server_megabytes: float | None,
+    idle_megabytes: float | None = None,
 ) -> Figures:
     """Return the figures of rounds from the times between them.
 
@@ -73,6 +76,7 @@ def figures_of_rounds(
         cpu: per device and round.
         device_megabytes: of the device that had most.
         server_megabytes: None: there is no server process.
+        idle_megabytes: of a device that waits for work.
 
     Raises:
         ValueError: there is no round.
@@ -81,7 +85,7 @@ def figures_of_rounds(
         message = f"{len(stamps)} times do not make a round: measure at least one after the first"
         raise ValueError(message)
     seconds = [later - earlier for earlier, later in itertools.pairwise(stamps)]
-    return Figures(seconds, cpu, device_megabytes, server_megabytes)
+    return Figures(seconds, cpu, device_megabytes, idle_megabytes, server_megabytes)
 
 
 def times_as_fast(figures: Mapping[str, Figures], baseline: str) -> dict[str, float]:

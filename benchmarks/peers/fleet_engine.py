@@ -22,8 +22,8 @@ import numpy as np
 import psutil
 from numpy.typing import NDArray
 
-from benchmarks.processes import MemoryWatch, Trees, cpu_seconds, ended_descendants, running
-from benchmarks.round_figures import Figures, Measurement, figures_of_rounds
+from benchmarks.measuring.processes import MemoryWatch, Trees, cpu_seconds, ended_descendants, running
+from benchmarks.measuring.round_figures import Figures, Measurement, figures_of_rounds
 from components.trainer.tasks.task_release import COMPONENT
 from fedgrass.console.flower.flower_component import flower_code
 from fedgrass.console.flower.flower_project import read_project, task_name
