@@ -42,6 +42,10 @@ _COMMANDS: dict[str, tuple[str, str]] = {
         "Simulate a run over thousands of virtual devices, without a cloud.",
     ),
     "stats": ("statistics_commands:stats", "Statistics of the devices' data, without moving the data."),
+    "swarm": (
+        "swarm_commands:swarm",
+        "Load-test a cloud, embedded or deployed, with thousands of light devices.",
+    ),
     "task": ("laptop_commands:task", "Create a task of your own, check or publish one."),
     "run": ("run_commands:app", "Start, follow, control, compare and report runs."),
     "report": (

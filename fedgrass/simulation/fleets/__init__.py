@@ -11,6 +11,7 @@ fleet_attributes.py      attributes in heartbeats
 fleet_drawing.py         the devices of a fleet, drawn from its spec
 fleet_file.py            a fleet written to a file
 fleet_learning.py        a fleet learned from a deployed stack
+fleet_overview.py       a fleet in a few lines and in a picture
 fleet_spec.py            the spec, and its file
 fleet_trace.py           traces: the devices in a file
 trace_files.py           CSV and Parquet

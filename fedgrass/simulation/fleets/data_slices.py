@@ -1,9 +1,27 @@
-"""Which slice of the task's data each virtual device has, and how many examples it trains on."""
+"""Which slice of the task's data each virtual device has, and what it is asked to do with it."""
 
 from collections.abc import Sequence
 
+from msgspec import Struct
+
 from fedgrass.federation.errors import SettingsError
 from fedgrass.simulation.fleets.device_conditions import DeviceConditions
+
+
+class AssignmentSize(Struct, frozen=True, kw_only=True):
+    """What devices are asked to do in a round.
+
+    Attributes:
+        examples: in each slice of the data; 0: not known.
+        epochs: of the training.
+        download: bytes of the model.
+        upload: bytes of an update.
+    """
+
+    examples: int = 0
+    epochs: float = 1.0
+    download: int = 0
+    upload: int = 0
 
 
 def number_of_slices(devices: Sequence[DeviceConditions]) -> int:
