@@ -35,14 +35,14 @@ from fedgrass.simulation.work_durations import Draws
 _WAIT_SECONDS = 0.2  # of real time, between two looks whether the user has stopped the simulation
 
 
-class Stopped(Exception):  # noqa: N818 - not an error
+class Stopped(Exception):
     """The user has stopped the simulation while it waited for a training."""
 
 
 class _Work:
     """An assignment of a device."""
 
-    __slots__ = ("announcement", "deadline", "draws", "future", "name", "began", "work")
+    __slots__ = ("announcement", "began", "deadline", "draws", "future", "name", "work")
 
     def __init__(self, device: DeviceConditions, announcement: Announcement, draws: Draws) -> None:
         self.announcement = announcement
