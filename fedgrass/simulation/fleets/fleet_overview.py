@@ -55,7 +55,8 @@ def training_seconds(devices: Sequence[DeviceConditions], size: AssignmentSize) 
 def assignment_seconds(devices: Sequence[DeviceConditions], size: AssignmentSize) -> Values:
     """Return the time from each device's announcement to its reply, without jitter and times off."""
     transfers = [2 * one.latency + size.download / one.download + size.upload / one.upload for one in devices]
-    return training_seconds(devices, size) + np.array(transfers)
+    found: Values = training_seconds(devices, size) + np.array(transfers)
+    return found
 
 
 def _examples(device: DeviceConditions, size: AssignmentSize) -> int:
