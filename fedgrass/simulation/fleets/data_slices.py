@@ -1,6 +1,6 @@
 """Which slice of the task's data each virtual device has, and what it is asked to do with it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from msgspec import Struct
 
@@ -50,6 +50,12 @@ def check_slices(devices: Sequence[DeviceConditions], examples: int, task: str, 
             f" `slices = {most}` in a fleet file (--fleet), with which several devices have the same slice"
         )
         raise SettingsError(message)
+
+
+def epochs_of(training: Mapping[str, object]) -> float:
+    """Return the epochs of settings of the training; 1 if there are none, as for the durations."""
+    epochs = training.get("epochs", 1)
+    return float(epochs) if isinstance(epochs, int | float) and epochs > 0 else 1.0
 
 
 def examples_of(device: DeviceConditions, available: int) -> int:
