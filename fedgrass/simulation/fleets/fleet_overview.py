@@ -131,7 +131,7 @@ def describe_fleet(
     found = overview(devices, size)
     work = f"{size.examples:,} examples at most" if size.examples else "one example"
     if any(one.examples for one in devices) and not size.examples:
-        work = "its examples"
+        work = "their examples"
     epochs = f"{size.epochs:g} epoch{'' if size.epochs == 1 else 's'}"
     yield (
         f"{found.devices:,} virtual devices: training takes {seconds(found.training_median)} (median),"
