@@ -158,7 +158,7 @@ class LightDevice:
             self._on_announcement(message)
 
     def forget(self) -> None:
-        """Drop the work in progress and all memory of replies, as a device without a journal that restarts."""
+        """Drop the work in progress and all memory of replies, as a device that lost its disk."""
         for timer in self._repeating.values():
             timer.cancel()
         self._repeating.clear()

@@ -113,7 +113,7 @@ def things_of_embedded_cloud(  # noqa: PLR0913 - the cloud, its stack, and what 
 
 
 @contextmanager
-def deployed_swarm_cloud(
+def deployed_swarm_cloud(  # noqa: PLR0913 - the stack, and what the swarm is
     stack: str, folder: Path, swarm: str, devices: int, *, things: Path | None, report: Callable[[str], None]
 ) -> Iterator[SwarmCloud]:
     """Use a deployed stack, with things of a folder or with things that are removed at the end.

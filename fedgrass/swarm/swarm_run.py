@@ -267,7 +267,7 @@ def _measured(  # noqa: PLR0913, PLR0917 - what was measured
     )
     if not requests:
         notes.append(
-            "CloudWatch shows requests to DynamoDB only some minutes later, or these credentials may not read it"
+            "requests to DynamoDB: CloudWatch shows them minutes later, or refuses these credentials"
         )
     last = samples[-1] if samples else Sample(at=until)
     if last.error:
