@@ -25,8 +25,8 @@ from typing import Any
 
 import psutil
 
-from benchmarks import dashboard_page
-from benchmarks.dashboard_fleet import OUTPUTS, RUN, OpenRoundFeed, clients_in_memory, write_fleet
+from benchmarks.fleets import dashboard_page
+from benchmarks.fleets.dashboard_fleet import OUTPUTS, RUN, OpenRoundFeed, clients_in_memory, write_fleet
 from fedgrass.console.dashboard.fleet_state import FleetState, opened
 
 _QUICK_SECONDS, _LONGEST_SECONDS = 15.0, 300.0

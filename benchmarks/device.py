@@ -29,7 +29,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is imported
 import torch
 from torch.utils.data import TensorDataset
 
-from benchmarks.processes import running
+from benchmarks.measuring.processes import running
 from components.trainer.tasks.digits import Digits, make_model
 from components.trainer.training import TorchTask
 from fedgrass.federation.errors import FedgrassError

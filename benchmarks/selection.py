@@ -30,7 +30,7 @@ from typing import Any
 
 import msgspec
 
-from benchmarks.selection_reads import NOW, HashedTable, reads
+from benchmarks.fleets.selection_reads import NOW, HashedTable, reads
 from cloud_functions.aws.device_directory import DynamoDevices
 from fedgrass.federation.selection import SELECTIONS, Candidate, Choose, average_turnaround
 from fedgrass.local.aws.embedded_cloud import EmbeddedCloud

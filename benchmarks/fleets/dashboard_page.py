@@ -1,6 +1,6 @@
 """The page of the dashboard over a large fleet, in a separate process; and a browser that opens it.
 
-    python -m benchmarks.dashboard_page --devices 10000 --rounds 500
+    python -m benchmarks.fleets.dashboard_page --devices 10000 --rounds 500
 
 serves the page, for ``benchmarks.dashboard``, which reads its address and the memory of the tables from its
 output.
@@ -19,7 +19,7 @@ from typing import Any
 
 import psutil
 
-from benchmarks.dashboard_fleet import OUTPUTS, RUN, OpenRoundFeed, clients_in_memory, write_fleet
+from benchmarks.fleets.dashboard_fleet import OUTPUTS, RUN, OpenRoundFeed, clients_in_memory, write_fleet
 from fedgrass.console.dashboard.fleet_state import FleetState
 
 MISSING = ", ".join(
@@ -77,7 +77,7 @@ def measure_page(devices: int, rounds: int, *, opens: int, warm_seconds: float) 
 @contextmanager
 def _served(devices: int, rounds: int, seconds: float) -> Iterator[tuple[str, int, psutil.Process]]:
     """Serve the page in a process; yield its address, the memory of its tables in bytes, and the process."""
-    words = [sys.executable, "-m", __spec__.name if __spec__ else "benchmarks.dashboard_page"]
+    words = [sys.executable, "-m", __spec__.name if __spec__ else "benchmarks.fleets.dashboard_page"]
     words += ["--devices", str(devices), "--rounds", str(rounds), "--seconds", str(seconds)]
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as server:
         try:

@@ -27,6 +27,7 @@ class Figures:
     seconds: Sequence[float]  # of each round
     cpu: Measurement  # per device and round
     device_megabytes: float  # the largest resident memory of a device's processes
+    idle_megabytes: float | None  # of a device that waits for work; None: not measured
     server_megabytes: float | None  # of the server's; None: there is no server process
 
     @property
@@ -34,27 +35,29 @@ class Figures:
         """The median seconds of a round."""
         return statistics.median(self.seconds)
 
-    def as_json(self, name: str) -> dict[str, float | None]:
-        """Return the figures for the JSON line, with the system's name before each."""
-        server = self.server_megabytes
+    def as_json(self) -> dict[str, float | None]:
+        """Return the figures for the JSON line."""
+        server, idle = self.server_megabytes, self.idle_megabytes
         return {
-            f"{name}_s": round(self.median, 3),
-            f"{name}_fastest_s": round(min(self.seconds), 3),
-            f"{name}_slowest_s": round(max(self.seconds), 3),
-            f"{name}_cpu_s": round(self.cpu.all, 3),
-            f"{name}_device_cpu_s": round(self.cpu.devices, 3),
-            f"{name}_device_mb": round(self.device_megabytes, 1),
-            f"{name}_server_mb": None if server is None else round(server, 1),
+            "s": round(self.median, 3),
+            "fastest_s": round(min(self.seconds), 3),
+            "slowest_s": round(max(self.seconds), 3),
+            "cpu_s": round(self.cpu.all, 3),
+            "device_cpu_s": round(self.cpu.devices, 3),
+            "device_mb": round(self.device_megabytes, 1),
+            "idle_mb": None if idle is None else round(idle, 1),
+            "server_mb": None if server is None else round(server, 1),
         }
 
     def in_words(self) -> str:
         """Return the figures for the terminal."""
-        server = self.server_megabytes
+        server, idle = self.server_megabytes, self.idle_megabytes
         return (
             f"{self.median:.2f} s a round ({min(self.seconds):.2f} to {max(self.seconds):.2f},"
             f" {len(self.seconds)} rounds), {self.cpu.all:.2f} CPU seconds per device and round, of which"
             f" {self.cpu.devices:.2f} on the device,"
             f" {self.device_megabytes:.0f} MB on a device, "
+            + ("" if idle is None else f"{idle:.0f} MB when idle, ")
             + ("no server" if server is None else f"{server:.0f} MB on the server")
         )
 
@@ -65,6 +68,7 @@ def figures_of_rounds(
     *,
     device_megabytes: float,
     server_megabytes: float | None,
+    idle_megabytes: float | None = None,
 ) -> Figures:
     """Return the figures of rounds from the times between them.
 
@@ -73,6 +77,7 @@ def figures_of_rounds(
         cpu: per device and round.
         device_megabytes: of the device that had most.
         server_megabytes: None: there is no server process.
+        idle_megabytes: of a device that waits for work.
 
     Raises:
         ValueError: there is no round.
@@ -81,7 +86,7 @@ def figures_of_rounds(
         message = f"{len(stamps)} times do not make a round: measure at least one after the first"
         raise ValueError(message)
     seconds = [later - earlier for earlier, later in itertools.pairwise(stamps)]
-    return Figures(seconds, cpu, device_megabytes, server_megabytes)
+    return Figures(seconds, cpu, device_megabytes, idle_megabytes, server_megabytes)
 
 
 def times_as_fast(figures: Mapping[str, Figures], baseline: str) -> dict[str, float]:

@@ -1,15 +1,11 @@
 """The cold start of the averager: import time, first invocation, memory, and the size of its zip.
 
-    python -m benchmarks.cold_start [--quick]
-
 The code of the functions is packed by package.py and unpacked into a temporary folder. A new process imports
 the averager from there and calls its handler with an empty batch, as Lambda does: AWS clients are created,
 but no request is sent. Numpy, boto3 and other libraries come from the environment of this machine, since the
 zip has them for Lambda's Python; sizes are those of the zip. All times are medians.
 """
 
-import argparse
-import json
 import statistics
 import sys
 import tempfile
@@ -17,9 +13,8 @@ import zipfile
 from pathlib import Path
 
 import package
-from benchmarks.processes import figures_of
+from benchmarks.measuring.processes import figures_of
 
-_TIMES = 7
 _FIRST_CALL = """
 import json, os, sys, time
 began = time.perf_counter()
@@ -68,11 +63,12 @@ def first_call(folder: Path) -> dict[str, float]:
     return figures_of(command, {**_ENVIRONMENT, "PYTHONPATH": str(folder)}, folder)
 
 
-def main() -> None:
-    """Build and measure; print a table and the JSON line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="three processes")
-    times = 3 if parser.parse_args().quick else _TIMES
+def measure(times: int) -> dict[str, float]:
+    """Build and measure.
+
+    Args:
+        times: how many processes are started.
+    """
     with tempfile.TemporaryDirectory(prefix="fedgrass-cold-start-") as temporary:
         folder, archive = Path(temporary) / "function", Path(temporary) / "functions.zip"
         package.build_functions(archive)
@@ -83,11 +79,7 @@ def main() -> None:
             unpacked = sum(entry.file_size for entry in packed.infolist())
         calls = [first_call(folder) for _ in range(times)]
         figures = {name: round(statistics.median(call[name] for call in calls), 3) for name in calls[0]}
-        figures |= {"zip_mb": round(archive.stat().st_size / 1e6, 1), "unpacked_mb": round(unpacked / 1e6, 1)}
-    for name, value in figures.items():
-        print(f"{name:14} {value}")
-    print(json.dumps(figures))
-
-
-if __name__ == "__main__":
-    main()
+        return figures | {
+            "zip_mb": round(archive.stat().st_size / 1e6, 1),
+            "unpacked_mb": round(unpacked / 1e6, 1),
+        }
