@@ -95,7 +95,8 @@ def run_options(options: SwarmOptions, report: Callable[[str], None]) -> SwarmRe
             megabytes=options.megabytes,
         )
     )
-    with temporary_folder(_LEAST_FREE_BYTES, report, "fedgrass-swarm-") as folder:
+    target = options.out / swarm
+    with _output_folder(target), temporary_folder(_LEAST_FREE_BYTES, report, "fedgrass-swarm-") as folder:
         with _opened(options, swarm, folder, report) as cloud:
             plan = SwarmPlan(
                 swarm=swarm,
@@ -110,9 +111,8 @@ def run_options(options: SwarmOptions, report: Callable[[str], None]) -> SwarmRe
             if cloud.created and not cloud.embedded:
                 _forget(cloud, report)
         report("the devices are gone, with all that was made for them")
-    target = options.out / swarm
-    text = msgspec.json.format(msgspec.json.encode(measured.report), indent=1)
-    _write(target, {"swarm.json": text + b"\n", "swarm.png": swarm_picture.draw(measured)})
+        text = msgspec.json.format(msgspec.json.encode(measured.report), indent=1)
+        _write(target, {"swarm.json": text + b"\n", "swarm.png": swarm_picture.draw(measured)})
     report(f"{target}/ has swarm.json, swarm.png")
     return measured.report
 
@@ -193,12 +193,29 @@ def _forget(cloud: SwarmCloud, report: Callable[[str], None]) -> None:
                 return
 
 
+@contextmanager
+def _output_folder(folder: Path) -> Iterator[None]:
+    """Create the folder of the files before anything else; remove it again if it stays empty."""
+    with _writing(folder):
+        folder.mkdir(parents=True)
+    try:
+        yield
+    finally:
+        if not any(folder.iterdir()):
+            folder.rmdir()
+
+
 def _write(folder: Path, files: Mapping[str, bytes]) -> None:
     """Write files. Raises SwarmOptionError."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
+    with _writing(folder):
         for name, content in files.items():
             write_atomically(folder / name, content)
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         message = f"--out {folder} cannot be written to: {error.strerror}"
         raise SwarmOptionError(message) from error
