@@ -114,7 +114,7 @@ $(VENV)/.for-demo: constraints.txt pyproject.toml | $(BIN)/python
 
 $(VENV)/.for-tests: $(VENV)/.for-demo
 	@echo "installing what the tests need into $(VENV)"
-	@$(INSTALL) --editable '.[device,cloud,dashboard,local,dev,flower,onnx,trees,mlflow,tensorboard,otel]' || { echo $(NO_PACKAGES) >&2; exit 1; }
+	@$(INSTALL) --editable '.[device,cloud,dashboard,local,dev,flower,onnx,trees,mlflow,tensorboard,otel,traces]' || { echo $(NO_PACKAGES) >&2; exit 1; }
 # Of this package the tests read its axe.min.js alone: Playwright, which it requires, is not needed.
 	@$(INSTALL) --no-deps axe-playwright-python || { echo $(NO_PACKAGES) >&2; exit 1; }
 	@$(BROWSER)

@@ -106,9 +106,19 @@ class DynamoRounds:
         for row in self._table.between(run, f"round/{first:06}/", f"round/{last:06}/~"):
             yield to_record(row, Round)
 
+    def lease_announcement(self, round_: Round, until: int) -> Round:
+        """Take, extend or release the lease to announce a round; see ``RoundStore``."""
+        expected = {
+            "state": State.OPEN,
+            "announced_batches": round_.announced_batches,
+            "announcing_until": round_.announcing_until,
+        }
+        written = self._table.write(self._update_round(round_, {"announcing_until": until}, expected))
+        return to_record(written, Round)
+
     def mark_announced(self, round_: Round, at: int) -> None:
         """Note that all batches were announced; see ``RoundStore``."""
-        values: dict[str, object] = {"announced_batches": round_.batches}
+        values: dict[str, object] = {"announced_batches": round_.batches, "announcing_until": 0}
         if not round_.announced_batches:
             values["opening_seconds"] = (at - round_.choosing_at) / 1000
         expected = {"batches": round_.batches, "announced_batches": round_.announced_batches}

@@ -77,8 +77,17 @@ class RoundStore(Protocol):
                 participant has replied since.
         """
 
+    def lease_announcement(self, round_: Round, until: int) -> Round:
+        """Take, extend or (``until`` 0) release the lease to announce ``round_``; return the round then.
+
+        Raises:
+            LostRace: The round is not OPEN, or its ``announced_batches`` or ``announcing_until`` has changed.
+        """
+
     def mark_announced(self, round_: Round, at: int) -> None:
         """Record that all batches of ``round_`` were announced by ``at``; for the first, how long it took.
+
+        The lease to announce it ends.
 
         Raises:
             LostRace: Another batch was asked since, or this was recorded already.

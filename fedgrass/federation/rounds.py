@@ -106,6 +106,7 @@ class Round(Struct, frozen=True, kw_only=True):
     base_carried: Carried = {}  # server state of that model that devices need for their training
     batches: int = 1  # the first cohort, plus one for each batch of replacements
     announced_batches: int = 0  # batches whose announcements were all accepted by the broker
+    announcing_until: int = 0  # until when the worker that announces the others holds its lease; 0: none does
     replaced: int = 0  # losses for which a replacement was asked, or for which none was left
     accepted: int = 0  # devices that took the work: they accepted it, or replied
     replied: int = 0
@@ -155,6 +156,10 @@ class Round(Struct, frozen=True, kw_only=True):
     def announced(self) -> bool:
         """Whether the work was announced to every device that was asked."""
         return self.announced_batches >= self.batches
+
+    def is_being_announced(self, now: int) -> bool:
+        """Return whether a worker that has not announced it to every device yet may still do so."""
+        return not self.announced and now < self.announcing_until
 
     @property
     def lease(self) -> str:

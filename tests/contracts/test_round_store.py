@@ -333,6 +333,36 @@ def test_a_round_is_not_announced_if_more_devices_were_asked_meanwhile(
     assert current(store).announced
 
 
+def test_one_of_several_workers_gets_the_lease_to_announce(store: RoundStore, opened: Round) -> None:
+    assert race(lambda n: store.lease_announcement(opened, NOW + n + 1)) == 1
+    assert current(store).announcing_until in range(NOW + 1, NOW + THREADS + 1)
+    with pytest.raises(LostRace):
+        store.lease_announcement(opened, NOW + 99)
+
+
+def test_a_lease_to_announce_is_extended_and_released_by_its_holder(store: RoundStore, opened: Round) -> None:
+    first = store.lease_announcement(opened, NOW + 30)
+    second = store.lease_announcement(first, NOW + 60)
+    assert second == current(store) == msgspec.structs.replace(opened, announcing_until=NOW + 60)
+    with pytest.raises(LostRace):
+        store.lease_announcement(first, 0)
+    assert store.lease_announcement(second, 0) == opened
+
+
+def test_a_round_that_was_announced_needs_no_lease(store: RoundStore, opened: Round) -> None:
+    leased = store.lease_announcement(opened, NOW + 30)
+    store.mark_announced(leased, NOW)
+    assert current(store).announcing_until == 0
+    with pytest.raises(LostRace):  # of a worker that read the round before the first lease
+        store.lease_announcement(opened, NOW + 30)
+
+
+def test_a_round_that_has_ended_is_not_leased_to_be_announced(store: RoundStore, opened: Round) -> None:
+    store.move(opened, Event.GIVEN_UP)
+    with pytest.raises(LostRace):
+        store.lease_announcement(opened, NOW + 30)
+
+
 def test_a_device_is_asked_in_place_of_one_that_declined(store: RoundStore, opened: Round) -> None:
     store.mark_announced(opened, NOW)
     store.move_participant(opened, as_read("thing-0"), Participation.DECLINED, "busy")

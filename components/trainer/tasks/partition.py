@@ -5,10 +5,11 @@ Every device reads the same files and takes its own share, with no communication
 on every machine, so the shares are disjoint.
 """
 
+import inspect
 import math
 import random
-from collections.abc import Hashable, Mapping, Sequence
-from typing import Annotated, Literal
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta, Struct
@@ -16,6 +17,7 @@ from msgspec import Meta, Struct
 from components.runtime.component_errors import ConfigurationError
 
 SEED = 20_260_101
+SHARE, SHARES = "share", "shares"  # options of tasks that split a data set
 Option = int | float | str | bool
 
 
@@ -143,6 +145,17 @@ def parse_partition(task: str, options: Mapping[str, Option], own: Sequence[str]
         )
         raise ConfigurationError(message)
     return partition
+
+
+def takes_shares(make: Callable[..., Any]) -> bool:
+    """Return whether the class of a task takes ``share`` and ``shares``."""
+    try:
+        parameters = inspect.signature(make).parameters.values()
+    except (TypeError, ValueError):  # a class without a signature, such as one written in C
+        return False
+    if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters):
+        return True
+    return {SHARE, SHARES} <= {parameter.name for parameter in parameters}
 
 
 def shuffled(indices: Sequence[int], seed: int) -> list[int]:

@@ -300,6 +300,11 @@ class TorchTask(Hooks):
         self._training = lambda: batches.first(self._read(training), most)
         self._held_out = lambda: batches.first(self._read(held_out), most)
 
+    def limit_training(self, most: int) -> None:
+        """Train on at most ``most`` of the training examples from now on; all held-out ones are kept."""
+        training = self._training
+        self._training = lambda: batches.first(self._read(training), most)
+
     def first_batch(self, size: int = _FIRST_BATCH) -> tuple[Any, Any]:
         """Return inputs and targets of the first training batch, as the model gets them."""
         return self._batch(self._read(self._training), size)

@@ -108,12 +108,13 @@ class ScaffoldTraining:
         correction = scaffold.correction(self._server, self._own)
         return self._task.fit_corrected(model, settings, report, stop, correction)
 
-    def write(self, fit: Fit, start: Arrays) -> Written:
+    def write(self, fit: Fit, start: Arrays, rng: np.random.Generator | None = None) -> Written:
         """Write the update: the model's arrays, followed by the change of the device's control variate.
 
         Args:
             fit: the result of the training.
             start: the global model from which it started.
+            rng: as for ``write_update``.
 
         Raises:
             WorkFailed: the task did not report its steps, or the cloud would refuse the update.
@@ -132,6 +133,7 @@ class ScaffoldTraining:
             update_layout(self._model, [CONTROL]),
             control,
             trained=trained,
+            rng=rng,
         )
 
     def _checked_steps(self, fit: Fit) -> GradientSteps:

@@ -19,6 +19,7 @@ WRITES = frozenset(
         "ask",
         "open_round",
         "replace",
+        "lease_announcement",
         "mark_announced",
         "move",
         "count_reply",
