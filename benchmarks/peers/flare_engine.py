@@ -205,9 +205,7 @@ def flare_engine(folder: Path, devices: int, installed: PeerEnvironment) -> Iter
         server = _start(kits, "server", environment, folder)
         engine = FlareEngine(folder, environment, installed.python, kits, server)
         wait_for_port(port, server, _READY_SECONDS, folder)
-        engine.sites.extend(
-            _start(kits, f"site-{n}", environment, folder) for n in range(1, devices + 1)
-        )
+        engine.sites.extend(_start(kits, f"site-{n}", environment, folder) for n in range(1, devices + 1))
         engine.wait_for_sites()
         yield engine
 

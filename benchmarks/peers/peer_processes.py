@@ -53,7 +53,9 @@ def wait_for_port(port: int, process: psutil.Popen, seconds: float, folder: Path
             return False
         return True
 
-    wait_until(listens, lambda: process.poll() is not None, seconds, f"nothing listens on port {port}", folder)
+    wait_until(
+        listens, lambda: process.poll() is not None, seconds, f"nothing listens on port {port}", folder
+    )
 
 
 def wait_until(
