@@ -15,7 +15,7 @@ import pytest
 from fedgrass.console import main
 from fedgrass.console.runs import history
 from fedgrass.federation.errors import SettingsError
-from fedgrass.simulation import clients, simulation_files
+from fedgrass.simulation import clients, simulate_action, simulation_files
 from fedgrass.simulation.clients.client_trainer import ClientTrainer
 from fedgrass.simulation.simulation_spec import SimulationSpec
 from tests.fakes.numpy_clients import NumpyClients
@@ -27,6 +27,7 @@ def no_pictures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
     if "with_pictures" not in request.fixturenames:
         monkeypatch.setattr(simulation_files, "write_report", lambda *_, **__: None)
         monkeypatch.setattr(history, "_draw", lambda *_: b"PNG")
+        monkeypatch.setattr(simulate_action, "write_fleet_picture", lambda *_: None)
 
 
 @pytest.fixture
@@ -60,6 +61,7 @@ def test_the_files_are_those_of_a_real_run_and_say_that_it_was_a_simulation(
     folder = tmp_path / "digits-simulated-0"
     assert {file.name for file in folder.iterdir()} == {
         "accuracy.png",
+        "fleet.png",
         "history.json",
         "model.safetensors",
         "report",
@@ -72,6 +74,7 @@ def test_the_files_are_those_of_a_real_run_and_say_that_it_was_a_simulation(
     assert "This run was a simulation:</strong> 8 virtual devices" in (folder / "report.html").read_text()
     assert "have expired" not in (folder / "report.html").read_text()
     printed = capsys.readouterr().out
+    assert "8 virtual devices: training takes 1.06 s (median)" in printed
     assert "a simulation of 8 devices: 3 rounds in" in printed
     assert "on AWS it would have cost $" in printed
 
