@@ -1,5 +1,6 @@
 """Announce a round to its cohort, and to replacements for devices that it lost."""
 
+import contextlib
 from collections.abc import Callable, Iterable, Sequence
 
 from msgspec import UNSET
@@ -9,9 +10,9 @@ from cloud_functions.selection import cohorts
 from cloud_functions.server_apps import message_list
 from cloud_functions.services import Services
 from fedgrass.federation import messages, object_keys, topics
-from fedgrass.federation.errors import SettingsError
+from fedgrass.federation.errors import LostRace, NotYet, SettingsError
 from fedgrass.federation.messages import Announcement
-from fedgrass.federation.messages.alarms import Reminder
+from fedgrass.federation.messages.alarms import Alarm, Reminder
 from fedgrass.federation.messages.message_fields import shorten
 from fedgrass.federation.messages.message_types import Encoding
 from fedgrass.federation.rounds import Participant, Participation, Round, State, Work, announced_at
@@ -19,48 +20,104 @@ from fedgrass.federation.runs import Run
 from fedgrass.federation.selection.filters import knows_messages
 from fedgrass.federation.task_messages.round_messages import RoundMessages
 
+_Announcer = Callable[[str, int, int], bytes]
+
+# Short, so that little time is lost after a crash. It is extended while half of it or less is left.
+_LEASE_SECONDS = 30
+_PER_LOOK_AT_LEASE = 250  # announcements, which take half a second on AWS
+
 
 def announce_all(
     services: Services, run: Run, open_round: Round, listed: RoundMessages | None = None
 ) -> None:
     """Announce a round to the devices of all batches that were not announced yet, then note that.
 
+    Announcing a large cohort takes seconds, in which its first devices reply. So the announcement is leased:
+    the workers that process these replies leave it, and the steps after it, to the one that holds the lease.
+    If that worker crashes, whichever looks at the round after the lease's end announces it again.
+
     ``listed`` are the messages of a ServerApp's round, if the caller has read them.
 
     Raises:
         SettingsError: the list of a ServerApp's messages cannot be read.
-        LostRace: another worker has announced the round.
+        LostRace: another worker announces the round, or has announced it.
     """
-    unaccepted: dict[int, list[Participant]] = {
+    leased = services.rounds.lease_announcement(open_round, _lease_end(services))
+    try:
+        for batch, participants in _unannounced(services, leased).items():
+            if leased.in_flight and not participants:
+                continue
+            leased = _announce_batch(services, run, leased, participants, listed)
+            remind_of_unaccepted(services, run, leased, batch=batch, turn=1)
+        services.rounds.mark_announced(leased, services.now())
+    except Exception:
+        with contextlib.suppress(LostRace):
+            services.rounds.lease_announcement(leased, 0)
+        raise
+
+
+def is_announced_by_another(services: Services, round_: Round, alarm: Alarm | None) -> bool:
+    """Return whether another worker holds the lease to announce a round, and so will take its next steps.
+
+    Raises:
+        NotYet: it does, and the caller has an alarm, which must not be lost if that worker crashes.
+    """
+    if not round_.is_being_announced(services.now()):
+        return False
+    if alarm:
+        named = messages.round_id(round_.run, round_.number, round_.attempt)
+        message = f"round {named} is being announced"
+        raise NotYet(message)
+    return True
+
+
+def _lease_end(services: Services) -> int:
+    return services.now() + int(min(services.lease_seconds, _LEASE_SECONDS) * 1000)
+
+
+def _unannounced(services: Services, open_round: Round) -> dict[int, list[Participant]]:
+    """Return the devices that were not announced to yet and have not replied, by batch."""
+    found: dict[int, list[Participant]] = {
         batch: [] for batch in range(open_round.announced_batches + 1, open_round.batches + 1)
     }
     for participant in services.rounds.participants(open_round):
-        if participant.state is Participation.ASKED and participant.batch in unaccepted:
-            unaccepted[participant.batch].append(participant)
-    for batch, participants in unaccepted.items():
-        if open_round.in_flight and not participants:
-            continue
-        announce(services, run, open_round, participants, listed)
-        remind_of_unaccepted(services, run, open_round, batch=batch, turn=1)
-    services.rounds.mark_announced(open_round, services.now())
+        if participant.state is Participation.ASKED and participant.batch in found:
+            found[participant.batch].append(participant)
+    return found
 
 
-def announce(
+def _announce_batch(
     services: Services,
     run: Run,
-    open_round: Round,
-    participants: Iterable[Participant],
-    listed: RoundMessages | None = None,
-) -> None:
+    leased: Round,
+    participants: Sequence[Participant],
+    listed: RoundMessages | None,
+) -> Round:
+    """Announce a round to a batch, and extend the lease in time; return the round with its lease.
+
+    Raises:
+        LostRace: the lease ended too early, and another worker has taken it; or the round has ended.
+    """
+    announcement = _announcer(services, run, leased, listed)
+    for start in range(0, len(participants), _PER_LOOK_AT_LEASE):
+        if leased.announcing_until - services.now() < _LEASE_SECONDS * 1000 // 2:
+            leased = services.rounds.lease_announcement(leased, _lease_end(services))
+        _publish(services, leased, participants[start : start + _PER_LOOK_AT_LEASE], announcement)
+    return leased
+
+
+def announce(services: Services, run: Run, open_round: Round, participants: Iterable[Participant]) -> None:
     """Publish the announcement of a round to some of its devices, to each with the time of its batch.
 
     Raises:
         SettingsError: the list of a ServerApp's messages cannot be read.
     """
-    if open_round.work is Work.MESSAGE:
-        announcement = message_list.announcer(services, run, open_round, listed)
-    else:
-        announcement = _announcer(services, run, open_round)
+    _publish(services, open_round, participants, _announcer(services, run, open_round))
+
+
+def _publish(
+    services: Services, open_round: Round, participants: Iterable[Participant], announcement: _Announcer
+) -> None:
     pairs = []
     for participant in participants:
         device = participant.device
@@ -92,8 +149,12 @@ def remind_of_unaccepted(services: Services, run: Run, open_round: Round, *, bat
         services.alarms.remind(reminder, run.settings.accept_seconds)
 
 
-def _announcer(services: Services, run: Run, open_round: Round) -> Callable[[str, int, int], bytes]:
+def _announcer(
+    services: Services, run: Run, open_round: Round, listed: RoundMessages | None = None
+) -> _Announcer:
     """Return a function of a device, a time and a version that makes the announcement of a round."""
+    if open_round.work is Work.MESSAGE:
+        return message_list.announcer(services, run, open_round, listed)
     payloads: dict[tuple[int, int], bytes] = {}
 
     def announcement(_device: str, at: int, version: int) -> bytes:

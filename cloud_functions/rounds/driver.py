@@ -8,7 +8,8 @@ step first does 1, if it applies, and then the first of the others that applies:
 3. No round is in progress: open the next (open_round.py), wait for its time or for a device
    (reminders.py), or end the run. ``runs.next_step`` decides which.
 4. The operator gave the open attempt up: abandon it.
-5. Devices of the round were not notified yet: announce it to them (announce.py).
+5. Devices of the round were not notified yet: announce it to them (announce.py). While another worker does
+   so, leave the round to it.
 6. Devices declined or failed: ask others in their place (announce.py). In a buffered run, places in flight
    are vacant: ask devices to fill them (buffers/flight.py).
 7. Enough replies for a partial sum have arrived: hand it over (aggregation/partial_sums.py).
@@ -130,10 +131,7 @@ def _drive(services: Services, run: Run, round_: Round, alarm: Alarm | None) -> 
         close_round.abandon(services, round_, Event.GIVEN_UP)
         return True
     if round_.state is State.OPEN and not round_.announced:
-        is_new_buffer = round_.in_flight and not round_.announced_batches
-        if not (is_new_buffer and flight.fill(services, run, round_)):
-            announce.announce_all(services, run, round_)
-        return True
+        return _announce(services, run, round_, alarm)
     overdue = alarm == open_round.deadline_of(round_)
     event = next_event(round_, services.now(), overdue=overdue)
     if _ask_more(services, run, round_, event):
@@ -154,6 +152,16 @@ def _drive(services: Services, run: Run, round_: Round, alarm: Alarm | None) -> 
     if not services.can_average:
         return _leave_to_averager(services, run)
     return aggregate_round.aggregate(services, run, round_, event, overdue=overdue)
+
+
+def _announce(services: Services, run: Run, round_: Round, alarm: Alarm | None) -> bool:
+    """Announce a round, unless another worker does; a new buffer is filled before that."""
+    if announce.is_announced_by_another(services, round_, alarm):
+        return False
+    is_new_buffer = round_.in_flight and not round_.announced_batches
+    if not (is_new_buffer and flight.fill(services, run, round_)):
+        announce.announce_all(services, run, round_)
+    return True
 
 
 def _ask_more(services: Services, run: Run, round_: Round, event: Event | None) -> bool:

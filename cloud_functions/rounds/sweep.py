@@ -121,6 +121,8 @@ def is_stuck(run: Run, round_: Round | None, now: int) -> bool:
     """
     if round_ and round_.state is State.OPEN and run.has_given_up(round_):
         return True
+    if round_ and round_.state is State.OPEN and not round_.announced:
+        return not round_.is_being_announced(now)
     if round_ and round_.state in {State.OPEN, State.AGGREGATING}:
         return next_event(round_, now) is not None
     if round_ is None and run.round:

@@ -79,6 +79,8 @@ def _drive(services: Services, run: Run, round_: Round, alarm: Alarm | None) -> 
         close_round.abandon(services, round_, Event.GIVEN_UP, f"the run is {run.state}: {run.reason}")
         return True
     if round_.state is State.OPEN and not round_.announced:
+        if announce.is_announced_by_another(services, round_, alarm):
+            return False
         _announce(services, run, round_)
         return True
     overdue = alarm == deadline_of(round_)
@@ -162,6 +164,7 @@ def is_stuck(run: Run, unpublished: Sequence[Round], now: int) -> bool:
     if unpublished and unpublished[0].number == run.published + 1 and unpublished[0].state in ENDED:
         return True
     return any(
-        next_event(round_, now) is not None or (round_.state is State.OPEN and not round_.announced)
+        next_event(round_, now) is not None
+        or (round_.state is State.OPEN and not round_.announced and not round_.is_being_announced(now))
         for round_ in unpublished
     )

@@ -16,6 +16,7 @@ rounds, whose devices train at their own pace. See docs/buffered_rounds.md.
 
 from collections.abc import Mapping
 from types import MappingProxyType
+from typing import NamedTuple
 
 from msgspec import Struct
 
@@ -106,6 +107,7 @@ class Round(Struct, frozen=True, kw_only=True):
     base_carried: Carried = {}  # server state of that model that devices need for their training
     batches: int = 1  # the first cohort, plus one for each batch of replacements
     announced_batches: int = 0  # batches whose announcements were all accepted by the broker
+    announcing_until: int = 0  # until when the worker that announces the others holds its lease; 0: none does
     replaced: int = 0  # losses for which a replacement was asked, or for which none was left
     accepted: int = 0  # devices that took the work: they accepted it, or replied
     replied: int = 0
@@ -155,6 +157,10 @@ class Round(Struct, frozen=True, kw_only=True):
     def announced(self) -> bool:
         """Whether the work was announced to every device that was asked."""
         return self.announced_batches >= self.batches
+
+    def is_being_announced(self, now: int) -> bool:
+        """Return whether a worker that has not announced it to every device yet may still do so."""
+        return not self.announced and now < self.announcing_until
 
     @property
     def lease(self) -> str:
@@ -308,6 +314,14 @@ class Participant(Struct, frozen=True, kw_only=True):
     def turnaround_seconds(self) -> float:
         """From the announcement to the reply, both by the cloud's clock; 0 without a reply."""
         return (self.received_at - self.announced_at) / 1000 if self.received_at else 0.0
+
+
+class Move(NamedTuple):
+    """A participant as it was read, the state that it moves to, and its other fields that change."""
+
+    part: Participant
+    target: Participation
+    values: Mapping[str, object]
 
 
 def announced_at(round_: Round, participant: Participant) -> int:

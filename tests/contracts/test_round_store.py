@@ -12,7 +12,7 @@ from fedgrass.federation import round_metrics
 from fedgrass.federation.errors import LostRace
 from fedgrass.federation.messages import CarriedFile, Completion
 from fedgrass.federation.ports import RoundStore
-from fedgrass.federation.rounds import TRANSITIONS, Event, Participant, Participation, Round, State
+from fedgrass.federation.rounds import TRANSITIONS, Event, Move, Participant, Participation, Round, State
 from fedgrass.federation.runs import Progress, Run, RunAction, RunState
 from fedgrass.federation.settings import RunSettings
 
@@ -331,6 +331,36 @@ def test_a_round_is_not_announced_if_more_devices_were_asked_meanwhile(
     assert not current(store).announced
     store.mark_announced(current(store), NOW)
     assert current(store).announced
+
+
+def test_one_of_several_workers_gets_the_lease_to_announce(store: RoundStore, opened: Round) -> None:
+    assert race(lambda n: store.lease_announcement(opened, NOW + n + 1)) == 1
+    assert current(store).announcing_until in range(NOW + 1, NOW + THREADS + 1)
+    with pytest.raises(LostRace):
+        store.lease_announcement(opened, NOW + 99)
+
+
+def test_a_lease_to_announce_is_extended_and_released_by_its_holder(store: RoundStore, opened: Round) -> None:
+    first = store.lease_announcement(opened, NOW + 30)
+    second = store.lease_announcement(first, NOW + 60)
+    assert second == current(store) == msgspec.structs.replace(opened, announcing_until=NOW + 60)
+    with pytest.raises(LostRace):
+        store.lease_announcement(first, 0)
+    assert store.lease_announcement(second, 0) == opened
+
+
+def test_a_round_that_was_announced_needs_no_lease(store: RoundStore, opened: Round) -> None:
+    leased = store.lease_announcement(opened, NOW + 30)
+    store.mark_announced(leased, NOW)
+    assert current(store).announcing_until == 0
+    with pytest.raises(LostRace):  # of a worker that read the round before the first lease
+        store.lease_announcement(opened, NOW + 30)
+
+
+def test_a_round_that_has_ended_is_not_leased_to_be_announced(store: RoundStore, opened: Round) -> None:
+    store.move(opened, Event.GIVEN_UP)
+    with pytest.raises(LostRace):
+        store.lease_announcement(opened, NOW + 30)
 
 
 def test_a_device_is_asked_in_place_of_one_that_declined(store: RoundStore, opened: Round) -> None:
@@ -987,3 +1017,56 @@ def test_a_reply_is_held_in_a_round_that_has_ended_once(
     with pytest.raises(LostRace):  # the round is not in the state that was read
         store.move_later(msgspec.structs.replace(first, state=State.OPEN), held, Participation.LATE, {})
     assert store.participant(first, "thing-0") == held
+
+
+def test_a_round_is_read_with_some_of_its_participants(store: RoundStore, opened: Round) -> None:
+    store.count_reply(opened, as_read("thing-1"), a_reply(), NOW + 9)
+    round_, parts = store.round_with("run-1", 1, 1, ("thing-0", "thing-1", "stranger"))
+    assert round_ == current(store)
+    assert {name: part.state for name, part in parts.items()} == {
+        "thing-0": Participation.ASKED,
+        "thing-1": Participation.REPLIED,
+    }
+    assert parts["thing-1"] == store.participant(opened, "thing-1")
+    assert store.round_with("run-1", 2, 1, ("thing-0",)) == (None, {})
+
+
+def test_participants_that_move_together_are_counted_together(store: RoundStore, opened: Round) -> None:
+    reply = round_metrics.reply_fields(a_reply(), NOW + 9)
+    store.move_together(
+        opened,
+        [
+            Move(as_read("thing-0"), Participation.ACCEPTED, {"reason": ""}),
+            Move(as_read("thing-1"), Participation.REPLIED, {**reply, "group": 1}),
+            Move(as_read("thing-2"), Participation.DECLINED, {"reason": "busy"}),
+        ],
+    )
+    now = current(store)
+    assert (now.accepted, now.replied, now.declined) == (2, 1, 1)
+    for name, count in round_metrics.tally(store.participants(opened)).items():
+        assert getattr(now, name) == count
+    assert [part.device for part in store.members(opened, 1)] == ["thing-1"]
+
+
+@pytest.mark.parametrize("change", ["participant", "round"])
+def test_participants_move_together_or_not_at_all(store: RoundStore, opened: Round, change: str) -> None:
+    if change == "participant":
+        store.move_participant(opened, as_read("thing-1"), Participation.DECLINED, "busy")
+    else:
+        store.move(opened, Event.GIVEN_UP)
+    before = (current(store), list(store.participants(opened)))
+    reply = round_metrics.reply_fields(a_reply(), NOW + 9)
+    with pytest.raises(LostRace):
+        store.move_together(
+            opened, [Move(as_read(f"thing-{n}"), Participation.REPLIED, reply) for n in range(3)]
+        )
+    assert (current(store), list(store.participants(opened))) == before
+
+
+def test_of_several_workers_that_move_the_same_participants_one_does(
+    store: RoundStore, opened: Round
+) -> None:
+    reply = round_metrics.reply_fields(a_reply(), NOW + 9)
+    moves = [Move(as_read(f"thing-{n}"), Participation.REPLIED, reply) for n in range(3)]
+    assert race(lambda _: store.move_together(opened, moves)) == 1
+    assert current(store).replied == 3

@@ -15,6 +15,7 @@
   policies are not enforced. `RequestGuard` needs a secret for each.
 - It returns the address of a function's code with a fixed signature, which `RequestGuard` refuses: here the
   account's owner signs it, as AWS does.
+- It compares each MQTT message with every subscription: with 1,000 devices that takes most of its time.
 - Parameters of a template are text, even for the number MaximumConcurrency of a queue.
 """
 
@@ -37,6 +38,8 @@ from ministack.core import iam_actions, lambda_runtime
 from ministack.core.iam_evaluator import pin_request_origin
 from ministack.services import dynamodb, iot, lambda_svc, s3, scheduler, sts
 
+from fedgrass.local.aws.topic_index import IndexedSubscriptions, published_on
+
 _SCHEDULER_TICK_SECONDS = 1.0
 _CODE_SECONDS = 600  # for which the address of a function's code is valid, as on AWS
 
@@ -49,6 +52,8 @@ def apply_patches() -> None:
     s3._copy_object = copying_once(s3._copy_object)  # noqa: SLF001 - as above
     iot._mtls_build_ssl_context = requiring_certificates(iot._mtls_build_ssl_context)  # noqa: SLF001 - as above
     iot._MtlsAcceptor.connection_made = once_reading(iot._MtlsAcceptor.connection_made)  # noqa: SLF001 - as above
+    iot._subscriptions = IndexedSubscriptions()  # noqa: SLF001 - as above
+    iot.broker_publish = published_on(iot.broker_publish)
     lambda_runtime.execution_credentials = with_secrets(lambda_runtime.execution_credentials)
     lambda_svc.execution_credentials = lambda_runtime.execution_credentials
     lambda_svc._presigned_code_url = signing(lambda_svc._presigned_code_url)  # noqa: SLF001 - as above

@@ -10,7 +10,7 @@ from msgspec import Struct
 from tests.fakes.memory_cloud import Crash
 
 READS = frozenset(
-    {"run", "round", "participant", "living", "runs"}
+    {"run", "round", "round_with", "participant", "living", "runs"}
 )  # of the rounds table; each can return an older result
 WRITES = frozenset(
     {
@@ -19,9 +19,11 @@ WRITES = frozenset(
         "ask",
         "open_round",
         "replace",
+        "lease_announcement",
         "mark_announced",
         "move",
         "count_reply",
+        "move_together",
         "move_participant",
         "refuse_update",
         "begin_group",

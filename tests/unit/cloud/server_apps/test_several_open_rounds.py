@@ -307,6 +307,7 @@ def test_the_sweep_announces_a_round_whose_worker_crashed_after_it_was_opened() 
         fleet.push()
     assert (states(fleet), fleet.announced("thing-0")) == ([State.OPEN], [])
     fleet.alarms.reminders.clear()
+    fleet.pass_time(31)  # its lease ends
     sweep.sweep(fleet.cloud)
     fleet.remind()
     assert [work.round for work in fleet.announced("thing-0")] == [1]
