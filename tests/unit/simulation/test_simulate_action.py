@@ -5,8 +5,6 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -39,12 +37,11 @@ def with_pictures() -> None:
 
 @pytest.fixture(autouse=True)
 def numpy_clients(monkeypatch: pytest.MonkeyPatch) -> None:
-    @contextmanager
-    def open_clients(spec: SimulationSpec, *_: object) -> Iterator[ClientTrainer]:
+    def open_clients(spec: SimulationSpec, *_: object) -> ClientTrainer:
         if spec.devices > 1000:
             message = "more devices than data"
             raise SettingsError(message)
-        yield NumpyClients()
+        return NumpyClients()
 
     monkeypatch.setattr(clients, "open_clients", open_clients, raising=False)
 
@@ -152,7 +149,7 @@ def test_a_run_that_fails_ends_with_1_and_the_reasons(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     failing = NumpyClients(failing=["device-00000", "device-00001", "device-00002"])
-    monkeypatch.setattr(clients, "open_clients", contextmanager(lambda *_: iter([failing])))
+    monkeypatch.setattr(clients, "open_clients", lambda *_: failing)
     names = [f"device-{number:05}" for number in range(10)]
     failing._failing = frozenset(names)
     assert simulate("--devices", "3", "--rounds", "2", "--out", str(tmp_path)) == 1
@@ -171,7 +168,7 @@ def test_ctrl_c_ends_a_simulation_with_what_is_done(
                 os.kill(os.getpid(), signal.SIGINT)
             return super().evaluate(weights)
 
-    monkeypatch.setattr(clients, "open_clients", contextmanager(lambda *_: iter([Interrupted()])))
+    monkeypatch.setattr(clients, "open_clients", lambda *_: Interrupted())
     before = signal.getsignal(signal.SIGINT)
     assert simulate("--devices", "3", "--rounds", "100", "--out", str(tmp_path)) == 130
     assert signal.getsignal(signal.SIGINT) is before
