@@ -144,6 +144,8 @@ def _run(  # noqa: PLR0913, PLR0917 - see run_grid
     }
 
     def keep(outcome: CellOutcome) -> None:
+        if outcome.id in outcomes:
+            return
         store.write(outcome)
         outcomes[outcome.id] = outcome
         progress.ended(outcome)

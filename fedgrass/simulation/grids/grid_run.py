@@ -33,7 +33,8 @@ def run_works(
     Args:
         works: the simulations.
         executor: where they run; it is left as it is.
-        keep: stores an outcome; called once per simulation, in the order in which they end.
+        keep: stores an outcome; called in the order in which they end, and after
+            an interruption perhaps twice with the same one.
         retried: notes that a simulation whose worker was lost is tried once more, with the reason.
 
     Raises:
@@ -53,13 +54,14 @@ def run_works(
             submit(_Attempt(work, 1))
         while waiting:
             future = ended.get()
-            attempt = waiting.pop(future)
+            attempt = waiting[future]
             outcome = _outcome(future, attempt)
             if isinstance(outcome, WorkerLost):
                 retried(attempt.work, str(outcome))
                 submit(_Attempt(attempt.work, attempt.number + 1))
             else:
                 keep(outcome)
+            del waiting[future]  # only now: an interruption keeps what was not kept yet
     except KeyboardInterrupt:
         _keep_finished(waiting, keep)
         raise
