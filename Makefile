@@ -9,7 +9,8 @@
 #                    install)
 #   make test-tracking  MLflow's client against a real MLflow server, TensorBoard's files against its own reader (half
 #                    a minute, and one and 900 MB to install)
-#   make bench       the benchmarks (make bench OPTIONS=--quick: under a minute each)
+#   make bench       the benchmarks, in less than an hour (make bench OPTIONS=--quick: under a minute each;
+#                    OPTIONS=--record writes docs/benchmarks.json, from which docs/benchmarks.md is written)
 #   make requirements  pins what devices install, with hashes, after constraints.txt has changed
 #   make chaos       200 rounds while everything goes wrong that can (make chaos ROUNDS=20 SEED=7: two minutes)
 #                    the same functions over ports in memory, 2,000 seeded schedules: make chaos SCHEDULES=2000
@@ -75,22 +76,15 @@ test-tracking: $(VENV)/.for-tests .venv-tracking/.installed
 	@echo "installing $* into .venv-$*"
 	@$(PYTHON) -m venv --clear .venv-$* || { echo $(NO_VENV) >&2; exit 1; }
 	@.venv-$*/bin/python -m pip --disable-pip-version-check --quiet install --requirement $< \
+	    $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) \
 	    || { echo $(NO_PACKAGES) >&2; exit 1; }
 	@touch $@
 
+# The peers are optional: a benchmark without them says so.
 bench: $(VENV)/.for-tests
-	$(BIN)/python -m benchmarks.round_overhead $(OPTIONS)
-	$(BIN)/python -m benchmarks.selection $(OPTIONS)
-	$(BIN)/python -m benchmarks.stragglers $(OPTIONS)
-	$(BIN)/python -m benchmarks.averaging $(OPTIONS)
-	$(BIN)/python -m benchmarks.encodings $(OPTIONS)
-	$(BIN)/python -m benchmarks.partial_models $(OPTIONS)
-	$(BIN)/python -m benchmarks.cold_start $(OPTIONS)
-	$(BIN)/python -m benchmarks.command_start $(OPTIONS)
-	$(BIN)/python -m benchmarks.report_page $(OPTIONS)
-	$(BIN)/python -m benchmarks.device $(OPTIONS)
-	$(BIN)/python -m benchmarks.flower_apps $(OPTIONS)
-	$(BIN)/python -m benchmarks.dashboard $(OPTIONS)
+	@$(MAKE) --no-print-directory .venv-flower/.installed || echo "the benchmarks run without Flower"
+	@$(MAKE) --no-print-directory .venv-flare/.installed || echo "the benchmarks run without FLARE"
+	$(BIN)/python -m benchmarks $(OPTIONS)
 
 prose: $(VENV)/.for-tests
 	$(BIN)/python .ci/prose.py
@@ -102,7 +96,7 @@ requirements: $(VENV)/.for-tests
 	$(BIN)/python .ci/pin_requirements.py
 
 clean:
-	rm -rf $(VENV) .venv-sam .venv-checkov .venv-tracking .aws-sam build greengrass-build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .venv-sam .venv-checkov .venv-tracking .venv-flower .venv-flare .aws-sam build greengrass-build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/python:
@@ -120,7 +114,7 @@ $(VENV)/.for-demo: constraints.txt pyproject.toml | $(BIN)/python
 
 $(VENV)/.for-tests: $(VENV)/.for-demo
 	@echo "installing what the tests need into $(VENV)"
-	@$(INSTALL) --editable '.[device,cloud,dashboard,local,dev,flower,onnx,trees,mlflow,tensorboard,otel]' || { echo $(NO_PACKAGES) >&2; exit 1; }
+	@$(INSTALL) --editable '.[device,cloud,dashboard,local,dev,flower,onnx,trees,mlflow,tensorboard,otel,traces]' || { echo $(NO_PACKAGES) >&2; exit 1; }
 # Of this package the tests read its axe.min.js alone: Playwright, which it requires, is not needed.
 	@$(INSTALL) --no-deps axe-playwright-python || { echo $(NO_PACKAGES) >&2; exit 1; }
 	@$(BROWSER)

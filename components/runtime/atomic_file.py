@@ -2,17 +2,38 @@
 
 The data goes to a temporary file in the same folder, is flushed to the disk, and gets its name by a rename,
 which is flushed to the disk as well: without that, a power cut could undo it. The steps are separate
-functions for files that are complete long before they get their name, such as updates.
+functions for files that are complete long before they get their name, such as updates. Virtual devices, whose
+files are not needed after a power cut, write them ``without_flushes``.
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
 T = TypeVar("T")
 _PUBLIC = 0o666  # minus the umask, like open()
+_ALWAYS = True
+_flushes: ContextVar[bool] = ContextVar("flushes")
+
+
+@contextmanager
+def without_flushes() -> Iterator[None]:
+    """Within this context, write files as before, but do not wait until they are on the disk."""
+    token = _flushes.set(False)
+    try:
+        yield
+    finally:
+        _flushes.reset(token)
+
+
+def flush_to_disk(file: int) -> None:
+    """Wait until a file, given by its descriptor, is on the disk, unless within ``without_flushes``."""
+    if _flushes.get(_ALWAYS):
+        os.fsync(file)
 
 
 def unfinished(path: Path) -> Path:
@@ -46,7 +67,7 @@ def write_unfinished(path: Path, write: Callable[[BinaryIO], T], *, mode: int = 
         with _create(temporary, mode) as file:
             written = write(file)
             file.flush()
-            os.fsync(file.fileno())
+            flush_to_disk(file.fileno())
     except BaseException:
         temporary.unlink(missing_ok=True)  # a full disk gets its space back
         raise
@@ -67,8 +88,10 @@ def publish_file(source: Path, target: Path) -> None:
     Both are on one file system.
     """
     source.replace(target)
+    if not _flushes.get(_ALWAYS):
+        return
     folder = os.open(target.parent, os.O_RDONLY)
     try:
-        os.fsync(folder)
+        flush_to_disk(folder)
     finally:
         os.close(folder)

@@ -4,16 +4,16 @@ A mistake is reported in one sentence with its place in the author's file, never
 fedgrass.
 """
 
-import inspect
 import sys
 import sysconfig
 import threading
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from components.runtime.component_errors import ComponentError
+from components.trainer.tasks.partition import SHARE, SHARES, takes_shares
 from components.trainer.tasks.registry import BUILT_IN, find_class, load_task, make_task
 from components.trainer.tasks.task import Task
 from components.trainer.tasks.task_release import COMPONENT
@@ -39,7 +39,6 @@ METHODS = ("initial_weights", "evaluate", "fit", "examples")
 
 _LOAD_SECONDS = 120.0
 _DEMO_VERSION = "1.0.0"  # of the component of a user's task
-_SHARE, _SHARES = "share", "shares"
 
 
 def explain(error: BaseException) -> str:
@@ -177,8 +176,8 @@ class DemoTask:
         """Return a warning if all devices have the same data; empty if each has its share."""
         if self.name == "noise" or self._devices == 1:
             return ""
-        takes = _takes_shares(self._imported())
-        if takes and not {_SHARE, _SHARES} & self._chosen.keys():
+        takes = takes_shares(self._imported())
+        if takes and not {SHARE, SHARES} & self._chosen.keys():
             return ""
         why = "--task-option sets their share" if takes else "its class does not take `share` and `shares`"
         return (
@@ -228,8 +227,8 @@ class DemoTask:
 
     def _options(self, share: int) -> dict[str, Value]:
         # Built-in tasks are known to share their data, so the cores can start before PyTorch is imported.
-        shared = self.name != "noise" if not self._module else _takes_shares(self._imported())
-        shares = {_SHARE: share, _SHARES: self._devices} if shared else {}
+        shared = self.name != "noise" if not self._module else takes_shares(self._imported())
+        shares = {SHARE: share, SHARES: self._devices} if shared else {}
         located = {COMPONENT: component_name(self.name)} if self._code else {**self._module, **self._path}
         return {**shares, **self._chosen, **located}
 
@@ -245,17 +244,6 @@ class DemoTask:
             self._failed.append(error)
         finally:
             self._found.set()
-
-
-def _takes_shares(make: Callable[..., Any]) -> bool:
-    """Return whether the class of a task takes ``share`` and ``shares``."""
-    try:
-        parameters = inspect.signature(make).parameters.values()
-    except (TypeError, ValueError):  # a class without a signature, such as one written in C
-        return False
-    if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters):
-        return True
-    return {_SHARE, _SHARES} <= {parameter.name for parameter in parameters}
 
 
 def _absolute(key: str, value: Value) -> Value:

@@ -1,6 +1,7 @@
 """The dashboard in a real browser: headless Chromium, driven by Selenium, with axe-core for accessibility."""
 
 import json
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -8,6 +9,7 @@ from contextlib import contextmanager
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -151,12 +153,15 @@ def browser() -> Iterator[Browser]:
         options.add_argument(flag)
     options.binary_location = CHROMIUM
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    driver = webdriver.Chrome(options=options, service=Service(DRIVER))
-    try:
-        driver.set_script_timeout(60)
-        yield Browser(driver)
-    finally:
+    # Chromium leaves its temporary folders behind when it is killed.
+    with TemporaryDirectory(prefix="browser-", ignore_cleanup_errors=True) as folder:
+        service = Service(DRIVER, env={**os.environ, "TMPDIR": folder})
+        driver = webdriver.Chrome(options=options, service=service)
         try:
-            driver.quit()
-        except WebDriverException:  # the browser is gone already
-            driver.service.stop()
+            driver.set_script_timeout(60)
+            yield Browser(driver)
+        finally:
+            try:
+                driver.quit()
+            except WebDriverException:  # the browser is gone already
+                driver.service.stop()

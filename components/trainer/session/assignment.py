@@ -2,16 +2,15 @@
 
 import logging
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Literal
 
-import msgspec
 from msgspec import UNSET
-from msgspec.structs import replace
 
 from components.runtime.component_errors import UploadFailed
 from components.runtime.event_loop import Call, EventLoop, Timer
 from components.runtime.retries import delays
+from components.trainer.session.completion_message import completion_of
 from components.trainer.session.device_context import DeviceContext
 from components.trainer.session.journal import Accepted, Reply, published_result
 from components.trainer.session.outbox import status
@@ -28,9 +27,7 @@ from components.trainer.worker.worker_protocol import (
     margin_before,
 )
 from fedgrass.federation import object_keys
-from fedgrass.federation.messages import Announcement, Completion
-from fedgrass.federation.messages.message_codec import LARGEST_MESSAGE
-from fedgrass.federation.messages.message_fields import LONGEST_CODE, shorten
+from fedgrass.federation.messages import Announcement
 from fedgrass.federation.messages.trace_context import format_timeline
 
 
@@ -286,35 +283,15 @@ class Assignment:
         self._complete(result, seconds)
 
     def _complete(self, result: Result, upload_seconds: float) -> None:
-        announcement = self.announcement
-        self._context.adopt(announcement)
-        completion = Completion(
-            version=announcement.version,
-            run=announcement.run,
-            round=announcement.round,
-            attempt=announcement.attempt,
-            round_id=self.name,
-            announced_at=announcement.announced_at,
-            bytes=result.bytes,
-            checksum=result.checksum,
-            examples=result.examples,
-            metrics=result.metrics,
-            examples_evaluated=result.examples_evaluated,
-            train_metrics=result.train_metrics,
-            unsent_metrics=result.unsent_metrics,
-            download_seconds=result.download_seconds,
-            evaluate_seconds=result.evaluate_seconds,
-            train_seconds=result.train_seconds,
-            upload_seconds=upload_seconds,
-            partial=result.partial,
-            answer=result.answer,
+        self._context.adopt(self.announcement)
+        completion = completion_of(
+            self.announcement,
+            result,
+            upload_seconds,
+            code=self._code,
+            timeline=self._timeline_text(result, upload_seconds),
         )
-        further = {
-            "code": shorten(self._code, LONGEST_CODE),
-            "note": shorten(result.note),
-            "timeline": self._timeline_text(result, upload_seconds),
-        }
-        self._end(Reply(announcement=announcement, completion=_with_room_for(completion, further)))
+        self._end(Reply(announcement=self.announcement, completion=completion))
 
     def _timeline_text(self, result: Result, upload_seconds: float) -> str:
         """Return the timeline of the work; empty unless the announcement carried a trace."""
@@ -335,20 +312,6 @@ class Assignment:
         seconds_left = self.seconds_left
         self.cancel()
         self._finished(reply, seconds_left)
-
-
-def _with_room_for(completion: Completion, further: Mapping[str, str]) -> Completion:
-    """Return a completion with further fields, each only if it has a text and the message has room for it.
-
-    Args:
-        completion: all that the round needs, which is worth more.
-        further: texts by field, the most important one first.
-    """
-    for name, text in further.items():
-        longer = replace(completion, **{name: text})
-        if text and len(msgspec.json.encode(longer)) <= LARGEST_MESSAGE:
-            completion = longer
-    return completion
 
 
 def _measured(result: Result) -> str:

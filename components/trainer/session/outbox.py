@@ -24,8 +24,8 @@ from fedgrass.federation.messages.message_fields import shorten
 
 _FIRST_DELAY = 0.4  # seconds at most
 _LARGEST_DELAY = 15.0
-_FIRST_REPLY_DELAY = 30.0  # seconds at most
-_LARGEST_REPLY_DELAY = 480.0
+FIRST_REPLY_DELAY = 30.0  # seconds at most
+LARGEST_REPLY_DELAY = 480.0
 Send = Callable[[Message], None]
 log = logging.getLogger(__name__)
 
@@ -176,7 +176,7 @@ class Replies:
         if timer := self._repeating.get(name):
             timer.cancel()
         until = self._loop.clock() + seconds_left
-        self._repeat(name, completion, delays(_FIRST_REPLY_DELAY, _LARGEST_REPLY_DELAY, self._rng), until)
+        self._repeat(name, completion, delays(FIRST_REPLY_DELAY, LARGEST_REPLY_DELAY, self._rng), until)
 
     def _repeat(self, name: str, completion: Completion, pauses: Iterator[float], until: float) -> None:
         self._send(completion)

@@ -16,12 +16,10 @@ from typing import BinaryIO
 
 import msgspec
 
-from components.runtime.component_errors import WorkDeclined
 from components.runtime.token_exchange_address import ADDRESS
-from components.trainer.worker.failure_log import keep_traceback
 from components.trainer.worker.model_download import ModelDownload
-from components.trainer.worker.resource_limits import describe_memory_error, is_memory_error
-from components.trainer.worker.work_runner import WorkRunner, describe
+from components.trainer.worker.work_failure import encodable, failure_of
+from components.trainer.worker.work_runner import WorkRunner
 from components.trainer.worker.worker_protocol import (
     Answer,
     Failure,
@@ -34,8 +32,6 @@ from components.trainer.worker.worker_protocol import (
     WorkOrder,
     id_of,
 )
-from fedgrass.federation.errors import FedgrassError
-from fedgrass.federation.messages.message_fields import LONGEST_REASON, shorten
 
 _GRACE_SECONDS = 0.8  # for a training to stop by itself; the trainer kills the worker shortly afterwards
 _ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -113,24 +109,7 @@ def perform(
     try:
         return runner.perform(work, channel.report, stop)
     except BaseException as error:  # noqa: BLE001 - the task is the user's code and may raise anything
-        if is_memory_error(error):
-            return Failure(describe_memory_error())
-        reason = str(error) if isinstance(error, FedgrassError) else _reason_of(work, error)
-        declined = isinstance(error, WorkDeclined)
-        return Failure(_encodable(reason), unloadable=runner.unloadable, declined=declined)
-
-
-def _reason_of(work: WorkOrder, error: BaseException) -> str:
-    """Return the failure of the user's code in one line, with the file of its traceback if that fits."""
-    reason = f"task {work.announcement.task!r} failed: {describe(error)}"
-    file = keep_traceback(work, error)
-    noted = f"{reason}; traceback: {file.parent.name}/{file.name}" if file else reason
-    return noted if len(noted) <= LONGEST_REASON else reason
-
-
-def _encodable(reason: str) -> str:
-    # A file name may contain bytes that are not valid Unicode, which JSON cannot carry.
-    return shorten(reason.encode(errors="backslashreplace").decode())
+        return failure_of(work, error, unloadable=runner.unloadable)
 
 
 def main() -> None:
@@ -147,7 +126,7 @@ def main() -> None:
     inbox = Inbox(lines)
 
     def report_waiting(reason: str) -> None:
-        Channel(output).answer(Waiting(_encodable(reason)))
+        Channel(output).answer(Waiting(encodable(reason)))
 
     download = ModelDownload(report_waiting)
     runner = WorkRunner(download.fetch, download.read)

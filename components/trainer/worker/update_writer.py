@@ -108,6 +108,7 @@ def write_update(  # noqa: PLR0913 - the parts of an update
     control: Control | None = None,
     *,
     trained: Collection[str] | None = None,
+    rng: np.random.Generator | None = None,
 ) -> Written:
     """Write the update of an assignment in the announced encoding, with the dtypes of the model.
 
@@ -123,6 +124,7 @@ def write_update(  # noqa: PLR0913 - the parts of an update
         control: the device's new control variate by the names of the model's arrays, if there is one.
         trained: names of the arrays with gradients, declared in the update; None if the task does not report
             them.
+        rng: for the stochastic rounding of int8; None: a new one.
 
     Raises:
         WorkFailed: the cloud would refuse the update, for example because an array is not finite.
@@ -150,7 +152,7 @@ def write_update(  # noqa: PLR0913 - the parts of an update
             weights_after,
             layout,
             encoding,
-            np.random.default_rng(),
+            rng or np.random.default_rng(),
             feedback,
             base,
             statistics=statistics,

@@ -4,7 +4,6 @@ For each: download and check the model, evaluate it, train, write the update.
 """
 
 import logging
-import os
 import re
 import time
 import traceback
@@ -13,12 +12,12 @@ from pathlib import Path
 
 import msgspec
 
+from components.runtime.atomic_file import flush_to_disk
 from components.runtime.component_errors import WorkFailed
 from components.trainer.session.journal import publish_result
 from components.trainer.session.run_files import pending_state
 from components.trainer.tasks.registry import is_current, is_imported, load_task
 from components.trainer.tasks.task import (
-    Fit,
     PartialTask,
     Report,
     RoundPlace,
@@ -29,23 +28,22 @@ from components.trainer.tasks.task import (
 from components.trainer.worker.content_download import ContentDownload, OpenObject, from_bytes
 from components.trainer.worker.local_metrics import (
     checked_count,
-    logged_unsent,
     sendable,
-    with_local_metrics,
 )
 from components.trainer.worker.message_work import answer_message
 from components.trainer.worker.model_parts import Download, ModelParts, TaskArrays, open_parts
+from components.trainer.worker.prepared_training import PreparedTraining
 from components.trainer.worker.scaffold_client import ScaffoldTraining, correctable, server_control
 from components.trainer.worker.statistics_work import answer_query
-from components.trainer.worker.update_writer import CONTROL, write_update, write_whole_update
+from components.trainer.worker.update_writer import CONTROL
 from components.trainer.worker.worker_protocol import Result, TaskOptions, WorkOrder, id_of
 from fedgrass.federation import encodings, training_settings, weights
 from fedgrass.federation.encodings.array_types import to_task_types
-from fedgrass.federation.messages import Announcement, message_fields
-from fedgrass.federation.weights import Layout, Written
+from fedgrass.federation.messages import Announcement
+from fedgrass.federation.weights import Layout
 
-Unsent = dict[str, str]  # dropped metrics by name, each with the reason
 Fetch = Callable[[str, str, int], bytes]  # takes bucket, key and size; returns the object's content
+FindTask = Callable[[str, TaskOptions], Task]
 _MODEL_TRIES = 2
 _PROJECT = str(Path(__file__).parents[3] / "components") + "/"
 _RELEASE = re.compile(r"^/.*/releases/[^/]+-[0-9a-f]{8,}/")  # see trainer/task_installer.py
@@ -58,10 +56,14 @@ class WorkRunner:
     Args:
         fetch: downloads an object from S3.
         read: reads an object from S3 as a stream; None: by ``fetch``.
+        find_task: returns the task of a name and its options; None: the latest task of each name is kept.
     """
 
-    def __init__(self, fetch: Fetch, read: OpenObject | None = None) -> None:
+    def __init__(
+        self, fetch: Fetch, read: OpenObject | None = None, find_task: FindTask | None = None
+    ) -> None:
         self._fetch = fetch
+        self._find_task = find_task
         self._read = read or from_bytes(fetch)
         self._contents: ContentDownload | None = None  # of the latest message; other work needs the memory
         self._tasks: dict[str, tuple[TaskOptions, Task]] = {}
@@ -102,7 +104,25 @@ class WorkRunner:
         self._contents = None
         if announcement.work == "statistics":
             return self._answer_query(work, task)
-        started_at = time.monotonic()
+        prepared = self._prepare(work, task, arrived_at)
+        return prepared.finish(prepared.fit(report, stop), stop) if trains else prepared.evaluated()
+
+    def prepare(self, work: WorkOrder) -> PreparedTraining:
+        """Download and evaluate the model of a training, up to its fit.
+
+        Raises:
+            WorkFailed: as for ``perform``.
+            ConfigurationError: as for ``perform``.
+        """
+        self.unloadable = False
+        arrived_at = time.monotonic()
+        task = self._task(work.announcement.task, work.options)
+        _begin_round(work, task)
+        return self._prepare(work, task, arrived_at)
+
+    def _prepare(self, work: WorkOrder, task: Task, arrived_at: float) -> PreparedTraining:
+        announcement, started_at = work.announcement, time.monotonic()
+        trains = announcement.work == "train"
         data = self._download(
             announcement, announcement.model_key, announcement.model_sha256, announcement.model_bytes
         )
@@ -131,33 +151,19 @@ class WorkRunner:
                 "evaluate": (downloaded_at - arrived_at, evaluated_at - arrived_at),
             },
         )
-        if not trains:
-            return msgspec.structs.replace(result, unsent_metrics=logged_unsent(unsent))
-        settings = training_settings.task_settings(announcement.settings)
-        fit = (scaffold or task).fit(given, settings, report, stop)
-        if fit.partial and not announcement.allow_partial:
-            message = f"the training was stopped after {fit.examples} examples"
-            raise WorkFailed(message)
-        update = parts.split(fit) if parts else fit
-        written = (
-            scaffold.write(update, model)
-            if scaffold
-            else write_update(work, update.weights, model, layout, trained=update.trained)
-            if fit.update is None
-            else write_whole_update(work, fit.update)
+        return PreparedTraining(
+            work=work,
+            task=task,
+            model=model,
+            layout=layout,
+            given=given,
+            parts=parts,
+            scaffold=scaffold,
+            result=result,
+            unsent=unsent,
+            arrived_at=arrived_at,
+            evaluated_at=evaluated_at,
         )
-        trained_at = time.monotonic()
-        result = _training_result(result, fit, written, trained_at - evaluated_at, unsent)
-        result.timeline["train"] = (evaluated_at - arrived_at, trained_at - arrived_at)
-        if stop():
-            return result
-        # After the update has been written: whatever the evaluation does to the arrays cannot change it.
-        seconds_left = announcement.deadline_seconds - (trained_at - arrived_at)
-        after = parts.after(fit) if parts else fit.weights
-        measured = with_local_metrics(result, after, task.evaluate, announcement, seconds_left)
-        if measured is not result:
-            measured.timeline["evaluate_local"] = (trained_at - arrived_at, time.monotonic() - arrived_at)
-        return measured
 
     def _answer_query(self, work: WorkOrder, task: Task) -> Result:
         """Download the query of a round of statistics and answer it."""
@@ -204,6 +210,8 @@ class WorkRunner:
         raise WorkFailed(message)
 
     def _task(self, name: str, options: TaskOptions) -> Task:
+        if self._find_task:
+            return self._find_task(name, options)
         kept = self._tasks.get(name)
         if kept is not None and kept[0] == options and is_current(name):
             return kept[1]
@@ -249,34 +257,7 @@ def _keep_state(work: WorkOrder) -> None:
         message = f"the task keeps its state in {after}, which has to be a file and is none"
         raise WorkFailed(message)
     with after.open("rb") as file:
-        os.fsync(file.fileno())
-
-
-def _training_result(result: Result, fit: Fit, written: Written, seconds: float, unsent: Unsent) -> Result:
-    """Add what a training has produced to the result of the evaluation before it.
-
-    Args:
-        result: of the evaluation.
-        fit: of the training.
-        written: the update file.
-        seconds: duration of the training.
-        unsent: metrics dropped so far; those of the training are added.
-    """
-    training, others = sendable(fit.metrics)
-    measured = {name: value for name, value in result.metrics.items() if name not in training}
-    training, too_many = sendable(training, message_fields.MOST_METRICS - len(measured))
-    unsent.update({**others, **too_many})
-    return msgspec.structs.replace(
-        result,
-        bytes=written.bytes,
-        checksum=written.checksum,
-        examples=checked_count(fit.examples, "trained on", smallest=1),
-        metrics=measured,
-        train_metrics=training,
-        unsent_metrics=logged_unsent(unsent),
-        train_seconds=seconds,
-        partial=fit.partial,
-    )
+        flush_to_disk(file.fileno())
 
 
 def describe(error: BaseException) -> str:

@@ -22,6 +22,10 @@ class Turnaround(Struct, frozen=True, kw_only=True):
 
     ``seconds`` is by the cloud's clock, from the announcement to the completion. The parts are the device's;
     what is left over are messages on their way, and work that waited.
+
+    Attributes:
+        examples: that it trained on.
+        bytes: of its update.
     """
 
     seconds: float
@@ -29,6 +33,8 @@ class Turnaround(Struct, frozen=True, kw_only=True):
     evaluate: float = 0.0
     train: float = 0.0
     upload: float = 0.0
+    examples: float = 0.0
+    bytes: float = 0.0
 
     @property
     def waiting(self) -> float:
@@ -60,7 +66,8 @@ def read_turnarounds(client: "DynamoDBClient", table: str, round_: Round) -> dic
 
 def _turnaround(item: Mapping[str, Any]) -> Turnaround:
     parts = {part: _number(item, f"{part}_seconds") for part in PARTS}
-    return Turnaround(seconds=_number(item, "turnaround_ms") / 1000, **parts)
+    counts = {name: _number(item, name) for name in ("examples", "bytes")}
+    return Turnaround(seconds=_number(item, "turnaround_ms") / 1000, **parts, **counts)
 
 
 def _number(item: Mapping[str, Any], column: str) -> float:

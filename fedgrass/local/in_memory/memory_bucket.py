@@ -66,6 +66,12 @@ class MemoryBucket:
         self.targets.add(np.frombuffer(target, np.uint8).ctypes.data)
         return found
 
+    def remove(self, key: str) -> None:
+        """Remove an object, if it exists, as a lifecycle rule does."""
+        with self._lock:
+            self.objects.pop(key, None)
+            self._versions.pop(key, None)
+
     def exists(self, key: str) -> bool:
         return key in self.objects
 

@@ -48,6 +48,47 @@ class Rows(dict[Any, Any]):
         return self[key]
 
 
+class ParticipantRows(Rows):
+    """The rows of participants, indexed by their round: a round is read without those of all others."""
+
+    def __init__(self, rows: Mapping[Any, Any] | None = None) -> None:
+        super().__init__()
+        self._devices: dict[RoundKey, dict[str, None]] = {}
+        self._in_order: dict[RoundKey, list[str]] = {}  # the devices of a round by name, once it was read
+        self._attempts: dict[tuple[str, int], set[int]] = {}
+        for key, row in (rows or {}).items():
+            self[key] = row
+
+    def __setitem__(self, key: Any, row: msgspec.Struct) -> None:
+        super().__setitem__(key, row)
+        round_key, device = key[:3], key[3]
+        devices = self._devices.setdefault(round_key, {})
+        if device not in devices:
+            devices[device] = None
+            self._in_order.pop(round_key, None)
+            self._attempts.setdefault(key[:2], set()).add(key[2])
+
+    def __delitem__(self, key: Any) -> None:
+        super().__delitem__(key)
+        del self._devices[key[:3]][key[3]]
+        self._in_order.pop(key[:3], None)
+
+    def clear(self) -> None:
+        super().clear()
+        for index in (self._devices, self._in_order, self._attempts):
+            index.clear()
+
+    def of_round(self, round_key: RoundKey) -> list[Participant]:
+        """Return the participants of one attempt at a round, by device name."""
+        if round_key not in self._in_order:
+            self._in_order[round_key] = sorted(self._devices.get(round_key, ()))
+        return [self[(*round_key, device)] for device in self._in_order[round_key]]
+
+    def attempts(self, run: str, number: int) -> list[int]:
+        """Return the attempts at a round that have participants, in order."""
+        return sorted(self._attempts.get((run, number), ()))
+
+
 def row_size(item: Mapping[str, Any]) -> int:
     """Return the size in bytes that DynamoDB counts for an item in its typed form."""
     return sum(len(name.encode()) + _value_size(value) for name, value in item.items())
@@ -71,9 +112,18 @@ class MemoryRounds:
         self._lock = threading.RLock()
         self._runs: dict[str, Run] = Rows()
         self._rounds: dict[RoundKey, Round] = Rows()
-        self._participants: dict[ParticipantKey, Participant] = Rows()
+        self._rows_of_participants = ParticipantRows()
         self._settled: set[str] = set()
         self.items_read = 0  # by reads of many participants
+
+    @property
+    def _participants(self) -> ParticipantRows:
+        return self._rows_of_participants
+
+    @_participants.setter
+    def _participants(self, rows: Mapping[ParticipantKey, Participant]) -> None:
+        """Replace all participants, as a restored table has them."""
+        self._rows_of_participants = ParticipantRows(rows)
 
     def create_run(self, run: Run) -> None:
         with self._lock:
@@ -175,7 +225,7 @@ class MemoryRounds:
 
     def participants(self, round_: Round) -> Iterator[Participant]:
         with self._lock:
-            found = [part for key, part in sorted(self._participants.items()) if key[:3] == _key(round_)]
+            found = self._participants.of_round(_key(round_))
         self.items_read += len(found)
         yield from found
 
@@ -229,8 +279,9 @@ class MemoryRounds:
         with self._lock:
             found = [
                 (number, attempt, part)
-                for (name, number, attempt, _), part in sorted(self._participants.items())
-                if name == run and first <= number <= last
+                for number in range(first, last + 1)
+                for attempt in self._participants.attempts(run, number)
+                for part in self._participants.of_round((run, number, attempt))
             ]
         self.items_read += len(found)
         yield from found
@@ -286,11 +337,8 @@ class MemoryRounds:
 
     def members(self, round_: Round, group: int) -> Iterator[Participant]:
         with self._lock:
-            found = [
-                part
-                for key, part in sorted(self._participants.items())
-                if key[:3] == _key(round_) and group and part.group == group
-            ]
+            parts = self._participants.of_round(_key(round_)) if group else []
+            found = [part for part in parts if part.group == group]
         self.items_read += len(found)
         yield from found
 

@@ -21,6 +21,24 @@ class VirtualClock:
         """Schedule an action after some seconds."""
         heapq.heappush(self._due, (self.now + round(seconds * 1000), next(self._numbers), act))
 
+    @property
+    def next_at(self) -> int | None:
+        """The time at which the next action is due; None if there is none."""
+        return max(self.now, self._due[0][0]) if self._due else None
+
+    def at(self, time: int, act: Callable[[], None]) -> None:
+        """Schedule an action at a time; one in the past is due now."""
+        heapq.heappush(self._due, (max(self.now, time), next(self._numbers), act))
+
+    def step(self) -> bool:
+        """Run the next action at the time at which it is due; return whether there was one."""
+        if not self._due:
+            return False
+        at, _, act = heapq.heappop(self._due)
+        self.now = max(self.now, at)
+        act()
+        return True
+
     def run_until(self, until: int, most: int) -> int:
         """Run the actions that are due, up to a maximum; return how many were run."""
         done = 0

@@ -26,7 +26,8 @@ class DeviceConditions(Struct, frozen=True, kw_only=True):
         latency: of a message, one way.
         dropout: probability that an assignment is accepted and then never replied to.
         on: the intervals in which the device is on, in order and disjoint, each with its first millisecond
-            since the start of the simulation and the first one after it; empty: always.
+            since the start of the simulation and the first one after it; empty: always. A device that is
+            never on has the one interval (0, 0).
         period: the intervals repeat after this time, in milliseconds; 0: they do not, and the device stays
             off after the last one.
         attributes: in its heartbeats, for the setting ``where``.
@@ -55,6 +56,8 @@ class DeviceConditions(Struct, frozen=True, kw_only=True):
         """Return the latest time up to ``at`` at which the device was on; None: it was never."""
         if not self.on:
             return at
+        if self.on == ((0, 0),):
+            return None
         start, within = self._within(at)
         place = bisect_right(self.on, (within, math.inf)) - 1
         if place >= 0:

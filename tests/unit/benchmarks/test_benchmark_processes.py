@@ -6,7 +6,7 @@ import sys
 import psutil
 import pytest
 
-from benchmarks.processes import MemoryWatch, cpu_seconds, ended_descendants, with_descendants
+from benchmarks.measuring.processes import MemoryWatch, cpu_seconds, ended_descendants, with_descendants
 
 # A process whose child outlives it, as a SuperLink's do that is killed: the child prints its id.
 PARENT = (
