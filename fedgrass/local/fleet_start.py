@@ -15,6 +15,8 @@ MOST_DEVICES = 512  # each has one or two processes, and the embedded cloud has 
 AT_ONCE = max(4, 2 * (os.cpu_count() or 1))  # devices
 _SECONDS_PER_DEVICE = 4.0  # to start or to stop it, on a slow or busy machine
 
+_FEWEST_AVERAGERS, _MOST_AVERAGERS, _DEVICES_PER_AVERAGER = 2, 6, 32
+
 _MEGABYTE = 1024**2
 _CLOUD_MEGABYTES = 900  # the embedded cloud with its functions, and the demo itself
 _CORE_MEGABYTES, _PLAIN_MEGABYTES = 60, 50  # a trainer that waits for work, with the script that guards it
@@ -24,6 +26,14 @@ _LEAST_SHOWN = 16  # devices: the start of fewer takes seconds, and needs no pro
 def seconds_for(devices: int) -> float:
     """Return how many seconds more than one device a number of devices may take to start or to stop."""
     return _SECONDS_PER_DEVICE * devices
+
+
+def averagers_for(devices: int) -> int:
+    """Return how many averagers count replies at the same time (the stack's ReplyConcurrency).
+
+    Each is a process. A small fleet has no use for more than the stack's own two.
+    """
+    return min(_MOST_AVERAGERS, _FEWEST_AVERAGERS + devices // _DEVICES_PER_AVERAGER)
 
 
 def check_memory(cores: int, plain: int, available: int | None = None) -> None:

@@ -22,7 +22,7 @@ from fedgrass.console.strategies.custom_strategies import read_strategy, write_f
 from fedgrass.console.strategies.strategy_check import checked
 from fedgrass.federation import topics
 from fedgrass.local.aws.embedded_cloud import ACCOUNT, EmbeddedCloud
-from fedgrass.local.fleet_start import MOST_DEVICES, check_memory, progress_of, seconds_for
+from fedgrass.local.fleet_start import MOST_DEVICES, averagers_for, check_memory, progress_of, seconds_for
 from fedgrass.local.local_errors import FedgrassLocalError, ThingCreationError
 from fedgrass.local.local_fleet import ComponentBuild, Fleet
 from greengrass_emulator.core.profiles import profile_named
@@ -146,7 +146,12 @@ def open_testbed(  # noqa: PLR0913 - one argument per option of the demo
             "fedgrass",
             package.ROOT / "template.yaml",
             functions,
-            {"FleetName": fleet_name, "DeviceRoleAlias": "no", **(parameters or {})},
+            {
+                "FleetName": fleet_name,
+                "DeviceRoleAlias": "no",
+                "ReplyConcurrency": str(averagers_for(len(configurations) + len(plain or {}))),
+                **(parameters or {}),
+            },
         )
         report(f"the cloud is running, template.yaml deployed ({time.monotonic() - started:.1f} s)")
         observer = create_observer(cloud, fleet_name, folder / "observer")

@@ -5,7 +5,7 @@ from functools import partial
 
 import pytest
 
-from fedgrass.local.fleet_start import check_memory, progress_of, seconds_for, start_in_waves
+from fedgrass.local.fleet_start import averagers_for, check_memory, progress_of, seconds_for, start_in_waves
 from fedgrass.local.local_errors import FleetTooLargeError
 from fedgrass.local.testbed import TestbedError, thing_names
 
@@ -61,7 +61,7 @@ def test_an_interrupted_start_ends_with_the_devices_that_were_being_started() ->
         async def wait() -> None:
             await asyncio.Event().wait()
 
-        starts = asyncio.ensure_future(start_in_waves((wait for _ in range(9)), at_once=3))
+        starts = asyncio.get_running_loop().create_task(start_in_waves((wait for _ in range(9)), at_once=3))
         await asyncio.sleep(0)
         starts.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -110,6 +110,11 @@ def test_each_quarter_of_a_large_fleet_is_reported_and_a_small_one_is_not() -> N
     assert lines == [f"{count} of 100 Greengrass cores have started" for count in (25, 50, 75)]
     progress_of(lines.append, 6, "Greengrass cores")(3)
     assert len(lines) == 3
+
+
+@pytest.mark.parametrize(("devices", "averagers"), [(1, 2), (6, 2), (32, 3), (128, 6), (512, 6)])
+def test_a_large_fleet_has_more_averagers(devices: int, averagers: int) -> None:
+    assert averagers_for(devices) == averagers
 
 
 def test_more_devices_get_more_time() -> None:
