@@ -283,7 +283,7 @@ def _measured(  # noqa: PLR0913, PLR0917 - what was measured
         megabytes=plan.habits.megabytes,
         connect_seconds=round(connect_seconds, 3),
         rounds=tuple(rounds),
-        turnaround=percentiles([value for one in closed for value in one.train_ends]),
+        turnaround=percentiles([value for one in closed for value in one.turnarounds]),
         replies_sent=sum(one.completed for one in closed),
         replies_counted=counted,
         completions=sum(one.completions for one in closed),
