@@ -17,7 +17,7 @@ from fedgrass.federation.rounds import State
 from fedgrass.federation.runs import LIVING, Run
 from fedgrass.federation.settings import RunSettings
 from fedgrass.swarm.crowd_processes import CrowdProcesses
-from fedgrass.swarm.prepared_updates import initial_model
+from fedgrass.swarm.devices.prepared_updates import initial_model
 from fedgrass.swarm.swarm_cloud import SwarmCloud
 from fedgrass.swarm.swarm_errors import SwarmError
 from fedgrass.swarm.swarm_figures import (
