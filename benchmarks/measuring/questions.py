@@ -15,6 +15,7 @@ class Question:
 QUESTIONS = (
     Question("round_overhead", "the overhead of a round, next to Flower and FLARE", 10.0),
     Question("averaging", "the averager and its growth, next to Flower", 3.0),
+    Question("learning", "what the models of a fleet learn", 20.0),
     Question("stragglers", "rounds in a fleet with stragglers", 4.0),
     Question("encodings", "bytes and accuracy of encodings", 2.0),
     Question("partial_models", "bytes and accuracy of partial models", 2.0),
