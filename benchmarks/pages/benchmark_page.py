@@ -32,7 +32,7 @@ def overhead(figures: Mapping[str, Any]) -> str:
             for devices, cell in cells.items()
             for system in ("fedgrass", "flower", "flare")
         ]
-        parts.append(f"### A model of {in_words(size).upper()}\n\n{table(header, rows)}")
+        parts.append(f"### A model of {in_words(size)}\n\n{table(header, rows)}")
         shares = {
             devices: {name: cell[name] for name in _SHARES}
             for devices, cell in cells.items()

@@ -9,6 +9,7 @@ from typing import Any
 FOLDER = Path(__file__).parents[2] / "docs" / "pictures" / "benchmarks"
 _COLOURS = {"fedgrass": "#2a6f4e", "flower": "#d9862b", "flare": "#5b7fb5"}
 _WIDTH = 0.27  # of a bar
+_LEAST_SECONDS = 0.05  # where the bars begin: a logarithmic axis has no zero
 
 
 def digest(figures: Mapping[str, Any]) -> str:
@@ -26,10 +27,22 @@ def overhead(figure: Any, figures: Mapping[str, Any]) -> None:
                 bars = place.bar(left, [seconds for _, seconds in found], _WIDTH, color=colour, label=system)
                 place.bar_label(bars, fmt="%.3g", fontsize=8)
         place.set_yscale("log")
+        place.set_ylim(_LEAST_SECONDS, 2 * max(_seconds(figures)))
+        place.yaxis.set_major_formatter("{x:g}")
         place.set_xticks(range(len(cells)), [f"{name} device{'s' * (name != '1')}" for name in cells])
         place.set_title(f"a model of {size.replace('_', ' ').upper()}")
         place.set_ylabel("seconds a round")
         place.legend()
+
+
+def _seconds(figures: Mapping[str, Any]) -> list[float]:
+    return [
+        cell[system]["s"]
+        for cells in figures.values()
+        for cell in cells.values()
+        for system in _COLOURS
+        if cell.get(system)
+    ]
 
 
 def averaging(figure: Any, figures: Mapping[str, Any]) -> None:
@@ -72,6 +85,7 @@ def accuracies(figure: Any, figures: Mapping[str, Any]) -> None:
         place.plot([one["lowest"], one["highest"]], [name, name], color=_COLOURS["fedgrass"], alpha=0.5)
         place.plot(one["mean"], name, "o", color=_COLOURS["fedgrass"])
         place.annotate(f"{one['mean']:.4g}", (one["mean"], name), (0, 6), textcoords="offset points")
+    place.margins(y=0.2)
     place.set_xlabel("accuracy")
 
 

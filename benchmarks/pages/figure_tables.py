@@ -8,6 +8,7 @@ from typing import Any
 _COLUMNS = 120  # of the pages
 _LONG = 12  # values of a list that are all shown
 _WHOLE = 100  # from here on one decimal is enough
+_WRITTEN = {"mb": "MB", "gb": "GB", "cpu": "CPU", "rss": "RSS", "s3": "S3", "iid": "IID", "gib": "GiB"}
 _SPREAD = frozenset({"mean", "lowest", "highest"})  # of a figure of several seeds
 
 
@@ -46,8 +47,8 @@ def paragraph(text: str) -> str:
 
 
 def in_words(name: str) -> str:
-    """Return the name of a figure as words."""
-    return name.replace("_", " ").strip()
+    """Return the name of a figure as words, with units as they are written."""
+    return " ".join(_WRITTEN.get(word, word) for word in name.replace("_", " ").split())
 
 
 def _is_flat(value: object) -> bool:

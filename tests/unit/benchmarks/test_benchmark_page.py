@@ -107,7 +107,7 @@ def test_figures_of_any_structure_become_tables() -> None:
         "",
         "### sizes",
         "",
-        "| n | mb |",
+        "| n | MB |",
         "| --- | --- |",
         "| 1 | - |",
         "| 2 | 3 |",
