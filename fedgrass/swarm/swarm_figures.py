@@ -86,7 +86,7 @@ def percentiles(seconds: Sequence[float]) -> Percentiles | None:
 
 
 def mark_error(model_mark: float, marks: Sequence[int]) -> float:
-    """Return the difference between the model's mark and the mean of ``marks``, relative to that (at least 1).
+    """Return the difference between the model's mark and the mean of ``marks``, relative to the mean.
 
     Each update has the mark of its device: a reply that was averaged twice, or left out, moves the mean.
     """
@@ -281,10 +281,11 @@ def bottleneck(load: Load) -> str:
             " or use another machine for the devices"
         )
     if load.machine >= _MACHINE_FULL * load.cores:
-        most = max(load.groups, key=lambda name: load.groups[name], default="other programs")
+        groups = {**load.groups, "other programs": load.machine - sum(load.groups.values())}
+        most = max(groups, key=lambda name: groups[name])
         return (
             f"the processors of this machine: {load.machine:.2f} of {load.cores} cores busy, most of all"
-            f" with: {most} ({shares})"
+            f" by: {most} ({shares})"
         )
     if cloud >= _SATURATED:
         return (
@@ -300,5 +301,5 @@ def bottleneck(load: Load) -> str:
     if load.train_share >= 0.5:  # noqa: PLR2004 - most of the time
         return f"the devices' own work: {load.train_share:.0%} of a round's time"
     if load.most_queued > _WAITING:
-        return f"the functions that count replies: up to {load.most_queued} replies waited ({shares or 'on AWS'})"
+        return f"the functions that count replies: up to {load.most_queued} waited ({shares or 'on AWS'})"
     return f"nothing was saturated ({shares or 'on AWS'}; at most {load.most_queued} replies waited)"

@@ -251,7 +251,7 @@ def _measured(  # noqa: PLR0913, PLR0917 - what was measured
         mark = _mark(cloud, run.name, record.round.number) if made else None
         rounds.append(round_figures(record, replies, marks, mark))
     closed = [one for one in rounds if one.state == State.CLOSED]
-    notes = []
+    notes: list[str] = []
     functions = _functions(cloud, since, notes)
     counted = sum(one.replied for one in closed)
     seconds = sum(one.seconds for one in closed)
@@ -267,7 +267,7 @@ def _measured(  # noqa: PLR0913, PLR0917 - what was measured
     )
     if not requests:
         notes.append(
-            "CloudWatch shows requests to DynamoDB only some minutes later, or these credentials may not read it"
+            "requests to DynamoDB: CloudWatch shows them minutes later, or refuses these credentials"
         )
     last = samples[-1] if samples else Sample(at=until)
     if last.error:

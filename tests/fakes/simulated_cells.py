@@ -100,7 +100,8 @@ def slow_run_cell(work: bytes) -> bytes:
     """Like ``fake_run_cell``; with the task option ``wait_for``, only when the file of that name exists."""
     cell = msgspec.json.decode(work, type=CellWork)
     if awaited := cell.spec.task_options.get("wait_for"):
-        while not Path(str(awaited)).exists():
+        until = time.monotonic() + 60
+        while not Path(str(awaited)).exists() and time.monotonic() < until:
             time.sleep(0.01)
     return fake_run_cell(work)
 
@@ -115,20 +116,3 @@ def lost_run_cell(work: bytes) -> bytes:
         if tries.stat().st_size <= int(until):
             os.kill(os.getpid(), signal.SIGKILL)
     return fake_run_cell(work)
-
-
-def perform(work: bytes) -> bytes:
-    """A work that a test describes: ``echo``, ``fail``, ``die``, ``wait FILE``, ``touch FILE wait FILE``."""
-    words = work.decode().split()
-    if words[0] == "fail":
-        message = "the work has a mistake"
-        raise ValueError(message)
-    if words[0] == "die":
-        os.kill(os.getpid(), signal.SIGKILL)
-    if words[0] == "touch":
-        Path(words[1]).touch()
-    if "wait" in words:
-        awaited = Path(words[-1])
-        while not awaited.exists():
-            time.sleep(0.005)
-    return b"done: " + work

@@ -64,7 +64,9 @@ def identify(spec: SimulationSpec, files: dict[str, str] | None = None) -> str:
         SettingsError: a file that it names cannot be read.
     """
     known = {} if files is None else files
-    named = [name for name in (spec.task_path, spec.fleet.trace, spec.learning_curve) if name]
+    named = [
+        name for name in (spec.task_path, spec.fleet.trace, spec.learning_curve, *spec.strategies) if name
+    ]
     for name in named:
         if name not in known:
             known[name] = _hash_of(Path(name))

@@ -12,14 +12,17 @@ from components.trainer.tasks.registry import BUILT_IN
 from fedgrass.federation.conversion import convert, nearest, shown
 from fedgrass.federation.errors import SettingsError
 from fedgrass.federation.settings import RunSettings
-from fedgrass.federation.settings_parser import parse_settings
+from fedgrass.simulation.fleets import draw_fleet
+from fedgrass.simulation.fleets.fleet_spec import FleetSpec
 from fedgrass.simulation.grids.grid_file import GridFile, NamedCell
 from fedgrass.simulation.grids.grid_keys import TRAINING_NAMES, Place, place_of, with_values
+from fedgrass.simulation.simulated_settings import settings_of
 from fedgrass.simulation.simulation_spec import SimulationSpec
 
 MOST_SIMULATIONS = 10_000  # of one grid: as many children as an array job of AWS Batch may have
 MOST_SEEDS = 1000
 _LARGEST_SEED = 2**32 - 1
+_DRAWN = 100  # devices, to check a fleet
 _ANY_TRAINING = {"noise"}  # built-in tasks without gradient steps
 
 
@@ -103,6 +106,7 @@ def _checked(grid: GridFile, base: SimulationSpec) -> list[Cell]:
             )
             raise SettingsError(message)
     cells: list[Cell] = []
+    fleets: list[FleetSpec] = []
     seen: dict[bytes, str] = {}
     for cell, chosen in named:
         for combination in _combinations(axes):
@@ -115,6 +119,9 @@ def _checked(grid: GridFile, base: SimulationSpec) -> list[Cell]:
                 )
                 raise SettingsError(message)
             seen[content] = made.name
+            if made.spec.fleet not in fleets:
+                fleets.append(made.spec.fleet)
+                _check_fleet(made)
             cells.append(made)
     return cells
 
@@ -147,7 +154,8 @@ def _cell(named: NamedCell | None, values: dict[Place, Any], varying: str, base:
     try:
         fields = with_values(base, values)
         spec = convert(fields, SimulationSpec, whole="the fields of a simulation", part="the simulation's ")
-        settings = parse_settings({**spec.settings, "task": task_name(spec.task)})
+        _check_task(spec.task)
+        settings = settings_of(spec)
         _check_training(spec, settings)
     except SettingsError as error:
         message = f"the cell {shown(name)}: {error}"
@@ -157,19 +165,22 @@ def _cell(named: NamedCell | None, values: dict[Place, Any], varying: str, base:
     )
 
 
-def task_name(task: str) -> str:
-    """Return the name of a task that is given as ``NAME`` or ``NAME=module:Class``.
+def _check_fleet(cell: Cell) -> None:
+    """Draw some devices of a cell's fleet, which finds its mistakes."""
+    try:
+        draw_fleet(cell.spec.fleet, min(cell.spec.devices, _DRAWN), cell.spec.seed)
+    except SettingsError as error:
+        message = f"the cell {shown(cell.name)}: {error}"
+        raise SettingsError(message) from error
 
-    Raises:
-        SettingsError: it is neither built in, nor has a module and a class.
-    """
+
+def _check_task(task: str) -> None:
     name, equals, _ = task.partition("=")
     if not equals and name not in BUILT_IN:
         message = (
             f"the task {shown(task)} is not built in: {nearest(name, BUILT_IN)} (yours: NAME=module:Class)"
         )
         raise SettingsError(message)
-    return name
 
 
 def _check_training(spec: SimulationSpec, settings: RunSettings) -> None:

@@ -17,10 +17,11 @@ from multiprocessing import connection
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 
-from fedgrass.simulation.grids.cell_work import run_cell
+from fedgrass.console.deferred import deferred
 from fedgrass.simulation.grids.executors.cell_executor import EndsInContext, Work, WorkCrashed, WorkerLost
 
 _CONTEXT = multiprocessing.get_context("spawn")  # a fork would copy threads' locks
+run_cell = deferred("fedgrass.simulation.grids.cell_work:run_cell")  # numpy and more, in the process only
 _DONE, _CRASHED = b"d", b"c"  # first byte of an answer
 _END_SECONDS = 5.0  # that a process has to end by itself
 _LONGEST_ERROR = 2000  # characters
@@ -34,8 +35,8 @@ class ProcessExecutor(EndsInContext):
         function: what runs a work, by default a simulation.
     """
 
-    def __init__(self, workers: int, function: Work = run_cell) -> None:
-        self._function = function
+    def __init__(self, workers: int, function: Work | None = None) -> None:
+        self._function = function or run_cell
         self._threads = ThreadPoolExecutor(max_workers=workers, thread_name_prefix="grid")
         self._room = threading.Semaphore(workers)
         self._lock = threading.Lock()
