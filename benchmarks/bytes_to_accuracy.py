@@ -7,13 +7,13 @@ Each is a simulation with the real round machine, encoders and averager, and cou
 devices download and of updates that they upload, until the global model reaches 90 % on examples that no
 device trains on.
 
-- Encodings: a perceptron of 109,386 parameters on MNIST; 20 devices of 2,400 images, all of them in each
-  round, 100 images per round and device. ``top_k`` has error feedback. "both ways" also encodes the model.
+- Encodings: a perceptron of 109,386 parameters on MNIST; 20 devices of 300 images, all of them in each
+  round. ``top_k`` has error feedback. "both ways" also encodes the model.
 - Partial models: a transformer of 339,462 parameters on the vibration of machines
   (docs/examples/lora); 4 devices train and send all of it, or adapters and the last layer only. The base is
   trained first and does not travel in either case. Accuracy is on 400 windows of one machine.
 
-With --quick, one seed, and a third of the encodings on the digits of scikit-learn (6,090 parameters). What
+With --quick, one seed, and a third of the encodings on the digits of scikit-learn. What
 benchmarks.encodings and benchmarks.partial_models measure in addition: seconds, and private arrays.
 """
 
@@ -37,8 +37,8 @@ from fedgrass.simulation.simulation_spec import SimulationSpec
 _QUESTION = "bytes_to_accuracy"
 _TARGET = 0.9
 _EXAMPLES = Path(__file__).parents[1] / "docs" / "examples" / "lora"
-_DEVICES, _ROUNDS = 20, 120
-_IMAGES = 100  # of each device
+_DEVICES, _DIGITS_DEVICES, _ROUNDS = 20, 8, 120
+_IMAGES = 300  # of each device
 _LORA_DEVICES, _LORA_ROUNDS, _LORA_TESTED = 4, 15, 400
 _BASE_STEPS = 500
 
@@ -69,28 +69,27 @@ PARTIAL: Mapping[str, int] = {"whole_model": 0, "adapters": 4}  # the rank of th
 
 def encoding_spec(name: str, seed: int, folder: Path | None) -> SimulationSpec:
     """Return the simulation of an encoding; on the digits of scikit-learn without a folder of MNIST."""
+    training = trained(epochs=1, rate=0.02, momentum=0.9, batch_size=60)
     options: dict[str, Any] = {"split_seed": seed}
-    if folder is not None:
+    if folder is None:
+        training = trained(epochs=3, rate=0.05, momentum=0.9, batch_size=8)
+    else:
         options |= {"folder": str(folder), "model": "mlp"}
     settings: dict[str, Any] = {
         **COMMON,
         "rounds": _ROUNDS,
         "selection": "all",
-        "training": trained(epochs=1, rate=0.02, momentum=0.9, batch_size=20),
+        "training": training,
         **ENCODINGS[name],
     }
     return SimulationSpec(
         task="mnist" if folder else "digits",
         task_options=options,
-        devices=_DEVICES,
+        devices=_DEVICES if folder else _DIGITS_DEVICES,
         settings=settings,
-        fleet=FLEET if folder is None else _limited(),
+        fleet=FLEET if folder is None else msgspec.structs.replace(FLEET, examples=_IMAGES),
         seed=seed,
     )
-
-
-def _limited() -> Any:
-    return msgspec.structs.replace(FLEET, examples=_IMAGES)
 
 
 def partial_spec(name: str, seed: int, base: Path) -> SimulationSpec:

@@ -59,7 +59,7 @@ DIGITS = Aim(
     options={},
     training=trained(epochs=5, rate=0.05, momentum=0.9, batch_size=16),
     target=0.9,
-    updates=100,
+    updates=80,
 )
 
 
