@@ -15,21 +15,18 @@ processes start and modules are imported, is not counted. CPU seconds are those 
 server, and on fedgrass's side also the emulators of Greengrass and of AWS.
 """
 
-import argparse
-import json
-import signal
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
+from benchmarks.measuring.benchmark_options import benchmark_parser, finish, run_benchmark
 from benchmarks.measuring.round_figures import Figures, times_as_fast
-from benchmarks.peers.fleet_engine import fleet_engine
-from benchmarks.peers.flower_engine import flower_engine
+from benchmarks.peers import peer_environments
+from benchmarks.peers.fleet_engine import app_engine
+from benchmarks.peers.flower_engine import APP, flower_engine
 from components.trainer.tasks.noise import Noise
-from fedgrass.federation.errors import FedgrassError
 
-APP = Path(__file__).parent / "peers" / "flower_app"
+QUESTION = "flower_apps"
 FLOWER, SERVER_APP, NATIVE = "flower", "fedgrass", "native"
 TARGETS = {SERVER_APP: 5.0, NATIVE: 10.0}  # how many times as fast as Flower, with 4 devices and 1 MB
 _MEASURED, _QUICKLY = (1, 4), (4,)  # devices
@@ -38,7 +35,7 @@ _SECONDS = 240.0  # that a run may take
 
 
 def measure(devices: int, megabytes: int, rounds: dict[str, int]) -> dict[str, Figures]:
-    """Return the figures of each system.
+    """Return the figures of each system; without Flower where it is not installed.
 
     Args:
         devices: how many.
@@ -48,9 +45,10 @@ def measure(devices: int, megabytes: int, rounds: dict[str, int]) -> dict[str, F
     configuration = {"min-nodes": devices, "megabytes": float(megabytes)}
     figures = {}
     with tempfile.TemporaryDirectory(prefix="fedgrass-bench-") as folder:
-        with flower_engine(Path(folder) / "flower", devices) as flower:
-            figures[FLOWER] = flower.run(APP, configuration, rounds[FLOWER], _SECONDS)
-        with fleet_engine(Path(folder) / "fedgrass", APP, devices) as fleet:
+        if installed := peer_environments.flower():
+            with flower_engine(Path(folder) / "flower", devices, installed) as flower:
+                figures[FLOWER] = flower.run(configuration, rounds[FLOWER], _SECONDS)
+        with app_engine(Path(folder) / "fedgrass", APP, devices) as fleet:
             model = Noise(megabytes).initial_weights(seed=0)  # as that of the app
             figures[NATIVE] = fleet.run_native(model, rounds[NATIVE], _SECONDS)
             figures[SERVER_APP] = fleet.run_server_app(configuration, rounds[SERVER_APP], _SECONDS)
@@ -59,7 +57,7 @@ def measure(devices: int, megabytes: int, rounds: dict[str, int]) -> dict[str, F
 
 def _report(devices: int, megabytes: int, figures: dict[str, Figures]) -> None:
     print(f"{devices} device{'s' * (devices > 1)}, a model of {megabytes} MB:")
-    times = times_as_fast(figures, FLOWER)
+    times = times_as_fast(figures, FLOWER) if FLOWER in figures else {}
     for name, one in figures.items():
         ratio = f" ({times[name]:.1f} times as fast as Flower)" if name in times else ""
         print(f"  {name:10} {one.in_words()}{ratio}", flush=True)
@@ -67,29 +65,21 @@ def _report(devices: int, megabytes: int, figures: dict[str, Figures]) -> None:
 
 def main() -> None:
     """Run the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--quick", action="store_true", help="4 devices and 1 MB only, with fewer rounds")
-    quick = parser.parse_args().quick
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: ends what has been started
-    rounds = {FLOWER: 3, SERVER_APP: 6, NATIVE: 11} if quick else {FLOWER: 6, SERVER_APP: 16, NATIVE: 16}
-    found: dict[str, Any] = {"devices": {}}
-    for devices in _QUICKLY if quick else _MEASURED:
-        for megabytes in _SIZES[:1] if quick else _SIZES:
+    options = benchmark_parser(__doc__, "4 devices and 1 MB only, with fewer rounds").parse_args()
+    quick, installed = options.quick, peer_environments.flower()
+    rounds = {FLOWER: 2, SERVER_APP: 6, NATIVE: 11} if quick else {FLOWER: 3, SERVER_APP: 11, NATIVE: 11}
+    found: dict[str, Any] = {}
+    for megabytes in _SIZES[:1] if quick else _SIZES:
+        cells = found.setdefault(f"{megabytes}_mb", {})
+        for devices in _QUICKLY if quick else _MEASURED:
             figures = measure(devices, megabytes, rounds)
             _report(devices, megabytes, figures)
-            place = found["devices"] if megabytes == 1 else found.setdefault(f"devices_{megabytes}_mb", {})
-            place[str(devices)] = {
-                key: value for name, one in figures.items() for key, value in one.as_json(name).items()
+            cells[str(devices)] = {
+                name: figures[name].as_json() if name in figures else None
+                for name in (FLOWER, SERVER_APP, NATIVE)
             }
-    print(json.dumps(found))
+    finish(QUESTION, options, found, peers={FLOWER: installed.version if installed else None})
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except FedgrassError as error:
-        sys.exit(f"flower_apps: {error}")
-    except KeyboardInterrupt:
-        sys.exit(130)
+    run_benchmark(QUESTION, main)

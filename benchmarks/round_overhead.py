@@ -1,135 +1,167 @@
-"""The overhead of a round in addition to training: seconds, CPU time, and the memory of an idle trainer.
+"""The overhead of a round in addition to training, next to Flower and NVIDIA FLARE in the same run.
 
-    python -m benchmarks.round_overhead [--quick]
+    python -m benchmarks.round_overhead [--quick] [--devices 1 4 16] [--megabytes 1 20]
 
-A numpy task with a model of 1 MB and almost no training time runs on 1, 4 and 16 Greengrass cores on one
-machine, through all parts of a round: initiator, MQTT over TLS, IPC, S3, Stream Manager, rules, SQS,
-averager. The overhead of a round is the time between the close of the previous round and its own, minus the
-training time of the slowest device.
+A model of 1 MB or 20 MB with almost no training (a constant per device is added) on 1, 4 and 16 devices, all
+of them on this machine. The systems run in turns:
+
+- flower: its deployment engine without TLS: a SuperLink, and a SuperNode per device, with its default
+  isolation (a process per message)
+- flare: NVIDIA FLARE's proof-of-concept mode with mutual TLS: a server, and a site per device; a job's
+  processes stay for all of its rounds. A site polls for work every half second.
+- fedgrass: the embedded cloud, and a Greengrass core per device: initiator, MQTT over TLS, IPC, S3, Stream
+  Manager, rules, SQS, averager
+
+Seconds of a round: from its start to the start of the next one, of fedgrass from close to close: median,
+fastest and slowest. The first round, in which processes start and modules are imported, is not counted.
+
+CPU seconds are per device and round, of all processes (``cpu_s``) and of the devices' own (``device_cpu_s``).
+All processes of fedgrass include the emulators of Greengrass and of AWS, which a real fleet does not run.
+
+Memory of a device: of its processes before the run (``idle_mb``) and at most (``device_mb``); of fedgrass the
+trainer with its worker, without the Greengrass nucleus, which the device runs for all of its components.
+Memory of the server: the largest; of fedgrass the embedded cloud with the functions.
+
+A peer that is not installed is null (``make .venv-flower/.installed .venv-flare/.installed``). With --quick,
+the peers run with one device only.
 """
 
 import argparse
-import json
-import statistics
-import sys
 import tempfile
-import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import psutil
-
-from benchmarks.measuring.processes import running
+from benchmarks.measuring.benchmark_options import benchmark_parser, finish, run_benchmark
+from benchmarks.measuring.round_figures import Figures, times_as_fast
+from benchmarks.peers import peer_environments
+from benchmarks.peers.flare_engine import flare_engine
+from benchmarks.peers.fleet_engine import noise_engine
+from benchmarks.peers.flower_engine import flower_engine
+from benchmarks.peers.peer_environments import PeerEnvironment
 from components.trainer.tasks.noise import Noise
-from fedgrass.console.runs.fleet_operator import RoundRecord
-from fedgrass.federation.errors import FedgrassError
-from fedgrass.federation.runs import Run, RunState
-from fedgrass.federation.settings import RunSettings
-from fedgrass.local.testbed import TRAINER, Testbed, open_testbed, thing_names
 
-_MEGABYTES = 1  # of the model
-# Of a round of Flower 1.42 on two cores, by number of devices; see ../shared/facts/cloud.md.
-_FLOWER_SECONDS = {1: 6.46, 4: 10.75, 16: 38.58}
-_RUN_SECONDS = 300.0
-_WARM_SECONDS = 3.0  # after which an idle trainer ends its worker
+QUESTION = "round_overhead"
+FEDGRASS, FLOWER, FLARE = "fedgrass", "flower", "flare"
+# What is claimed of fedgrass, as shares of Flower's figures with a model of 1 MB.
+MOST_SECONDS, MOST_CPU = 0.1, 0.2
+_SECONDS = 400.0  # that a run may take
+_FEW = 4  # devices of which Flower is measured for more rounds
+Measure = Callable[[Path, int, float, bool], Figures]
 
 
-def measure(devices: int, rounds: int) -> dict[str, float]:
-    """Return the figures of ``rounds`` rounds over ``devices`` devices."""
-    configuration = {"tasks": {"noise": {"megabytes": _MEGABYTES}}, "warm_seconds": _WARM_SECONDS}
-    with (
-        tempfile.TemporaryDirectory(prefix="fedgrass-bench-") as folder,
-        open_testbed(Path(folder), dict.fromkeys(thing_names(devices), configuration)) as testbed,
-    ):
-        settings = RunSettings(task="noise", rounds=rounds, deadline_seconds=120)
-        cpu_before = _cpu_seconds()
-        run = _run(testbed, settings)
-        cpu = _cpu_seconds() - cpu_before
-        overheads = _overheads(list(testbed.operator.rounds(run)))
-        return {
-            "overhead_s": round(statistics.median(overheads), 3),
-            "overhead_slowest_s": round(max(overheads), 3),
-            "cpu_s_per_device_round": round(cpu / devices / rounds, 3),
-            "trainer_rss_mb": round(_idle_trainer_megabytes(), 1),
-        }
+def rounds_of(system: str, devices: int, megabytes: float, *, quick: bool) -> int:
+    """Return how many rounds to run, with the first one, which is not counted.
+
+    Flower's take 6 to 60 seconds each.
+    """
+    if system == FLOWER:
+        if quick:
+            return 2
+        return 3 + (megabytes <= 1) + (devices <= _FEW)
+    if system == FLARE:
+        return 4 if quick else 7
+    return 6 if quick else 11
 
 
-def _run(testbed: Testbed, settings: RunSettings) -> Run:
-    testbed.operator.start("bench", settings, Noise(megabytes=_MEGABYTES).initial_weights(seed=0))
-    deadline = time.monotonic() + _RUN_SECONDS
-    while time.monotonic() < deadline:
-        run = testbed.operator.run("bench")
-        if run.state is RunState.SUCCEEDED:
-            return run
-        if run.state is RunState.FAILED:
-            raise FedgrassError(run.reason)
-        time.sleep(0.2)
-    message = f"the run did not end within {_RUN_SECONDS:.0f} s"
-    raise FedgrassError(message)
+def measure_flower(installed: PeerEnvironment) -> Measure:
+    """Return the measurement of Flower."""
+
+    def measure(folder: Path, devices: int, megabytes: float, quick: bool) -> Figures:  # noqa: FBT001 - as all
+        rounds = rounds_of(FLOWER, devices, megabytes, quick=quick)
+        with flower_engine(folder, devices, installed) as engine:
+            return engine.run({"min-nodes": devices, "megabytes": float(megabytes)}, rounds, _SECONDS)
+
+    return measure
 
 
-def _overheads(records: list[RoundRecord]) -> list[float]:
-    """Return the seconds of each round without its training."""
-    overheads = []
-    since = records[0].round.opened_at
-    for record in records:
-        training = max(participant.train_seconds for participant in record.participants)
-        overheads.append((record.round.closed_at - since) / 1000 - training)
-        since = record.round.closed_at
-    return overheads
+def measure_flare(installed: PeerEnvironment) -> Measure:
+    """Return the measurement of NVIDIA FLARE."""
+
+    def measure(folder: Path, devices: int, megabytes: float, quick: bool) -> Figures:  # noqa: FBT001 - as all
+        rounds = rounds_of(FLARE, devices, megabytes, quick=quick)
+        with flare_engine(folder, devices, installed) as engine:
+            return engine.run(megabytes, rounds, _SECONDS)
+
+    return measure
 
 
-def _cpu_seconds() -> float:
-    """Return the CPU seconds of this process and all its descendants: devices, cores and cloud."""
-    this = psutil.Process()
-    total = 0.0
-    for process in [this, *this.children(recursive=True)]:
-        try:
-            times = process.cpu_times()
-        except psutil.NoSuchProcess:
-            continue
-        total += times.user + times.system + times.children_user + times.children_system
-    return total
+def measure_fedgrass(folder: Path, devices: int, megabytes: float, quick: bool) -> Figures:  # noqa: FBT001 - as all
+    """Measure fedgrass."""
+    rounds = rounds_of(FEDGRASS, devices, megabytes, quick=quick)
+    with noise_engine(folder, megabytes, devices) as engine:
+        return engine.run_native(Noise(megabytes).initial_weights(seed=0), rounds, _SECONDS)
 
 
-def _idle_trainer_megabytes() -> float:
-    """Return the largest resident memory of a trainer once all workers have ended."""
-    deadline = time.monotonic() + 10 * _WARM_SECONDS
-    while time.monotonic() < deadline:
-        if not running("components.trainer.worker"):
-            return max(process.memory_info().rss for process in running("components.trainer")) / 1e6
-        time.sleep(0.2)
-    message = f"the workers of {TRAINER} did not end"
-    raise FedgrassError(message)
+def systems(*, peers: bool) -> dict[str, Measure]:
+    """Return fedgrass, and before it the peers that are installed, in the order in which they run."""
+    found: dict[str, Measure] = {}
+    if not peers:
+        return {FEDGRASS: measure_fedgrass}
+    if flower := peer_environments.flower():
+        found[FLOWER] = measure_flower(flower)
+    if flare := peer_environments.flare():
+        found[FLARE] = measure_flare(flare)
+    return {**found, FEDGRASS: measure_fedgrass}
+
+
+def cell(figures: Mapping[str, Figures]) -> dict[str, Any]:
+    """Return the figures of all systems for one number of devices and one size; null for a missing peer."""
+    found: dict[str, Any] = {
+        name: figures[name].as_json() if name in figures else None for name in (FEDGRASS, FLOWER, FLARE)
+    }
+    if FLOWER in figures:
+        own, other = figures[FEDGRASS], figures[FLOWER]
+        found["share_of_flowers_seconds"] = round(own.median / other.median, 4)
+        found["share_of_flowers_cpu"] = round(own.cpu.all / other.cpu.all, 4)
+    return found
+
+
+def broken_claims(cells: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return the claims that the figures with a model of 1 MB do not show, by number of devices."""
+    found = []
+    for devices, one in cells.items():
+        for figure, most in (("share_of_flowers_seconds", MOST_SECONDS), ("share_of_flowers_cpu", MOST_CPU)):
+            if one.get(figure, 0) > most:
+                found.append(f"{devices} devices: {figure} {one[figure]:.3f}, claimed at most {most:g}")
+    return found
 
 
 def main() -> None:
     """Run the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--quick", action="store_true", help="1 and 4 devices, five rounds each")
-    quick = parser.parse_args().quick
+    options = _options()
+    peers = {FLOWER: peer_environments.flower(), FLARE: peer_environments.flare()}
+    for name, installed in peers.items():
+        if installed is None:
+            print(f"{name} is not installed: its figures are null (make .venv-{name}/.installed)")
     figures: dict[str, Any] = {}
-    idle_mb = 0.0
-    for devices in (1, 4) if quick else (1, 4, 16):
-        measured = measure(devices, 5 if quick else 10)
-        idle_mb = max(idle_mb, measured.pop("trainer_rss_mb"))
-        figures[str(devices)] = measured
-        times = _FLOWER_SECONDS[devices] / measured["overhead_s"]
-        print(
-            f"{devices:3} devices: {measured['overhead_s']:.2f} s of overhead a round"
-            f" (slowest {measured['overhead_slowest_s']:.2f} s; Flower {_FLOWER_SECONDS[devices]:.2f} s,"
-            f" {times:.0f} times as long), {measured['cpu_s_per_device_round']:.2f} CPU seconds per"
-            " device and round including the cloud",
-            flush=True,
-        )
-    print(f"an idle trainer has {idle_mb:.0f} MB of resident memory (Flower's node: 258 MB)")
-    print(json.dumps({"devices": figures, "idle_trainer_rss_mb": idle_mb}))
+    for megabytes in options.megabytes:
+        cells = figures.setdefault(f"{megabytes:g}_mb", {})
+        for devices in options.devices:
+            print(f"{devices} device{'s' * (devices > 1)}, a model of {megabytes:g} MB:")
+            found = {}
+            for name, measure in systems(peers=devices == 1 or not options.quick).items():
+                with tempfile.TemporaryDirectory(prefix="fedgrass-bench-") as folder:
+                    found[name] = measure(Path(folder) / name, devices, megabytes, options.quick)
+                print(f"  {name:8} {found[name].in_words()}", flush=True)
+            for name, times in times_as_fast(found, FEDGRASS).items():
+                print(f"  a round of {name} takes {1 / times:.1f} times as long as one of fedgrass")
+            cells[str(devices)] = cell(found)
+    for broken in broken_claims(figures.get("1_mb", {})):
+        print(f"not as claimed: {broken}")
+    versions = {name: installed.version if installed else None for name, installed in peers.items()}
+    finish(QUESTION, options, figures, peers=versions)
+
+
+def _options() -> argparse.Namespace:
+    parser = benchmark_parser(__doc__, "1 and 4 devices (the peers 1), 1 MB, few rounds")
+    parser.add_argument("--devices", type=int, nargs="+", help="how many (1 4 16)")
+    parser.add_argument("--megabytes", type=float, nargs="+", help="sizes of the model (1 20)")
+    options = parser.parse_args()
+    options.devices = options.devices or ([1, 4] if options.quick else [1, 4, 16])
+    options.megabytes = options.megabytes or ([1.0] if options.quick else [1.0, 20.0])
+    return options
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except FedgrassError as error:
-        sys.exit(f"round_overhead: {error}")
+    run_benchmark(QUESTION, main)

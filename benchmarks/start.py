@@ -1,93 +1,113 @@
-"""The cold start of the averager: import time, first invocation, memory, and the size of its zip.
+"""From a bare machine to the first closed round, part by part, and what starts again and again.
 
-    python -m benchmarks.cold_start [--quick]
+    python -m benchmarks.start [--quick]
 
-The code of the functions is packed by package.py and unpacked into a temporary folder. A new process imports
-the averager from there and calls its handler with an empty batch, as Lambda does: AWS clients are created,
-but no request is sent. Numpy, boto3 and other libraries come from the environment of this machine, since the
-zip has them for Lambda's Python; sizes are those of the zip. All times are medians.
+``parts``: a clone of this checkout, its environment and packages as `make demo` makes them (pip's own cache
+and the speed of the package index count), then in it: the first import of all modules, the build of component
+and functions, the embedded cloud, the deployment of the template, 6 Greengrass cores until the heartbeat of
+each, and the first round of the task ``digits`` until it is closed. With --quick, this checkout and its
+installed environment are used; what was installed before is null.
+
+``cold_start``: import and first invocation of the averager from its zip, as Lambda does.
+
+``command``: seconds, 95th percentile and processor seconds of `fedgrass --help` and others.
 """
 
-import argparse
 import json
-import statistics
+import subprocess
 import sys
 import tempfile
-import zipfile
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-import package
-from benchmarks.measuring.processes import figures_of
+from benchmarks.measuring import cold_start, command_start
+from benchmarks.measuring.benchmark_options import benchmark_parser, finish, run_benchmark
+from fedgrass.federation.errors import FedgrassError
 
-_TIMES = 7
-_FIRST_CALL = """
-import json, os, sys, time
-began = time.perf_counter()
-from cloud_functions import averager
-imported = time.perf_counter()
-
-class Context:
-    aws_request_id = "request-1"
-
-    def get_remaining_time_in_millis(self):
-        return 300_000
-
-averager.handler({"Records": []}, Context())
-called = time.perf_counter()
-averager.handler({"Records": []}, Context())
-again = time.perf_counter()
-import cloud_functions
-assert cloud_functions.__file__.startswith(sys.argv[1]), cloud_functions.__file__
-peak = next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM"))
-print(json.dumps({"import_s": imported - began, "first_call_s": called - imported,
-                  "second_call_s": again - called, "peak_mb": peak * 1024 / 1e6}))
-"""
-_ENVIRONMENT = {
-    "FLEET": "bench",
-    "BUCKET": "bench",
-    "ROUNDS_TABLE": "rounds",
-    "DEVICES_TABLE": "devices",
-    "SCHEDULE_GROUP": "group",
-    "SCHEDULER_ROLE_ARN": "arn:aws:iam::000000000000:role/bench",
-    "ALARMS_QUEUE_ARN": "arn:aws:sqs:us-east-1:000000000000:alarms",
-    "ALARMS_QUEUE_URL": "https://sqs.us-east-1.amazonaws.com/000000000000/alarms",
-    "REPLIES_QUEUE_URL": "https://sqs.us-east-1.amazonaws.com/000000000000/replies",
-    "JOBS_QUEUE_URL": "https://sqs.us-east-1.amazonaws.com/000000000000/jobs",
-    "GROUP_SIZE": "64",
-    "GROUPED_MEGABYTES": "2048",
-    "SHARDED_MEGABYTES": "256",
-    "AWS_DEFAULT_REGION": "us-east-1",
-    "AWS_ACCESS_KEY_ID": "none",
-    "AWS_SECRET_ACCESS_KEY": "none",
-}
+QUESTION = "start"
+_ROOT = Path(__file__).parents[1]
+_PROBE = ("-m", "benchmarks.measuring.first_round")
+_SECONDS = 900.0  # that any part may take
+_TAIL = 2000  # characters of its output that an error shows
+INSTALLATION = ("clone_s", "environment_s", "packages_s")
 
 
-def first_call(folder: Path) -> dict[str, float]:
-    """Import and call the averager of the unpacked zip in a new process."""
-    command = [sys.executable, "-P", "-c", _FIRST_CALL, str(folder)]
-    return figures_of(command, {**_ENVIRONMENT, "PYTHONPATH": str(folder)}, folder)
+def run_part(command: Sequence[str], folder: Path) -> tuple[float, str]:
+    """Run a command; return its seconds and its output.
+
+    Raises:
+        FedgrassError: it failed or took too long.
+    """
+    began = time.monotonic()
+    try:
+        done = subprocess.run(
+            command,
+            cwd=folder,
+            check=False,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            text=True,
+            timeout=_SECONDS,
+        )
+    except subprocess.TimeoutExpired as error:
+        message = f"`{' '.join(command)}` took more than {_SECONDS:.0f} s"
+        raise FedgrassError(message) from error
+    if done.returncode:
+        message = f"`{' '.join(command)}` failed:\n{done.stdout[-_TAIL:]}"
+        raise FedgrassError(message)
+    return time.monotonic() - began, done.stdout
+
+
+def install(folder: Path) -> tuple[dict[str, float | None], Path]:
+    """Clone this checkout and install it as `make demo` does; return the seconds, and its interpreter."""
+    checkout = folder / "fedgrass"
+    clone = ["git", "clone", "--quiet", "--no-hardlinks", str(_ROOT), str(checkout)]
+    targets = {"environment_s": ".venv/bin/python", "packages_s": ".venv/.for-demo"}
+    seconds = {"clone_s": round(run_part(clone, folder)[0], 2)}
+    for part, target in targets.items():
+        seconds[part] = round(run_part(["make", "--no-print-directory", target], checkout)[0], 2)
+        print(f"  {part:16} {seconds[part]:8.2f}", flush=True)
+    return dict(seconds), checkout / ".venv" / "bin" / "python"
+
+
+def first_round(python: Path, folder: Path) -> dict[str, float]:
+    """Return the seconds of each part from the start of Python to the first closed round."""
+    _, output = run_part([str(python), *_PROBE, "--since", str(time.time())], folder)
+    parts: dict[str, float] = json.loads(output.splitlines()[-1])
+    return parts
+
+
+def with_total(parts: Mapping[str, float | None]) -> dict[str, float | None]:
+    """Return the parts and their sum; what is null was there before."""
+    return {**parts, "total_s": round(sum(seconds or 0.0 for seconds in parts.values()), 2)}
 
 
 def main() -> None:
-    """Build and measure; print a table and the JSON line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="three processes")
-    times = 3 if parser.parse_args().quick else _TIMES
-    with tempfile.TemporaryDirectory(prefix="fedgrass-cold-start-") as temporary:
-        folder, archive = Path(temporary) / "function", Path(temporary) / "functions.zip"
-        package.build_functions(archive)
-        with zipfile.ZipFile(archive) as packed:
-            packed.extractall(folder)
-        package.build_functions(archive, "x86_64")
-        with zipfile.ZipFile(archive) as packed:
-            unpacked = sum(entry.file_size for entry in packed.infolist())
-        calls = [first_call(folder) for _ in range(times)]
-        figures = {name: round(statistics.median(call[name] for call in calls), 3) for name in calls[0]}
-        figures |= {"zip_mb": round(archive.stat().st_size / 1e6, 1), "unpacked_mb": round(unpacked / 1e6, 1)}
-    for name, value in figures.items():
-        print(f"{name:14} {value}")
-    print(json.dumps(figures))
+    """Measure; print a table and the JSON line."""
+    options = benchmark_parser(__doc__, "from the installed state, few repetitions").parse_args()
+    with tempfile.TemporaryDirectory(prefix="fedgrass-start-") as folder:
+        installation: dict[str, float | None] = dict.fromkeys(INSTALLATION)
+        python, checkout = Path(sys.executable), _ROOT
+        if not options.quick:
+            installation, python = install(Path(folder))
+            checkout = Path(folder) / "fedgrass"
+        parts = with_total({**installation, **first_round(python, checkout)})
+    figures: dict[str, Any] = {
+        "parts": parts,
+        "cold_start": cold_start.measure(3 if options.quick else 7),
+        "command": command_start.measure(3 if options.quick else 15),
+    }
+    for part, seconds in parts.items():
+        print(f"{part:18} {'-' if seconds is None else f'{seconds:.2f}'}")
+    for name, value in figures["cold_start"].items():
+        print(f"{name:18} {value}")
+    for line, one in figures["command"].items():
+        print(f"fedgrass {line:24} {one['s']:.3f} s, processor {one['cpu_s']:.3f} s")
+    finish(QUESTION, options, figures)
 
 
 if __name__ == "__main__":
-    main()
+    run_benchmark(QUESTION, main)

@@ -3,7 +3,6 @@
 import argparse
 import json
 import mmap
-import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -20,11 +19,9 @@ from cloud_functions.aggregation import aggregation_context, new_model
 from cloud_functions.aws.powertools_log import PowertoolsLog
 from cloud_functions.aws.s3 import S3Bucket
 from cloud_functions.services import Services
-from fedgrass.federation import object_keys
 from fedgrass.federation.rounds import Participant, Round, State
 from fedgrass.federation.runs import Run, RunState
 from fedgrass.federation.settings_parser import parse_settings
-from fedgrass.federation.weights import decode
 
 _FAR = 2**62  # milliseconds: the lease never expires
 MEGABYTE = 1_000_000
@@ -38,7 +35,7 @@ def ours(folder: Path, clients: int, strategy: str) -> dict[str, float]:
 
 
 def _into_the_page_cache(folder: Path, clients: int) -> None:
-    """Read the files once: Flower's memory may have evicted some of them before."""
+    """Read the files once: the memory of a peer may have evicted some of them before."""
     buffer = bytearray(MEGABYTE)
     for path in sorted(folder.glob("updates__*"))[:clients]:
         with path.open("rb", buffering=0) as file:
@@ -96,51 +93,6 @@ def _replies(folder: Path, clients: int) -> list[Participant]:
     return msgspec.json.decode((folder / "replies.json").read_bytes(), type=list[Participant])[:clients]
 
 
-def flower(folder: Path, clients: int, _strategy: str) -> dict[str, float]:
-    """Average the same updates once with Flower; its replies are created before the clock starts."""
-    os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
-    import logging  # noqa: PLC0415 - only this process needs it
-
-    from flwr.app import (  # noqa: PLC0415 - as above
-        Array,
-        ArrayRecord,
-        Message,
-        MessageType,
-        MetricRecord,
-        RecordDict,
-    )
-    from flwr.serverapp.strategy import FedAvg  # noqa: PLC0415 - as above
-    from flwr.supercore.task_identity import TaskIdentity  # noqa: PLC0415 - as above
-
-    logging.getLogger("flwr").setLevel(logging.ERROR)
-    TaskIdentity.run_id = TaskIdentity.node_id = TaskIdentity.task_id = 1
-    bucket = FileBucket(folder)
-    participants = _replies(folder, clients)
-    before = _resident()
-
-    def reply(node: int, participant: Participant) -> Message:
-        data = bucket.path(object_keys.update(participant.device, "bench", 1, 1)).read_bytes()
-        arrays = ArrayRecord({name: Array(np.asarray(array)) for name, array in decode(data).items()})
-        content = RecordDict(
-            {
-                "arrays": arrays,
-                "metrics": MetricRecord({"num-examples": participant.examples, "train_loss": 1.0}),
-            }
-        )
-        return Message(content=content, dst_node_id=node, message_type=MessageType.TRAIN)
-
-    replies = [reply(node, participant) for node, participant in enumerate(participants, start=1)]
-    strategy = FedAvg()
-
-    def aggregate() -> None:
-        arrays, _ = strategy.aggregate_train(1, replies)
-        if arrays is None:
-            message = "Flower aggregated nothing"
-            raise RuntimeError(message)
-
-    return _measured(aggregate, before)
-
-
 def memory(folder: Path, clients: int, _strategy: str) -> dict[str, float]:
     """Read the same bytes with one core from mapped pages; return GB/s."""
     seconds = size = 0.0
@@ -170,8 +122,8 @@ def read_limit(folder: Path, clients: int, _strategy: str) -> dict[str, float]:
     return {"gb_per_s": size / (time.perf_counter() - began) / 1e9}
 
 
-def _measured(do: Callable[[], None], before: int | None = None) -> dict[str, float]:
-    before = before or _resident()
+def _measured(do: Callable[[], None]) -> dict[str, float]:
+    before = _resident()
     began = time.perf_counter()
     do()
     seconds = time.perf_counter() - began
@@ -206,7 +158,6 @@ def main() -> None:
 MEASURES: dict[str, Callable[[Path, int, str], dict[str, float]]] = {
     "ours": ours,
     "s3": from_s3,
-    "flower": flower,
     "read": read_limit,
     "memory": memory,
 }

@@ -1,14 +1,10 @@
-"""How long the command line takes to print its help: `fedgrass --help`, and the help of each command group.
+"""How long the command line takes to print its help, and the help of each command group.
 
-python -m benchmarks.command_start [--quick]
-
-A person waits for it at each command, so what is slow is imported when a command needs it. Prints the wall
-time of a process from its start to its end, median and 95th percentile, and its processor time, which other
-work on the machine changes little; the last line is JSON.
+A person waits for it at each command, so what is slow is imported when a command needs it. Measured are the
+wall time of a process from its start to its end, and its processor time, which other work on the machine
+changes little.
 """
 
-import argparse
-import json
 import os
 import statistics
 import subprocess
@@ -16,7 +12,6 @@ import sys
 import time
 from pathlib import Path
 
-_AIM_SECONDS = 0.3  # of the median of `fedgrass --help`
 _LINES = (
     "--help",
     "deploy devices --help",
@@ -36,35 +31,21 @@ def seconds_of(command: list[str]) -> tuple[float, float]:
     return wall, used
 
 
-def main() -> None:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="5 repetitions instead of 25")
-    repetitions = 5 if parser.parse_args().quick else 25
+def measure(repetitions: int) -> dict[str, dict[str, float]]:
+    """Return for each line the median of the seconds, their 95th percentile, and of the processor's.
+
+    Args:
+        repetitions: of each line.
+    """
     program = Path(sys.executable).with_name("fedgrass")
-    load = os.getloadavg()[0]
-    result: dict[str, object] = {
-        "repetitions": repetitions,
-        "load": round(load, 2),
-        "aim_seconds": _AIM_SECONDS,
-    }
-    empty = statistics.median(seconds_of([sys.executable, "-c", ""])[0] for _ in range(repetitions))
-    print(f"load {load:.2f}; an empty Python process: {empty:.3f} s")
-    medians, processor = {}, {}
+    figures = {}
     for line in _LINES:
         command = [str(program), *line.split()]
         seconds_of(command)  # compiles the modules
         found = sorted(seconds_of(command) for _ in range(repetitions))
-        late = found[min(len(found) - 1, round(0.95 * len(found)))][0]
-        medians[line] = round(statistics.median(wall for wall, _ in found), 4)
-        processor[line] = round(statistics.median(used for _, used in found), 4)
-        print(
-            f"fedgrass {line:24} median {medians[line]:.3f} s, 95th percentile {late:.3f} s,"
-            f" processor {processor[line]:.3f} s"
-        )
-    result |= {"empty_seconds": round(empty, 4), "median_seconds": medians, "processor_seconds": processor}
-    print(json.dumps(result))
-
-
-if __name__ == "__main__":
-    main()
+        figures[line] = {
+            "s": round(statistics.median(wall for wall, _ in found), 4),
+            "p95_s": round(found[min(len(found) - 1, round(0.95 * len(found)))][0], 4),
+            "cpu_s": round(statistics.median(used for _, used in found), 4),
+        }
+    return figures

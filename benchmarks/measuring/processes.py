@@ -44,11 +44,11 @@ def figures_of(
 
 
 def running(module: str) -> list[psutil.Process]:
-    """Return the descendants of this process that run ``python -m module``."""
+    """Return the descendants of this process that run ``python -m module``, with any options."""
     found = []
     for process in psutil.Process().children(recursive=True):
         try:
-            if process.cmdline()[1:] == ["-m", module]:
+            if process.cmdline()[1:3] == ["-m", module]:
                 found.append(process)
         except psutil.NoSuchProcess:
             continue
@@ -117,8 +117,12 @@ class MemoryWatch:
 
 
 @contextmanager
-def ended_descendants() -> Iterator[None]:
-    """End all processes that were started within, on exit: also those whose parent has ended before."""
+def ended_descendants(patience: float = _STOP_SECONDS) -> Iterator[None]:
+    """End all processes that were started within, on exit: also those whose parent has ended before.
+
+    Args:
+        patience: seconds for them to end by themselves, before they are killed.
+    """
     prctl, former = ctypes.CDLL(None, use_errno=True).prctl, ctypes.c_int()
     prctl(_GET_CHILD_SUBREAPER, ctypes.byref(former), 0, 0, 0)
     # Linux gives this process the orphans among its descendants instead of process 1.
@@ -133,5 +137,5 @@ def ended_descendants() -> Iterator[None]:
             for process in left:
                 with suppress(psutil.NoSuchProcess):
                     stop(process)
-            psutil.wait_procs(left, timeout=_STOP_SECONDS)
+            psutil.wait_procs(left, timeout=patience)
         prctl(_SET_CHILD_SUBREAPER, former.value, 0, 0, 0)

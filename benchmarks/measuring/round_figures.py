@@ -35,28 +35,29 @@ class Figures:
         """The median seconds of a round."""
         return statistics.median(self.seconds)
 
-    def as_json(self, name: str) -> dict[str, float | None]:
-        """Return the figures for the JSON line, with the system's name before each."""
+    def as_json(self) -> dict[str, float | None]:
+        """Return the figures for the JSON line."""
         server, idle = self.server_megabytes, self.idle_megabytes
         return {
-            f"{name}_s": round(self.median, 3),
-            f"{name}_fastest_s": round(min(self.seconds), 3),
-            f"{name}_slowest_s": round(max(self.seconds), 3),
-            f"{name}_cpu_s": round(self.cpu.all, 3),
-            f"{name}_device_cpu_s": round(self.cpu.devices, 3),
-            f"{name}_device_mb": round(self.device_megabytes, 1),
-            f"{name}_idle_mb": None if idle is None else round(idle, 1),
-            f"{name}_server_mb": None if server is None else round(server, 1),
+            "s": round(self.median, 3),
+            "fastest_s": round(min(self.seconds), 3),
+            "slowest_s": round(max(self.seconds), 3),
+            "cpu_s": round(self.cpu.all, 3),
+            "device_cpu_s": round(self.cpu.devices, 3),
+            "device_mb": round(self.device_megabytes, 1),
+            "idle_mb": None if idle is None else round(idle, 1),
+            "server_mb": None if server is None else round(server, 1),
         }
 
     def in_words(self) -> str:
         """Return the figures for the terminal."""
-        server = self.server_megabytes
+        server, idle = self.server_megabytes, self.idle_megabytes
         return (
             f"{self.median:.2f} s a round ({min(self.seconds):.2f} to {max(self.seconds):.2f},"
             f" {len(self.seconds)} rounds), {self.cpu.all:.2f} CPU seconds per device and round, of which"
             f" {self.cpu.devices:.2f} on the device,"
             f" {self.device_megabytes:.0f} MB on a device, "
+            + ("" if idle is None else f"{idle:.0f} MB when idle, ")
             + ("no server" if server is None else f"{server:.0f} MB on the server")
         )
 

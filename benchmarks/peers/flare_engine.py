@@ -1,7 +1,7 @@
 """NVIDIA FLARE's proof-of-concept mode on this machine: a server and a site per device, each a process.
 
-``nvflare poc prepare`` makes the startup kits, with mutual TLS, and their own scripts start the processes. A job
-starts another process at the server and at each site, which stays until the job ends.
+``nvflare poc prepare`` makes the startup kits, with mutual TLS, and their own scripts start the processes. A
+job starts another process at the server and at each site, which stays until the job ends.
 """
 
 import json
@@ -29,6 +29,7 @@ _SUBMIT = Path(__file__).with_name("flare_submit.py")
 _ADMIN, _PROJECT = "admin@nvidia.com", "overhead"
 _READY_SECONDS = 120.0
 _SAMPLE_SECONDS = 0.5
+_PATIENCE = 1.0  # seconds: their state is in a temporary folder
 _OWN = ("NVFL", "NVFLARE")  # prefixes of the developer's settings of FLARE
 _REGISTERED = "Successfully registered client"
 
@@ -201,7 +202,7 @@ def flare_engine(folder: Path, devices: int, installed: PeerEnvironment) -> Iter
     (port,) = free_ports(1)
     environment = _environment(folder, installed)
     kits = _prepare(folder, devices, port, installed, environment)
-    with ended_descendants():
+    with ended_descendants(_PATIENCE):
         server = _start(kits, "server", environment, folder)
         engine = FlareEngine(folder, environment, installed.python, kits, server)
         wait_for_port(port, server, _READY_SECONDS, folder)

@@ -1,6 +1,6 @@
-"""fedgrass on this machine: the embedded cloud and Greengrass cores whose trainers have a Flower app.
+"""fedgrass on this machine: the embedded cloud and Greengrass cores, with a built-in task or a Flower app.
 
-The app runs in both ways: as a task in fedgrass's own rounds, and with its ServerApp, which
+An app runs in both ways: as a task in fedgrass's own rounds, and with its ServerApp, which
 ``fedgrass flower run`` starts as a user does. Trainers, cores, cloud and functions are the processes of
 ``fedgrass demo``.
 """
@@ -22,8 +22,16 @@ import numpy as np
 import psutil
 from numpy.typing import NDArray
 
-from benchmarks.measuring.processes import MemoryWatch, Trees, cpu_seconds, ended_descendants, running
+from benchmarks.measuring.processes import (
+    MemoryWatch,
+    Trees,
+    cpu_seconds,
+    ended_descendants,
+    resident_megabytes,
+    running,
+)
 from benchmarks.measuring.round_figures import Figures, Measurement, figures_of_rounds
+from benchmarks.peers.round_times import last_lines, wait_for_times
 from components.trainer.tasks.task_release import COMPONENT
 from fedgrass.console.flower.flower_component import flower_code
 from fedgrass.console.flower.flower_project import read_project, task_name
@@ -38,20 +46,22 @@ _VERSION = "1.0.0"
 _POLL_SECONDS = 0.05
 _SAMPLE_SECONDS = 0.5
 _DEADLINE_SECONDS = 120
-_TAIL = 2000  # characters of a log that an error shows
+_SERVER = "server"  # the name of its processes among those of the devices
 
 
 @dataclass(frozen=True)
 class FleetEngine:
-    """A running fleet whose trainers have the app."""
+    """A running fleet whose trainers have the task."""
 
-    app: Path
+    app: Path | None  # None: the task is built in
     task: str
     testbed: Testbed
     devices: int
 
     def run_native(self, model: Mapping[str, NDArray[np.generic]], rounds: int, seconds: float) -> Figures:
-        """Run the app as a task; return the figures of all rounds but the first.
+        """Run the task in fedgrass's own rounds; return the figures of all rounds but the first.
+
+        A device's idle memory is that of its trainer before the run: its worker starts with the first round.
 
         Args:
             model: the initial model.
@@ -65,7 +75,9 @@ class FleetEngine:
         settings = RunSettings(
             task=self.task, rounds=rounds, evaluate_last=False, deadline_seconds=_DEADLINE_SECONDS
         )
-        with MemoryWatch(self._trees(), _SAMPLE_SECONDS) as memory:
+        idle = max(resident_megabytes(roots()) for roots in self._trees().values())
+        trees: Trees = {**self._trees(), _SERVER: _cloud}
+        with MemoryWatch(trees, _SAMPLE_SECONDS) as memory:
             operator.start(name, settings, model)
             self._wait(name, lambda run: run.round > 1, seconds)
             before, done = self._measure(), operator.run(name).round - 1
@@ -73,7 +85,11 @@ class FleetEngine:
             measured = self._measure().since(before, self.devices * (rounds - done))
         closed = [record.round.closed_at / 1000 for record in operator.rounds(operator.run(name))]
         return figures_of_rounds(
-            sorted(closed), measured, device_megabytes=self._largest(memory), server_megabytes=None
+            sorted(closed),
+            measured,
+            device_megabytes=self._largest(memory),
+            idle_megabytes=idle,
+            server_megabytes=memory.peaks[_SERVER],
         )
 
     def run_server_app(self, configuration: Mapping[str, object], rounds: int, seconds: float) -> Figures:
@@ -93,15 +109,22 @@ class FleetEngine:
         log = self.testbed.folder / "flower-run.log"
         with log.open("wb") as output:
             server = self._start_server(given, output)
+
+        def trouble() -> str:
+            return "" if server.poll() is None else "`fedgrass flower run` ended before its rounds"
+
         try:
-            trees: Trees = {**self._trees(), "server": partial(_only, server)}
+            trees: Trees = {**self._trees(), _SERVER: partial(_only, server)}
             with MemoryWatch(trees, _SAMPLE_SECONDS) as memory:
-                self._wait_for_times(times, 2, server, log, seconds)
+                wait_for_times(times, 2, seconds, trouble, self.testbed.folder)
                 before = self._measure()
-                stamps = self._wait_for_times(times, rounds + 1, server, log, seconds)
+                stamps = wait_for_times(times, rounds + 1, seconds, trouble, self.testbed.folder)
                 measured = self._measure().since(before, self.devices * (rounds - 1))
             if server.wait(seconds):
-                raise FedgrassError(_failure(log, f"`fedgrass flower run` ended with {server.returncode}"))
+                message = (
+                    f"`fedgrass flower run` ended with {server.returncode}\n{last_lines(self.testbed.folder)}"
+                )
+                raise FedgrassError(message)
         finally:
             if server.poll() is None:
                 server.kill()
@@ -110,7 +133,7 @@ class FleetEngine:
             stamps[1:],
             measured,
             device_megabytes=self._largest(memory),
-            server_megabytes=memory.peaks["server"],
+            server_megabytes=memory.peaks[_SERVER],
         )
 
     def _start_server(self, configuration: Mapping[str, object], output: IO[bytes]) -> psutil.Popen:
@@ -136,7 +159,7 @@ class FleetEngine:
 
     @staticmethod
     def _largest(memory: MemoryWatch) -> float:
-        return max(peak for name, peak in memory.peaks.items() if name != "server")
+        return max(peak for name, peak in memory.peaks.items() if name != _SERVER)
 
     def _measure(self) -> Measurement:
         return Measurement(cpu_seconds([psutil.Process()]), cpu_seconds(self._trainers().values()))
@@ -152,33 +175,35 @@ class FleetEngine:
                 raise FedgrassError(message)
             time.sleep(_POLL_SECONDS)
 
-    @staticmethod
-    def _wait_for_times(
-        times: Path, count: int, server: psutil.Popen, log: Path, seconds: float
-    ) -> list[float]:
-        deadline = time.monotonic() + seconds
-        while True:
-            stamps: list[float] = json.loads(times.read_text(encoding="utf-8")) if times.exists() else []
-            if len(stamps) >= count:
-                return stamps
-            if server.poll() is not None:
-                raise FedgrassError(_failure(log, "`fedgrass flower run` ended before its rounds"))
-            if time.monotonic() > deadline:
-                raise FedgrassError(_failure(log, f"`fedgrass flower run` took more than {seconds:.0f} s"))
-            time.sleep(_POLL_SECONDS)
-
 
 def _only(process: psutil.Process) -> Iterable[psutil.Process]:
     return (process,)
 
 
-def _failure(log: Path, what: str) -> str:
-    return f"{what}\n{log.read_text(encoding='utf-8', errors='replace')[-_TAIL:]}"
+def _cloud() -> Iterable[psutil.Process]:
+    """Return the embedded cloud, which runs the functions, too."""
+    return running("fedgrass.local.aws.ministack_process")
 
 
 @contextmanager
-def fleet_engine(folder: Path, app: Path, devices: int) -> Iterator[FleetEngine]:
-    """Start the cloud and cores with the app; end them on exit.
+def noise_engine(folder: Path, megabytes: float, devices: int) -> Iterator[FleetEngine]:
+    """Start the cloud and cores with the built-in task ``noise``, which trains almost nothing.
+
+    Args:
+        folder: for the state and the logs.
+        megabytes: size of the model.
+        devices: how many.
+    """
+    configuration = {"tasks": {"noise": {"megabytes": megabytes}}}
+    folder.mkdir(parents=True, exist_ok=True)
+    configurations = dict.fromkeys(thing_names(devices), configuration)
+    with ended_descendants(), open_testbed(folder / "testbed", configurations) as testbed:
+        yield FleetEngine(None, "noise", testbed, devices)
+
+
+@contextmanager
+def app_engine(folder: Path, app: Path, devices: int) -> Iterator[FleetEngine]:
+    """Start the cloud and cores with a Flower app; end them on exit.
 
     The app's component is made without its requirements, since the trainers run with this interpreter, which
     has them: nothing is downloaded.

@@ -28,6 +28,7 @@ APP = Path(__file__).parent / "flower_app"
 _CONNECTION = "bench"
 _READY_SECONDS = 120.0
 _SAMPLE_SECONDS = 0.5
+_PATIENCE = 1.0  # seconds: their state is in a temporary folder
 _OWN = "FLWR_"  # prefix of the developer's settings of Flower
 _REGISTERED = "SuperNode ID"
 
@@ -133,7 +134,7 @@ def flower_engine(folder: Path, devices: int, installed: PeerEnvironment) -> Ite
     """
     link, *nodes = free_ports(1 + devices)
     environment = _environment(folder / "home", link, installed.bin)
-    with ended_descendants():
+    with ended_descendants(_PATIENCE):
         begun = [str(installed.bin / "flower-superlink"), "--insecure"]
         begun += ["--disable-runtime-dependency-installation", "--port", str(link)]
         superlink = start(begun, environment, folder / "superlink.log")

@@ -37,7 +37,15 @@ _COMMANDS: dict[str, tuple[str, str]] = {
     "fleet": ("stack_commands:fleet", "Provision devices in AWS IoT, or remove them."),
     "flower": ("flower_commands:flower", "Bring a Flower app to the fleet as it is, or try it here."),
     "queue": ("stack_commands:queue", "List the stack's dead letters, or send them back."),
+    "simulate": (
+        "simulation_commands:simulate",
+        "Simulate a run over thousands of virtual devices, without a cloud.",
+    ),
     "stats": ("statistics_commands:stats", "Statistics of the devices' data, without moving the data."),
+    "swarm": (
+        "swarm_commands:swarm",
+        "Load-test a cloud, embedded or deployed, with thousands of light devices.",
+    ),
     "task": ("laptop_commands:task", "Create a task of your own, check or publish one."),
     "run": ("run_commands:app", "Start, follow, control, compare and report runs."),
     "report": (

@@ -20,6 +20,7 @@ class SimulatedRun(Struct, frozen=True, kw_only=True):
         model: the file of the latest global model.
         virtual_seconds: how long the run would have taken.
         notes: what the user should know of the simulation.
+        devices: number of virtual devices.
         assignments: that devices have accepted.
     """
 
@@ -29,4 +30,5 @@ class SimulatedRun(Struct, frozen=True, kw_only=True):
     model: bytes
     virtual_seconds: float
     notes: list[str]
+    devices: int = 0
     assignments: int = 0

@@ -10,7 +10,6 @@ from fedgrass.federation.settings_parser import parse_settings
 from fedgrass.simulation.simulation_spec import SimulationSpec
 
 _SIMILAR = 0.8  # of difflib: above that of any setting of the training to one of the run
-_DEADLINE_SECONDS = 300
 
 
 def settings_of(spec: SimulationSpec) -> RunSettings:
@@ -33,7 +32,7 @@ def settings_of(spec: SimulationSpec) -> RunSettings:
     others = {name: value for name, value in given.items() if name not in known}
     for name in others:
         _check_spelling(name)
-    settings: dict[str, Any] = {"deadline_seconds": _DEADLINE_SECONDS, **known}
+    settings: dict[str, Any] = dict(known)
     if others or training:
         settings["training"] = {**training, **others}
     found = parse_settings({"task": task_name(spec), **settings})
@@ -41,6 +40,12 @@ def settings_of(spec: SimulationSpec) -> RunSettings:
         message = (
             "mode=server_app cannot be simulated: the rounds are opened by the ServerApp, in real time;"
             " `fedgrass demo --server-app` runs it over devices on this machine"
+        )
+        raise SettingsError(message)
+    if found.schedule == "by_hand":
+        message = (
+            "schedule=by_hand cannot be simulated: nobody opens the next round; choose at_once, every or"
+            " adaptive"
         )
         raise SettingsError(message)
     if found.thing_group:

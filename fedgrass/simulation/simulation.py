@@ -4,13 +4,14 @@ Read ``run_spec`` and then ``Simulation.play``: the clock jumps from one due eve
 events of a moment have happened, the assignments that were announced in it are computed together.
 """
 
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 
 from fedgrass import __version__
 from fedgrass.console.runs.fleet_operator import RoundRecord
 from fedgrass.federation import object_keys
+from fedgrass.federation.messages import Announcement, Verdict
 from fedgrass.federation.rounds import Round, State, Work
 from fedgrass.federation.runs import Run, RunState
 from fedgrass.federation.settings import RunSettings
@@ -21,13 +22,16 @@ from fedgrass.simulation.fleets.device_conditions import DeviceConditions
 from fedgrass.simulation.simulated_run import OnRound, SimulatedRun
 from fedgrass.simulation.simulated_settings import run_name, settings_of
 from fedgrass.simulation.simulation_spec import SimulationSpec
+from fedgrass.simulation.strategies_path import importable
 from fedgrass.simulation.virtual_cloud import VirtualCloud
 from fedgrass.simulation.virtual_devices import Stopped, VirtualDevices
 from fedgrass.simulation.virtual_directory import VirtualDirectory
+from greengrass_emulator.temporary_folder import temporary_folder
 
 START = 1_700_000_000_000  # milliseconds since the epoch
 _WORKS = frozenset({Work.TRAIN, Work.EVALUATE, Work.STATISTICS})
 _HOUR = 3600 * 1000
+_LEAST_FREE_BYTES = 100_000_000
 
 
 def run_spec(
@@ -55,11 +59,17 @@ def run_spec(
     settings = settings_of(spec)
     devices = fleets.draw_fleet(spec.fleet, spec.devices, spec.seed)
     with (
-        tempfile.TemporaryDirectory(prefix="fedgrass-simulation-") as folder,
-        clients.open_clients(spec, devices, workers, Path(folder)) as trainer,
+        temporary_folder(_LEAST_FREE_BYTES, report, "fedgrass-simulation-") as folder,
+        importable(spec.strategies, _made(folder / "strategies")),
+        closing(clients.open_clients(spec, devices, workers, _made(folder / "clients"))) as trainer,
     ):
         simulation = Simulation(spec, settings, devices, trainer)
         return simulation.play(report=report, on_round=on_round, stop=stop)
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir()
+    return folder
 
 
 class Simulation:
@@ -81,6 +91,7 @@ class Simulation:
     ) -> None:
         self._spec, self._settings, self._trainer = spec, settings, trainer
         self._name = run_name(spec)
+        self._count = len(devices)
         self._clock = VirtualClock(START)
         self._directory = VirtualDirectory(
             lambda: self._clock.now, START, _WORKS, {"version": __version__, "state": "idle"}
@@ -90,13 +101,16 @@ class Simulation:
         self._cloud = VirtualCloud(
             self._clock,
             self._directory,
-            lambda device, message: self._devices.receive(device, message),
+            self._receive,
             keep_one_more=settings.is_buffered,
         )
         self._devices = VirtualDevices(devices, self._cloud, self._directory, trainer, spec.seed, start=START)
         self._evaluations: dict[int, Mapping[str, float]] = {}
         self._model = b""
         self._notes: list[str] = []
+
+    def _receive(self, device: str, message: Announcement | Verdict) -> None:
+        self._devices.receive(device, message)
 
     def play(
         self,
@@ -174,7 +188,7 @@ class Simulation:
     def _oldest_needed(self, ended: Round) -> int:
         """Return the number of the oldest model that a device may still start from."""
         older = self._settings.max_staleness if self._settings.is_buffered else 0
-        return ended.base - older
+        return ended.base - older - 1  # a worker that has died reads the model of the round again
 
     def _result(self) -> SimulatedRun:
         rounds = self._cloud.rounds
@@ -191,5 +205,6 @@ class Simulation:
             model=self._model,
             virtual_seconds=(ended_at - START) / 1000,
             notes=self._notes,
+            devices=self._count,
             assignments=self._devices.assignments,
         )

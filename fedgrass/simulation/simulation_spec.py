@@ -23,6 +23,7 @@ class SimulationSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         seed: of the initial model, of the devices, and of all that is drawn in the simulation.
         training: ``real`` trains; ``curve`` takes the metrics of each round from ``learning_curve``.
         learning_curve: file with the metrics of each global model, in the form that docs/simulation.md names.
+        strategies: files, or folders of packages, with custom aggregation strategies.
         vectorize: whether clients of one shape are trained together.
         longest_hours: of virtual time; a run that takes longer is cut off.
     """
@@ -36,5 +37,6 @@ class SimulationSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     seed: Annotated[int, Meta(ge=0, lt=2**32)] = 0
     training: Literal["real", "curve"] = "real"
     learning_curve: str = ""
+    strategies: list[str] = []
     vectorize: Literal["auto", "never"] = "auto"
     longest_hours: Annotated[float, Meta(gt=0)] = 24.0 * 365

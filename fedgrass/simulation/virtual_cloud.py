@@ -1,8 +1,8 @@
 """The cloud of a simulation: the real averager over ports in memory, on the virtual clock.
 
 Each message is processed as on Lambda, at the moment at which it arrives: the cloud's own work takes no
-virtual time. Its several queues are one list of due messages. A message that fails, or has to wait for another
-(``NotYet``), is delivered again with the back-off of the real queue.
+virtual time. Its several queues are one list of due messages. A message that fails, or has to wait for
+another (``NotYet``), is delivered again with the back-off of the real queue.
 """
 
 import base64

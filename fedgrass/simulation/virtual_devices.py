@@ -10,9 +10,10 @@ A device that is off neither hears nor sends, and its work waits.
 """
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from functools import partial
+from typing import Literal
 
 from msgspec import UNSET
 from msgspec.structs import replace
@@ -35,14 +36,14 @@ from fedgrass.simulation.work_durations import Draws
 _WAIT_SECONDS = 0.2  # of real time, between two looks whether the user has stopped the simulation
 
 
-class Stopped(Exception):  # noqa: N818 - not an error
+class Stopped(Exception):
     """The user has stopped the simulation while it waited for a training."""
 
 
 class _Work:
     """An assignment of a device."""
 
-    __slots__ = ("announcement", "deadline", "draws", "future", "name", "began", "work")
+    __slots__ = ("announcement", "began", "deadline", "draws", "future", "name", "work")
 
     def __init__(self, device: DeviceConditions, announcement: Announcement, draws: Draws) -> None:
         self.announcement = announcement
@@ -123,7 +124,7 @@ class VirtualDevices:
         self._start = start
         self._rng = random.Random(seed)  # noqa: S311 - repeatable: the pauses between repeated replies
         self._announced: list[tuple[_Device, Announcement]] = []
-        self.is_stopped = lambda: False
+        self.is_stopped: Callable[[], bool] = lambda: False
         for each in conditions:
             self._await_turning_on(each)
 
@@ -243,7 +244,7 @@ class VirtualDevices:
             return
         update = self._wait(work.future)
         if isinstance(update.result, Failure):
-            state = "declined" if update.result.declined else "failed"
+            state: Literal["declined", "failed"] = "declined" if update.result.declined else "failed"
             device.work = None
             self._trainer.settle(work.work, counted=False)
             self._send(

@@ -12,9 +12,12 @@ from cloud_functions.aws.dynamodb_rounds import DynamoRounds
 from cloud_functions.aws.s3 import S3Bucket
 from fedgrass.federation.ports import Bucket, DeviceDirectory, RoundStore
 from fedgrass.local.aws.embedded_cloud import EmbeddedCloud
+from fedgrass.simulation.fleets.device_conditions import DeviceConditions
+from fedgrass.simulation.virtual_directory import VirtualDirectory
 from tests.fakes.memory_cloud import MemoryBucket, MemoryDevices, MemoryRounds
 
 _numbers = itertools.count(1)
+_LATER = 1_800_000_000_000  # milliseconds: after all heartbeats
 
 
 def make_table(cloud: EmbeddedCloud, *keys: str) -> str:
@@ -59,13 +62,32 @@ def bucket(where: str, request: pytest.FixtureRequest) -> Bucket:
 Heartbeat = Callable[..., None]
 
 
+def _virtual_directory() -> tuple[DeviceDirectory, Heartbeat]:
+    """A fleet of a simulation, in which a device's heartbeat at a time means that it was on until then."""
+    devices = VirtualDirectory(lambda: _LATER, 0)
+
+    def heartbeat(device: str, at: int, tasks: str = "digits", examples: int = 0) -> None:
+        conditions = DeviceConditions(name=device, share=0, on=((0, at),))
+        devices.add(conditions, frozenset(filter(None, tasks.split(","))), examples)
+
+    return devices, heartbeat
+
+
+@pytest.fixture(params=["memory", "virtual", "aws"])
+def place(request: pytest.FixtureRequest) -> str:
+    """Which device directory a test runs over."""
+    return str(request.param)
+
+
 @pytest.fixture
-def directory(where: str, request: pytest.FixtureRequest) -> tuple[DeviceDirectory, Heartbeat]:
+def directory(place: str, request: pytest.FixtureRequest) -> tuple[DeviceDirectory, Heartbeat]:
     """A device directory, and a function that writes a heartbeat to it: (device, at, tasks, examples)."""
-    if where == "memory":
+    if place == "memory":
         devices = MemoryDevices()
         devices.works = frozenset()  # the heartbeats of this suite are those of an older component
         return devices, devices.heartbeat
+    if place == "virtual":
+        return _virtual_directory()
     cloud: EmbeddedCloud = request.getfixturevalue("embedded_cloud")
     table, client = make_table(cloud, "device"), cloud.client("dynamodb")
 

@@ -13,18 +13,10 @@ from fedgrass.federation.ports import DeviceDirectory
 from fedgrass.federation.selection import Candidate
 from fedgrass.local.aws.embedded_cloud import EmbeddedCloud
 from tests.contracts.conftest import Heartbeat, make_table
-from tests.fakes.memory_cloud import MemoryDevices
 
 NOW = 1_700_000_000_000
 
-Sampled = tuple[DynamoDevices | MemoryDevices, Heartbeat]
-
-
-@pytest.fixture
-def sampled(directory: tuple[DeviceDirectory, Heartbeat]) -> Sampled:
-    devices, heartbeat = directory
-    assert isinstance(devices, DynamoDevices | MemoryDevices)
-    return devices, heartbeat
+Directory = tuple[DeviceDirectory, Heartbeat]
 
 
 def seeded(seed: int) -> random.Random:
@@ -32,7 +24,7 @@ def seeded(seed: int) -> random.Random:
 
 
 def test_devices_that_were_seen_at_a_moment_or_later_are_returned(
-    directory: tuple[DeviceDirectory, Heartbeat],
+    directory: Directory,
 ) -> None:
     devices, heartbeat = directory
     heartbeat("too-early", NOW - 1)
@@ -45,7 +37,7 @@ def test_devices_that_were_seen_at_a_moment_or_later_are_returned(
     }
 
 
-def test_a_device_is_returned_as_it_was_seen_last(directory: tuple[DeviceDirectory, Heartbeat]) -> None:
+def test_a_device_is_returned_as_it_was_seen_last(directory: Directory) -> None:
     devices, heartbeat = directory
     heartbeat("thing", NOW, examples=1)
     heartbeat("thing", NOW + 5, examples=2)
@@ -53,7 +45,7 @@ def test_a_device_is_returned_as_it_was_seen_last(directory: tuple[DeviceDirecto
 
 
 def test_one_device_is_found_by_its_name_however_long_ago_it_was_seen(
-    directory: tuple[DeviceDirectory, Heartbeat],
+    directory: Directory,
 ) -> None:
     devices, heartbeat = directory
     heartbeat("thing", 5, examples=1)
@@ -63,7 +55,7 @@ def test_one_device_is_found_by_its_name_however_long_ago_it_was_seen(
 
 
 def test_a_device_is_forgotten_as_it_was_seen_and_comes_back_with_a_heartbeat(
-    directory: tuple[DeviceDirectory, Heartbeat],
+    directory: Directory,
 ) -> None:
     devices, heartbeat = directory
     heartbeat("thing", NOW)
@@ -76,7 +68,7 @@ def test_a_device_is_forgotten_as_it_was_seen_and_comes_back_with_a_heartbeat(
 
 
 def test_a_device_that_was_seen_since_or_is_not_there_is_not_forgotten(
-    directory: tuple[DeviceDirectory, Heartbeat],
+    directory: Directory,
 ) -> None:
     devices, heartbeat = directory
     heartbeat("thing", NOW)
@@ -86,13 +78,13 @@ def test_a_device_that_was_seen_since_or_is_not_there_is_not_forgotten(
     assert devices.find("thing") is not None
 
 
-def test_an_empty_directory_is_not_an_error(directory: tuple[DeviceDirectory, Heartbeat]) -> None:
+def test_an_empty_directory_is_not_an_error(directory: Directory) -> None:
     devices, _heartbeat = directory
     assert list(devices.seen_since(0)) == []
 
 
 def test_more_devices_than_one_page_of_a_scan_holds_are_all_returned(
-    directory: tuple[DeviceDirectory, Heartbeat],
+    directory: Directory,
 ) -> None:
     devices, heartbeat = directory
     tasks = ",".join(f"task-{number:040}" for number in range(200))  # about 9 KB: 120 rows pass 1 MB
@@ -103,7 +95,7 @@ def test_more_devices_than_one_page_of_a_scan_holds_are_all_returned(
 
 
 def test_devices_are_counted_that_were_seen_at_a_moment_or_later(
-    directory: tuple[DeviceDirectory, Heartbeat],
+    directory: Directory,
 ) -> None:
     devices, heartbeat = directory
     assert devices.count(0) == 0
@@ -135,8 +127,10 @@ def test_a_fleet_is_read_page_by_page_and_only_as_far_as_needed(
         client.meta.events.unregister("after-call.dynamodb.Scan", count)
 
 
-def test_a_sample_has_as_many_live_devices_as_are_wanted_and_each_as_it_was_seen(sampled: Sampled) -> None:
-    devices, heartbeat = sampled
+def test_a_sample_has_as_many_live_devices_as_are_wanted_and_each_as_it_was_seen(
+    directory: Directory,
+) -> None:
+    devices, heartbeat = directory
     for number in range(60):
         heartbeat(f"thing-{number}", NOW + number - 30, examples=number)
     live = {candidate.device: candidate for candidate in devices.seen_since(NOW)}
@@ -146,8 +140,8 @@ def test_a_sample_has_as_many_live_devices_as_are_wanted_and_each_as_it_was_seen
         assert all(live[candidate.device] == candidate for candidate in found)
 
 
-def test_a_sample_of_more_devices_than_there_are_is_all_of_them(sampled: Sampled) -> None:
-    devices, heartbeat = sampled
+def test_a_sample_of_more_devices_than_there_are_is_all_of_them(directory: Directory) -> None:
+    devices, heartbeat = directory
     assert devices.sample(NOW, 5, seeded(0)) == []
     heartbeat("too-early", NOW - 1)
     heartbeat("one", NOW)
@@ -155,8 +149,8 @@ def test_a_sample_of_more_devices_than_there_are_is_all_of_them(sampled: Sampled
     assert {candidate.device for candidate in devices.sample(NOW, 5, seeded(0))} == {"one", "other"}
 
 
-def test_a_sample_continues_until_enough_devices_suit(sampled: Sampled) -> None:
-    devices, heartbeat = sampled
+def test_a_sample_continues_until_enough_devices_suit(directory: Directory) -> None:
+    devices, heartbeat = directory
     for number in range(60):
         heartbeat(f"thing-{number}", NOW, tasks="rare" if number % 10 == 0 else "digits")
 
@@ -168,8 +162,8 @@ def test_a_sample_continues_until_enough_devices_suit(sampled: Sampled) -> None:
     assert all(map(suits, found))
 
 
-def test_the_same_seed_draws_the_same_sample_and_others_draw_others(sampled: Sampled) -> None:
-    devices, heartbeat = sampled
+def test_the_same_seed_draws_the_same_sample_and_others_draw_others(directory: Directory) -> None:
+    devices, heartbeat = directory
     for number in range(60):
         heartbeat(f"thing-{number}", NOW)
     drawn = [{c.device for c in devices.sample(NOW, 5, seeded(seed))} for seed in (1, 1, 2, 3, 4)]
@@ -177,9 +171,9 @@ def test_the_same_seed_draws_the_same_sample_and_others_draw_others(sampled: Sam
     assert len({frozenset(names) for names in drawn}) > 1
 
 
-def test_every_device_comes_into_some_sample(sampled: Sampled) -> None:
+def test_every_device_comes_into_some_sample(directory: Directory) -> None:
     """Thing names are often numbered, and a table may return them in order."""
-    devices, heartbeat = sampled
+    devices, heartbeat = directory
     for number in range(40):
         heartbeat(f"thing-{number:03}", NOW)
     drawn = Counter(c.device for seed in range(80) for c in devices.sample(NOW, 8, seeded(seed)))

@@ -167,7 +167,7 @@ class Collector:
             found = turnarounds.get(part.device)
             if part.state in _REPLIED and not found:
                 self._expired += 1
-                found = _as_counted(part)
+                found = as_counted(part)
             if part.state in _REPLIED and found:
                 seconds.append(found.seconds)
             if found:
@@ -233,7 +233,7 @@ def _outcome(round_: Round, part: Participant) -> str:
     return "unfinished" if over and part.state in AT_WORK else ""
 
 
-def _as_counted(part: Participant) -> Turnaround:
+def as_counted(part: Participant) -> Turnaround:
     """Return the turnaround that the run's own row has of a reply."""
     return Turnaround(
         seconds=part.turnaround_seconds,

@@ -83,8 +83,8 @@ def collect(operator: Operator, run: Run) -> tuple[ReportFigures, list[Round]]:
     return collector.figures(), rounds
 
 
-def write_report(
-    run: Run, figures: ReportFigures, rounds: Sequence[Round], folder: Path, now: int
+def write_report(  # noqa: PLR0913 - a run, and the page
+    run: Run, figures: ReportFigures, rounds: Sequence[Round], folder: Path, now: int, *, simulated: str = ""
 ) -> Reported:
     """Write ``report.html`` and ``report/<picture>.png`` to a folder.
 
@@ -94,6 +94,7 @@ def write_report(
         rounds: its attempts at rounds, for the cost.
         folder: the run's folder, which is created if it does not exist.
         now: milliseconds since the epoch.
+        simulated: what was simulated, if the run was not a real one.
 
     Raises:
         SettingsError: one of them cannot be written.
@@ -111,7 +112,7 @@ def write_report(
                 "dark": _base64(dark),
             }
         )
-    page = render(run, figures, cost, drawn, now).encode()
+    page = render(run, figures, cost, drawn, now, simulated=simulated).encode()
     for path, content in {folder / "report.html": page, **files}.items():
         _write(path, content)
     return Reported(
@@ -135,7 +136,15 @@ def _write(path: Path, content: bytes) -> None:
         raise SettingsError(message) from error
 
 
-def render(run: Run, figures: ReportFigures, cost: RunCost, drawn: Sequence[dict[str, str]], now: int) -> str:
+def render(  # noqa: PLR0913 - a run, and the page
+    run: Run,
+    figures: ReportFigures,
+    cost: RunCost,
+    drawn: Sequence[dict[str, str]],
+    now: int,
+    *,
+    simulated: str = "",
+) -> str:
     """Return the page.
 
     Args:
@@ -144,6 +153,7 @@ def render(run: Run, figures: ReportFigures, cost: RunCost, drawn: Sequence[dict
         cost: what its rounds cost.
         drawn: its pictures: ``title``, ``explanation``, and as Base64 ``light`` and ``dark``.
         now: milliseconds since the epoch.
+        simulated: what was simulated, if the run was not a real one.
     """
     style = _resource("report.css")
     found = {outcome for each in figures.rounds for outcome in each.outcomes}
@@ -163,6 +173,7 @@ def render(run: Run, figures: ReportFigures, cost: RunCost, drawn: Sequence[dict
         parts=PARTS,
         metrics=metrics_of(figures.rounds)[:_DRAWN],
         made_at=now,
+        simulated=simulated,
         version=__version__,
         utc=utc,
         number=_number,

@@ -18,6 +18,7 @@ from greengrass_emulator.child_environment import local_variables
 
 LOOPBACK = "127.0.0.1"
 REGION = "us-east-1"
+REQUESTS_PATH = "/_fedgrass/requests"  # where the child returns the number of requests by operation
 _POLL_SECONDS = 0.05
 _RESPONSE_SECONDS = 5.0
 _STOP_SECONDS = 10.0

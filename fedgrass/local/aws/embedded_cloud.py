@@ -1,5 +1,6 @@
 """The embedded cloud: AWS on a laptop, as a MiniStack child process with temporary state."""
 
+import json
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from fedgrass.console.deploy.deploy_package import Artifacts, packaged
 from fedgrass.console.deploy.deploy_stack import Stack
 from fedgrass.console.stack import StackError, outputs_of
-from fedgrass.local.aws.cloud_process import LOOPBACK, REGION, CloudProcess
+from fedgrass.local.aws.cloud_process import LOOPBACK, REGION, REQUESTS_PATH, CloudProcess
 from fedgrass.local.local_errors import CloudNotRunningError, DeploymentError, ThingCreationError
 
 if TYPE_CHECKING:
@@ -156,6 +157,19 @@ class EmbeddedCloud:
             aws_secret_access_key=credentials["SecretAccessKey"],
             aws_session_token=credentials["Token"],
         )
+
+    def request_counts(self) -> dict[str, int]:
+        """Return the number of requests by operation, such as ``DynamoDB_20120810.GetItem``, since the start.
+
+        Raises:
+            CloudNotRunningError: the cloud does not answer.
+        """
+        answer = self._process.get(REQUESTS_PATH)
+        if answer is None:
+            message = "the embedded cloud does not answer"
+            raise CloudNotRunningError(message)
+        counts: dict[str, int] = json.loads(answer)
+        return counts
 
     def environment(self) -> dict[str, str]:
         """Return the environment variables with which the AWS SDK of a child process uses this cloud."""

@@ -29,6 +29,7 @@ from hypercorn.config import Config
 from ministack.app import app
 
 from fedgrass.local.aws.ministack_patches import apply_patches
+from fedgrass.local.aws.request_counter import RequestCounter
 from fedgrass.local.aws.request_guard import RequestGuard
 
 LOOPBACK = "127.0.0.1"
@@ -120,7 +121,7 @@ async def _serve(gateway_fd: int, state: Path) -> None:
     config.bind = [f"fd://{gateway_fd}"]
     config.keep_alive_timeout = _KEEP_ALIVE_SECONDS
     config.graceful_timeout = _FINISH_REQUESTS_SECONDS
-    guarded: Any = RequestGuard(app, os.environ["AWS_ACCESS_KEY_ID"])
+    guarded: Any = RequestCounter(RequestGuard(app, os.environ["AWS_ACCESS_KEY_ID"]))
     serving = asyncio.create_task(serve(guarded, config, shutdown_trigger=watch.wait))
     stopping = asyncio.create_task(watch.wait())
     await asyncio.wait((serving, stopping), return_when=asyncio.FIRST_COMPLETED)

@@ -11,13 +11,13 @@ fleet_attributes.py      attributes in heartbeats
 fleet_drawing.py         the devices of a fleet, drawn from its spec
 fleet_file.py            a fleet written to a file
 fleet_learning.py        a fleet learned from a deployed stack
+fleet_overview.py       a fleet in a few lines and in a picture
 fleet_spec.py            the spec, and its file
 fleet_trace.py           traces: the devices in a file
 trace_files.py           CSV and Parquet
 """
 
-from fedgrass.simulation.fleets.data_slices import check_slices
 from fedgrass.simulation.fleets.fleet_drawing import draw_fleet
 from fedgrass.simulation.fleets.fleet_spec import FleetSpec, load_fleet
 
-__all__ = ["FleetSpec", "check_slices", "draw_fleet", "load_fleet"]
+__all__ = ["FleetSpec", "draw_fleet", "load_fleet"]

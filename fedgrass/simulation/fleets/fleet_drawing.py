@@ -46,6 +46,7 @@ def draw_fleet(spec: FleetSpec, devices: int, seed: int) -> list[DeviceCondition
     Raises:
         SettingsError: the spec or its trace cannot be used, or the trace has too few devices.
     """
+    check_fleet(spec)
     observed = read_observed(spec)
     number = devices or len(observed)
     if not number:
@@ -83,6 +84,9 @@ def draw_fleet(spec: FleetSpec, devices: int, seed: int) -> list[DeviceCondition
 
 def check_fleet(spec: FleetSpec) -> None:
     """Check everything in a spec except the content of its trace. Raises SettingsError."""
+    if (spec.trace or spec.observed) and spec.groups:
+        message = "a fleet has a trace and groups: leave one of the two out"
+        raise SettingsError(message)
     parts, _ = _parts(spec)
     for part in parts:
         if part.availability:
@@ -91,9 +95,6 @@ def check_fleet(spec: FleetSpec) -> None:
 
 def read_observed(spec: FleetSpec) -> Sequence[ObservedDevice]:
     """Return the devices of a spec with a trace, read if it is in a file; empty without one."""
-    if (spec.trace or spec.observed) and spec.groups:
-        message = "a fleet has a trace and groups: leave one of the two out"
-        raise SettingsError(message)
     if not spec.trace:
         return spec.observed
     from fedgrass.simulation.fleets.fleet_trace import read_trace  # noqa: PLC0415 - only with a trace

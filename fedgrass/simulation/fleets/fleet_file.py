@@ -14,8 +14,9 @@ from msgspec.structs import replace
 
 from fedgrass.federation.errors import SettingsError
 from fedgrass.simulation.fleets.condition_units import CONDITIONS
+from fedgrass.simulation.fleets.data_slices import AssignmentSize
 from fedgrass.simulation.fleets.device_conditions import DeviceConditions
-from fedgrass.simulation.fleets.fleet_drawing import draw_fleet, read_observed
+from fedgrass.simulation.fleets.fleet_drawing import check_fleet, draw_fleet, read_observed
 from fedgrass.simulation.fleets.fleet_spec import FleetSpec, ObservedDevice
 from fedgrass.simulation.fleets.fleet_trace import ATTRIBUTE_PREFIX
 
@@ -24,31 +25,59 @@ _MOST_WORDS = 20  # of an attribute; rarer ones are left out
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+\Z")
 
 
-def write_fleet(spec: FleetSpec, path: Path, seed: int) -> None:
-    """Write a fleet as a TOML file of distributions, or device by device as a CSV trace, by the file's name.
+def write_fleet(
+    spec: FleetSpec, path: Path, seed: int, devices: int = 0, size: AssignmentSize | None = None
+) -> None:
+    """Write a fleet as distributions (TOML), device by device (a CSV trace) or as a picture (PNG).
 
     Args:
         spec: the fleet.
-        path: named ``.toml`` or ``.csv``.
-        seed: by which a trace's missing values are drawn.
+        path: named ``.toml``, ``.csv`` or ``.png``.
+        seed: by which the devices are drawn.
+        devices: how many; 0: as many as the trace has.
+        size: what the devices of the picture are asked to do.
 
     Raises:
-        SettingsError: the name has another ending, or the file cannot be written.
+        SettingsError: the name has another ending, the fleet cannot be drawn, or the file cannot be written.
     """
     if path.suffix == ".toml":
-        text = fleet_toml(summarize(spec))
+        check_fleet(spec)
+        content = fleet_toml(summarize(spec)).encode()
     elif path.suffix == ".csv":
-        text = trace_csv(draw_fleet(spec, 0, seed))
+        content = trace_csv(draw_fleet(spec, devices, seed)).encode()
+    elif path.suffix == ".png":
+        write_fleet_picture(path, draw_fleet(spec, devices, seed), size or AssignmentSize())
+        return
     else:
         message = (
-            f"--fleet-out is {path}: it takes a name that ends with .toml (distributions) or .csv (a trace,"
-            " device by device)"
+            f"--fleet-out is {path}: it takes a name that ends with .toml (distributions), .csv (a trace,"
+            " device by device) or .png (a picture)"
         )
         raise SettingsError(message)
+    _write(path, content)
+
+
+def write_fleet_picture(path: Path, devices: Sequence[DeviceConditions], size: AssignmentSize) -> None:
+    """Write the picture of a fleet.
+
+    Args:
+        path: of the PNG file.
+        devices: at least one.
+        size: what the devices are asked to do.
+
+    Raises:
+        SettingsError: the file cannot be written.
+    """
+    from fedgrass.simulation.fleets.fleet_overview import draw_overview  # noqa: PLC0415 - matplotlib
+
+    _write(path, draw_overview(devices, size))
+
+
+def _write(path: Path, content: bytes) -> None:
     try:
-        path.write_text(text, encoding="utf-8")
+        path.write_bytes(content)
     except OSError as error:
-        message = f"--fleet-out {path} cannot be written: {error.strerror}"
+        message = f"the fleet's file {path} cannot be written: {error.strerror}"
         raise SettingsError(message) from error
 
 

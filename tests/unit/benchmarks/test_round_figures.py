@@ -5,13 +5,15 @@ import runpy
 import numpy as np
 import pytest
 
-from benchmarks.flower_apps import APP
 from benchmarks.measuring.round_figures import Figures, Measurement, figures_of_rounds, times_as_fast
+from benchmarks.peers.flower_engine import APP
 from components.trainer.tasks.noise import Noise
 
 
 def figures(*stamps: float, server: float | None = None) -> Figures:
-    return figures_of_rounds(stamps, Measurement(2.0, 0.5), device_megabytes=100.04, server_megabytes=server)
+    return figures_of_rounds(
+        stamps, Measurement(2.0, 0.5), device_megabytes=100.04, server_megabytes=server, idle_megabytes=30.0
+    )
 
 
 def test_a_round_is_the_time_between_two_stamps() -> None:
@@ -28,20 +30,21 @@ def test_what_was_used_is_per_device_and_round_since_the_first_measurement() -> 
     assert used == Measurement(2.0, 1.0)
 
 
-def test_the_json_line_has_the_median_and_its_spread_under_the_systems_name() -> None:
-    assert figures(0.0, 1.0, 4.0, 6.0, server=50.0).as_json("flower") == {
-        "flower_s": 2.0,
-        "flower_fastest_s": 1.0,
-        "flower_slowest_s": 3.0,
-        "flower_cpu_s": 2.0,
-        "flower_device_cpu_s": 0.5,
-        "flower_device_mb": 100.0,
-        "flower_server_mb": 50.0,
+def test_the_json_line_has_the_median_and_its_spread() -> None:
+    assert figures(0.0, 1.0, 4.0, 6.0, server=50.0).as_json() == {
+        "s": 2.0,
+        "fastest_s": 1.0,
+        "slowest_s": 3.0,
+        "cpu_s": 2.0,
+        "device_cpu_s": 0.5,
+        "device_mb": 100.0,
+        "idle_mb": 30.0,
+        "server_mb": 50.0,
     }
 
 
 def test_a_system_without_a_server_process_has_no_memory_of_one() -> None:
-    assert figures(0.0, 1.0).as_json("native")["native_server_mb"] is None
+    assert figures(0.0, 1.0).as_json()["server_mb"] is None
     assert "no server" in figures(0.0, 1.0).in_words()
 
 

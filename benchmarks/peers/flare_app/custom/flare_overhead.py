@@ -60,7 +60,7 @@ class AddConstant(Executor):
     """Adds a constant of the site to every value of the model."""
 
     def execute(
-        self, task_name: str, shareable: Shareable, fl_ctx: FLContext, abort_signal: Signal
+        self, _task_name: str, shareable: Shareable, fl_ctx: FLContext, _abort_signal: Signal
     ) -> Shareable:
         """Train the model once."""
         model = from_shareable(shareable).data

@@ -1,0 +1,140 @@
+"""``fedgrass simulate``: a run over thousands of virtual devices, in virtual time."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+from fedgrass.console.command_line import ON_STACK, Output, StackOptions, whole_number
+from fedgrass.console.deferred import deferred
+
+
+def simulate(
+    *,
+    task: Annotated[
+        str,
+        Parameter(
+            help="digits, noise, mnist, cifar10, air_quality (with --task-option folder=...), or"
+            " NAME=package.module:ClassName for your own task",
+            metavar="TASK",
+        ),
+    ] = "digits",
+    task_path: Annotated[
+        Path | None, Parameter(help="folder of the module of your own task", metavar="FOLDER")
+    ] = None,
+    task_option: Annotated[
+        tuple[str, ...],
+        Parameter(help="an option of the task, such as folder=/data/mnist", metavar="KEY=VALUE"),
+    ] = (),
+    setting: Annotated[
+        tuple[str, ...],
+        Parameter(
+            help="a setting of the run or of its training: aggregation=fedadam, learning_rate=0.01",
+            metavar="KEY=VALUE",
+        ),
+    ] = (),
+    rounds: Annotated[int, whole_number(1, 100_000, "rounds of the run")] = 5,
+    devices: Annotated[
+        int | None,
+        whole_number(1, 1_000_000, "virtual devices (100, or as many as the trace has)", show_default=False),
+    ] = None,
+    fleet: Annotated[
+        Path | None,
+        Parameter(
+            help="file that says what the devices are like (docs/simulation_fleets.md)", metavar="FILE.toml"
+        ),
+    ] = None,
+    trace: Annotated[
+        Path | None,
+        Parameter(
+            help="file with a row per device; its columns replace what --fleet says",
+            metavar="FILE.csv|parquet",
+        ),
+    ] = None,
+    like_fleet: Annotated[
+        bool,
+        Parameter(
+            help="devices like those of a deployed stack: as fast, as often on, as reliable", negative=""
+        ),
+    ] = False,
+    fleet_out: Annotated[
+        Path | None,
+        Parameter(
+            help="only write the fleet, as distributions, device by device or as a picture",
+            metavar="FILE.toml|csv|png",
+        ),
+    ] = None,
+    seed: Annotated[
+        int, whole_number(0, 2**32 - 1, "of the initial model, the devices, and all that is drawn")
+    ] = 0,
+    workers: Annotated[
+        int,
+        whole_number(
+            0, 1024, "processes that train (one per core); the results are the same", show_default=False
+        ),
+    ] = 0,
+    vectorize: Annotated[
+        Literal["auto", "never"],
+        Parameter(help="whether clients of one shape are trained together, where the task allows it"),
+    ] = "auto",
+    learning_curve: Annotated[
+        Path | None,
+        Parameter(
+            help="metrics of each global model: nothing is trained, only the system is simulated",
+            metavar="FILE",
+        ),
+    ] = None,
+    strategy: Annotated[
+        tuple[Path, ...],
+        Parameter(
+            help="a module or package folder with your own aggregation strategies, as in `deploy cloud`",
+            metavar="FILE",
+        ),
+    ] = (),
+    grid: Annotated[
+        Path | None,
+        Parameter(help="file of settings whose combinations are all simulated", metavar="FILE.toml"),
+    ] = None,
+    seeds: Annotated[int, whole_number(1, 1000, "with --grid: simulations of each combination")] = 3,
+    executor: Annotated[
+        Literal["processes", "ray", "batch"],
+        Parameter(help="with --grid: what runs the simulations"),
+    ] = "processes",
+    out: Annotated[Path, Parameter(help="folder in which <run>/ is written", metavar="FOLDER")] = Path(
+        "runs"
+    ),
+    output: Output = "text",
+    on: StackOptions = ON_STACK,
+) -> None:
+    """Simulate a run over thousands of virtual devices, in virtual time, without a cloud.
+
+    The settings, the rounds and the averaging are those of a real run; the devices' speed, links, hours and
+    data are given or drawn. --stack, --profile and --region are used with --like-fleet only.
+
+    Exit code: 0 if the run succeeded, 1 if not, 2 for options that cannot be used, 130 after Ctrl-C, with the
+    files of what was done.
+    """
+    on.use()
+    deferred("fedgrass.simulation.simulate_action:main")(
+        task=task,
+        task_path=task_path,
+        task_option=task_option,
+        setting=setting,
+        rounds=rounds,
+        devices=devices,
+        fleet=fleet,
+        trace=trace,
+        like_fleet=like_fleet,
+        fleet_out=fleet_out,
+        stack=on.stack,
+        seed=seed,
+        workers=workers,
+        vectorize=vectorize,
+        learning_curve=learning_curve,
+        strategy=strategy,
+        grid=grid,
+        seeds=seeds,
+        executor=executor,
+        out=out,
+        output=output,
+    )

@@ -1,0 +1,142 @@
+"""The files of a simulation: those of a real run, and what it would have taken on AWS.
+
+history.json, accuracy.png and model.safetensors are written as for a real run, report.html says that the run
+was a simulation, and simulation.json has the spec with which it can be repeated.
+"""
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from components.runtime.atomic_file import write_atomically
+from fedgrass import __version__
+from fedgrass.console.reports.report_figures import Collector, as_counted
+from fedgrass.console.reports.run_report import write_report
+from fedgrass.console.runs import history
+from fedgrass.console.runs.run_costs import RunCost, run_cost
+from fedgrass.federation.errors import SettingsError
+from fedgrass.federation.rounds import ENDED, Participation, State
+from fedgrass.federation.runs import RunState
+from fedgrass.simulation.simulated_run import SimulatedRun
+from fedgrass.simulation.simulation_spec import SimulationSpec
+
+_MOST_FOLDERS = 1000  # of one run's name
+_REPLIED = {Participation.REPLIED, Participation.REFUSED}
+
+
+class Simulated(Struct, frozen=True, kw_only=True):
+    """What a simulation showed: the JSON of ``fedgrass simulate``, and, with the spec, simulation.json."""
+
+    run: str
+    state: RunState
+    reason: str  # why it ended
+    rounds_closed: int
+    devices: int
+    assignments: int  # that devices accepted
+    metrics: dict[str, float]  # of the latest global model on held-out data; empty: there is none
+    virtual_seconds: float  # that the run would have taken
+    real_seconds: float  # that the simulation took
+    cost: RunCost  # of the run on AWS, estimated from published prices
+    folder: str
+    files: list[str]
+    notes: list[str]
+
+
+@contextmanager
+def run_folder(parent: Path, name: str) -> Iterator[Path]:
+    """Make the folder of a simulation, ``<name>`` or ``<name>-2``; remove it again if it stays empty.
+
+    Raises:
+        SettingsError: it cannot be made.
+    """
+    for number in range(1, _MOST_FOLDERS + 1):
+        folder = parent / (name if number == 1 else f"{name}-{number}")
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            if not parent.is_dir():
+                message = f"--out {parent} is a file: choose a folder"
+                raise SettingsError(message) from None
+            continue
+        except OSError as error:
+            message = f"--out {parent} cannot be written to: {error.strerror}; choose another folder"
+            raise SettingsError(message) from error
+        break
+    else:
+        message = f"--out {parent} has {_MOST_FOLDERS} folders {name}-<number>: choose another folder"
+        raise SettingsError(message)
+    try:
+        yield folder
+    finally:
+        if not any(folder.iterdir()):
+            folder.rmdir()
+
+
+def write_simulation(
+    folder: Path, spec: SimulationSpec, found: SimulatedRun, *, devices: int, real_seconds: float
+) -> Simulated:
+    """Write the files of a simulation.
+
+    Args:
+        folder: of the run.
+        spec: of the simulation.
+        found: what it has made.
+        devices: number of virtual devices.
+        real_seconds: that it took.
+
+    Raises:
+        SettingsError: one of the files cannot be written; the files before it are kept.
+    """
+    rounds = [record.round for record in found.records]
+    history.write(folder, found.run, summaries_of(found), found.model or None, found.evaluations)
+    collector = Collector()
+    for record in found.records:
+        turnarounds = {
+            part.device: as_counted(part) for part in record.participants if part.state in _REPLIED
+        }
+        collector.add(record.round, record.participants, turnarounds)
+    simulated = (
+        f"{devices:,} virtual devices, {found.virtual_seconds:,.0f} s of virtual time. The rounds, replies"
+        " and models are those of the real round machine; durations come from the conditions of the virtual"
+        " devices, and the cost is what AWS would have charged."
+    )
+    now = round(time.time() * 1000)
+    write_report(found.run, collector.figures(), rounds, folder, now, simulated=simulated)
+    path = folder / "simulation.json"
+    summary = Simulated(
+        run=found.run.name,
+        state=found.run.state,
+        reason=found.run.reason,
+        rounds_closed=sum(round_.state is State.CLOSED for round_ in rounds),
+        devices=devices,
+        assignments=found.assignments,
+        metrics=latest_metrics(found),
+        virtual_seconds=found.virtual_seconds,
+        real_seconds=round(real_seconds, 3),
+        cost=run_cost([round_ for round_ in rounds if round_.state in ENDED], found.run),
+        folder=str(folder),
+        files=sorted({*(file.name for file in folder.iterdir()), path.name}),
+        notes=found.notes,
+    )
+    content = {"spec": spec, "fedgrass": __version__, **msgspec.structs.asdict(summary)}
+    try:
+        write_atomically(path, msgspec.json.format(msgspec.json.encode(content), indent=1))
+    except OSError as error:
+        message = f"{path} cannot be written: {error.strerror}"
+        raise SettingsError(message) from error
+    return summary
+
+
+def latest_metrics(found: SimulatedRun) -> dict[str, float]:
+    """Return the metrics of the latest global model on held-out data."""
+    return dict(found.evaluations[max(found.evaluations)]) if found.evaluations else {}
+
+
+def summaries_of(found: SimulatedRun) -> list[Mapping[str, Any]]:
+    """Return the figures of each attempt at a round, as history.json has them."""
+    return [history.summarize(record, found.evaluations) for record in found.records]
