@@ -32,6 +32,8 @@ from benchmarks.simulated.learning_curves import Curve, Stopwatch, in_words, mea
 from benchmarks.simulated.learning_setups import COMMON, FLEET, trained
 from benchmarks.simulated.mnist_files import plain_mnist
 from benchmarks.simulated.simulation_options import add_simulation_options, seeds_of, workers_of
+from components.trainer.tasks.registry import load_task
+from fedgrass.local.task_sharing import initial_model
 from fedgrass.simulation.simulation_spec import SimulationSpec
 
 _QUESTION = "bytes_to_accuracy"
@@ -92,27 +94,37 @@ def encoding_spec(name: str, seed: int, folder: Path | None) -> SimulationSpec:
     )
 
 
-def partial_spec(name: str, seed: int, base: Path) -> SimulationSpec:
-    """Return the simulation of a whole or a partial model on a trained base."""
+def partial_spec(name: str, seed: int, base: str) -> SimulationSpec:
+    """Return the simulation of a whole or a partial model on a trained base; empty: on a random one."""
+    options: dict[str, Any] = {"rank": PARTIAL[name], "base": base, "held_out": _LORA_TESTED}
+    module = "vibration_task:Vibration"
+    initial = initial_model(
+        load_task("vibration", {**options, "module": module, "path": str(_EXAMPLES)}), seed
+    )
     return SimulationSpec(
-        task="vibration=vibration_task:Vibration",
+        task=f"vibration={module}",
         task_path=str(_EXAMPLES),
-        task_options={"rank": PARTIAL[name], "base": str(base), "held_out": _LORA_TESTED},
+        task_options=options,
         devices=_LORA_DEVICES,
-        settings={**COMMON, "rounds": _LORA_ROUNDS, "training": {"local_evaluation": False}},
+        settings={
+            **COMMON,
+            "rounds": _LORA_ROUNDS,
+            "training": {"local_evaluation": False},
+            **({"frozen_sha256": initial.frozen_sha256} if initial.frozen_sha256 else {}),
+        },
         fleet=FLEET,
         seed=seed,
     )
 
 
-def train_base(folder: Path) -> Path:
+def train_base(folder: Path) -> str:
     """Train the transformer's base; return its file."""
     file = folder / "base.safetensors"
     script = str(_EXAMPLES / "pretrain_base.py")
     command = [sys.executable, script, "--out", str(file), "--steps", str(_BASE_STEPS)]
     found = subprocess.run(command, check=True, capture_output=True, text=True)
     say(found.stdout.strip())
-    return file
+    return str(file)
 
 
 def figures_of(curves: Sequence[Curve], target: float) -> dict[str, Any]:
@@ -142,7 +154,7 @@ def main() -> None:
         if mnist is None and not options.quick:
             say(f"{options.data / 'mnist'} does not have MNIST's four files: digits of scikit-learn are used")
         folder = None if options.quick else mnist
-        base = train_base(Path(temporary)) if set(chosen) & set(PARTIAL) else Path()
+        base = train_base(Path(temporary)) if set(chosen) & set(PARTIAL) else ""
         for name in chosen:
             curves[name] = [
                 simulate(
