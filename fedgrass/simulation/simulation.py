@@ -182,9 +182,10 @@ class Simulation:
                     return
                 self._model = model
                 self._counted += round_.good
-                metrics = self._evaluations[round_.number] = self._trainer.evaluate(
-                    decode(model), number=round_.number, updates=self._counted
-                )
+                if round_.number % self._spec.evaluate_every == 0 or round_.number == self._settings.rounds:
+                    metrics = self._evaluations[round_.number] = self._trainer.evaluate(
+                        decode(model), number=round_.number, updates=self._counted
+                    )
             ended.pop(0)
             self._cloud.bucket.round_ended(round_, oldest=self._oldest_needed(round_))
             on_round(RoundRecord(round_, list(self._cloud.rounds.participants(round_))), metrics)

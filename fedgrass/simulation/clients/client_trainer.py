@@ -56,7 +56,7 @@ class ClientTrainer(Protocol):
         """Note the verdict on an update: what the device keeps of it for later rounds stays or is undone."""
 
     def timed_bytes(self, announcement: Announcement) -> tuple[int, int] | None:
-        """Return the sizes of the model and the update by which transfers are timed; None: those of the files.
+        """Return the sizes of model and update by which transfers are timed; None: those of the files.
 
         Clients without training have tiny files, whose transfer takes as long as that of real ones.
         """
