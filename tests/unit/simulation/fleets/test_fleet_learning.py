@@ -248,7 +248,7 @@ def test_a_fleet_that_is_off_as_a_whole_is_simulated_as_always_on() -> None:
     stack.candidates = [candidate(one.device, None, LATER - 7_200_000) for one in stack.candidates]
     spec = learned(stack)
     assert spec.availability is None
-    assert "the heartbeats tell of no times off" in spec.source
+    assert "the heartbeats show no times off" in spec.source
 
 
 def test_a_training_that_a_deadline_cut_short_says_nothing_of_the_speed() -> None:
