@@ -18,7 +18,6 @@ of the server without its tables.
 """
 
 import argparse
-import json
 import time
 from collections.abc import Callable
 from typing import Any
@@ -27,8 +26,10 @@ import psutil
 
 from benchmarks.fleets import dashboard_page
 from benchmarks.fleets.dashboard_fleet import OUTPUTS, RUN, OpenRoundFeed, clients_in_memory, write_fleet
+from benchmarks.measuring.benchmark_options import benchmark_parser, finish, run_benchmark
 from fedgrass.console.dashboard.fleet_state import FleetState, opened
 
+QUESTION = "dashboard"
 _QUICK_SECONDS, _LONGEST_SECONDS = 15.0, 300.0
 _POLL_SECONDS = 0.5  # of the page
 _BLOCKS = 1000
@@ -115,8 +116,7 @@ def _timed(slowest: dict[str, float], name: str, call: Callable[[], Any]) -> Any
 
 def main() -> None:
     """Print the figures; the last line is JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="less than a minute")
+    parser = benchmark_parser(__doc__, "the data for 15 seconds, the page opened once")
     parser.add_argument("--devices", type=int, default=10_000)
     parser.add_argument("--rounds", type=int, default=500)
     options = parser.parse_args()
@@ -132,8 +132,8 @@ def main() -> None:
         )
     for figure, value in figures.items():
         print(f"{figure:24} {value}")
-    print(json.dumps(figures))
+    finish(QUESTION, options, figures)
 
 
 if __name__ == "__main__":
-    main()
+    run_benchmark(QUESTION, main)

@@ -11,11 +11,8 @@
   ratios, minus one. Only the CPU time of each process counts.
 """
 
-import argparse
-import json
 import os
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -29,6 +26,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is imported
 import torch
 from torch.utils.data import TensorDataset
 
+from benchmarks.measuring.benchmark_options import benchmark_parser, finish, run_benchmark
 from benchmarks.measuring.processes import running
 from components.trainer.tasks.digits import Digits, make_model
 from components.trainer.training import TorchTask
@@ -37,6 +35,7 @@ from fedgrass.federation.runs import RunState
 from fedgrass.federation.settings import RunSettings
 from fedgrass.local.testbed import Testbed, open_testbed, thing_names
 
+QUESTION = "device"
 _EXAMPLES, _EPOCHS, _BATCH = 4096, 2, 32
 LEARNING_RATE, MOMENTUM = 0.05, 0.9
 TARGETS = {
@@ -188,12 +187,8 @@ def _seconds(call: Callable[[], None]) -> float:
 
 def main() -> None:
     """Run the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--quick", action="store_true", help="10 idle seconds and 6 pairs of trainings")
-    quick = parser.parse_args().quick
-    figures = measure(10.0, 6) if quick else measure(60.0, 20)
+    options = benchmark_parser(__doc__, "10 idle seconds and 6 pairs of trainings").parse_args()
+    figures = measure(10.0, 6) if options.quick else measure(60.0, 20)
     print(f"an idle trainer: {figures['idle_rss_mb']:.1f} MB, {figures['idle_cpu_percent']:.3f} % of a core")
     print(f"an idle trainer that uploads directly to S3: {figures['idle_rss_s3_mb']:.1f} MB")
     print(f"training: {figures['training_overhead']:+.1%} over the same loop in plain torch")
@@ -201,11 +196,8 @@ def main() -> None:
     for name, target in TARGETS.items():
         if figures[name] > target:
             print(f"{name} exceeds its target of {target:g}")
-    print(json.dumps({name: figures[name] for name in FIGURES}))
+    finish(QUESTION, options, {name: figures[name] for name in FIGURES}, seeds=[0, 1])
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except FedgrassError as error:
-        sys.exit(f"device: {error}")
+    run_benchmark(QUESTION, main)

@@ -6,14 +6,13 @@ No cloud: the rounds are made up, collected one by one as the report reads them,
 with ``--out``; the picture in docs/runs.md is one of it. The last line is JSON.
 """
 
-import argparse
-import json
 import random
 import resource
 import tempfile
 import time
 from pathlib import Path
 
+from benchmarks.measuring.benchmark_options import benchmark_parser, finish, run_benchmark
 from fedgrass.console.reports.report_figures import Collector
 from fedgrass.console.reports.run_report import write_report
 from fedgrass.console.reports.turnaround_rows import Turnaround
@@ -21,6 +20,7 @@ from fedgrass.federation.rounds import Participant, Participation, Round, State
 from fedgrass.federation.runs import Run, RunState
 from fedgrass.federation.settings import RunSettings
 
+QUESTION = "report_page"
 START = 1_700_000_000_000
 ROUND_MS = 60_000
 LOSSES = (Participation.DECLINED, Participation.FAILED, Participation.SILENT, Participation.LATE)
@@ -29,8 +29,7 @@ REASONS = ("battery below 30 %", "not enough memory", "the disk is full")
 
 def main() -> None:
     """Measure, and print the figures."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="100 rounds over 2,000 devices")
+    parser = benchmark_parser(__doc__, "100 rounds over 2,000 devices")
     parser.add_argument("--out", type=Path, help="keep the page in this folder")
     options = parser.parse_args()
     devices, rounds = (2_000, 100) if options.quick else (10_000, 500)
@@ -38,7 +37,7 @@ def main() -> None:
         figures = measure(devices, rounds, devices * 3 // 100, options.out or Path(folder))
     for name, value in figures.items():
         print(f"{name:24} {value:,}")
-    print(json.dumps(figures))
+    finish(QUESTION, options, figures)
 
 
 def measure(devices: int, rounds: int, cohort: int, folder: Path) -> dict[str, float]:
@@ -133,4 +132,4 @@ def simulated_round(
 
 
 if __name__ == "__main__":
-    main()
+    run_benchmark(QUESTION, main)

@@ -16,8 +16,6 @@ Fleet: 200 devices of log-normal speed, one in five a straggler (5 times slower)
 devices are left out.
 """
 
-import argparse
-import json
 import math
 import random
 import statistics
@@ -31,10 +29,12 @@ from typing import Any
 import msgspec
 
 from benchmarks.fleets.selection_reads import NOW, HashedTable, reads
+from benchmarks.measuring.benchmark_options import benchmark_parser, finish, run_benchmark
 from cloud_functions.aws.device_directory import DynamoDevices
 from fedgrass.federation.selection import SELECTIONS, Candidate, Choose, average_turnaround
 from fedgrass.local.aws.embedded_cloud import EmbeddedCloud
 
+QUESTION = "selection"
 _COHORT = 100
 _DEAD_SHARE = 0.1
 _WRITES = 25  # rows: the most that one request accepts
@@ -201,11 +201,8 @@ def _rng(seed: int) -> random.Random:
 
 def main() -> None:
     """Run the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--quick", action="store_true", help="no table of 100,000 devices; under 60 s")
-    quick = parser.parse_args().quick
+    options = benchmark_parser(__doc__, "no table of 100,000 devices").parse_args()
+    quick = options.quick
     openings: dict[str, dict[str, Any]] = {}
     with (
         tempfile.TemporaryDirectory(prefix="fedgrass-bench-") as folder,
@@ -222,8 +219,8 @@ def main() -> None:
     fleets = {name: fleet_rounds(choose) for name, choose in SELECTIONS.items()}
     for name, figures in fleets.items():
         print(f"{name:18} {figures}")
-    print(json.dumps({"opening": openings, "choose_microseconds": microseconds, "fleet": fleets}))
+    finish(QUESTION, options, {"opening": openings, "choose_microseconds": microseconds, "fleet": fleets})
 
 
 if __name__ == "__main__":
-    main()
+    run_benchmark(QUESTION, main)

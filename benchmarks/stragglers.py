@@ -1,193 +1,105 @@
-"""Who waits for whom: the time to a target accuracy in a fleet with stragglers, for three kinds of rounds.
+"""Who waits for whom: the virtual time to a target accuracy in a fleet with stragglers, by kind of rounds.
 
-    python -m benchmarks.stragglers [--quick] [--data FOLDER] [--picture FILE]
+    python -m benchmarks.stragglers [--quick] [--only PART ...] [--data FOLDER] [--workers N] [--picture FILE]
 
-Of the devices, 20 % are five times slower than the others, and 10 % are dead: they accept work and never
-reply. Time is virtual; the round machine, the averager and the training are real (virtual_fleet.py). Every
-model is made of 10 updates, and at any time at most 10 (13) devices are asked to train:
+Of 40 devices, 20 % are five times slower than the others, and 10 % are dead: they accept work and never
+reply. Each has images of nine digits of MNIST. Time is virtual; round machine, averager and
+training are real.
 
-- wait for all: 10 devices are asked, and the round waits for all of them, or for its deadline if one is dead
-- over-selection: 13 devices are asked, and the round closes with the first 10 replies; others are wasted
+- all: every device is asked, and a round waits for all of them, or for its deadline: one is always dead
+- random: 10 devices are asked, and a round waits for all of them, or for its deadline if one is dead
+- ewma: each device is asked with the probability 1 - T / T_max, T being the moving average of its turnaround
+- oort: 10 devices, preferably useful and fast ones (Lai et al., "Oort", OSDI 2021)
+- over_selection: 13 devices are asked, and a round closes with the first 10 replies; others are wasted
 - buffered: 13 devices train at their own pace, and every 10 replies make a model
 
-All three are compared at the same number of updates: the smallest one with which each has reached the target
-accuracy. With --quick, one seed over the digits of scikit-learn, in less than a minute; otherwise three seeds
-over MNIST, if its four files are in the folder, and the mean and spread of each time.
+A kind of rounds that leaves out slow devices leaves out their data, too. So accuracy is shown next to time:
+``final_accuracy`` is the mean of the last five of 60 models (30 of ``all``, 45 of ``ewma``), ``accuracy_at``
+that of the model at the time when the first kind has reached the target.
+With --quick, one seed over the digits of scikit-learn; otherwise three seeds, mean and spread.
 """
 
-import argparse
-import json
-import statistics
-import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from benchmarks.image_learner import MNIST, ImageLearner
-from benchmarks.virtual_fleet import Made, Speed, VirtualFleet
+from benchmarks.measuring.benchmark_options import benchmark_parser, finish, run_benchmark
+from benchmarks.simulated.curve_pictures import draw_curves
+from benchmarks.simulated.learning_curves import Curve, Stopwatch, in_words, mean_and_spread, say, simulate
+from benchmarks.simulated.mnist_files import plain_mnist
+from benchmarks.simulated.simulation_options import add_simulation_options, seeds_of, workers_of
+from benchmarks.simulated.straggling_fleet import DEVICES, DIGITS, KINDS, MNIST, spec_of
 
-_DEVICES, _COHORT, _OVER_SELECTION = 40, 10, 1.3
-_SECONDS, _SLOWER = 10.0, 5.0  # of a training; of a straggler's, by this factor
-_DEADLINE = 90  # seconds: stragglers need some 50, at most about 75
-_LONGEST = 100_000.0  # virtual seconds
-_COMMON: Mapping[str, Any] = {"deadline_seconds": _DEADLINE, "evaluate_last": False, "minimum_replies": 1}
-_ASKED = round(_COHORT * _OVER_SELECTION)
-_KINDS: Mapping[str, Mapping[str, Any]] = {
-    "wait_for_all": {"selection": "random", "count": _COHORT},
-    "over_selection": {"selection": "random", "count": _COHORT, "over_selection": _OVER_SELECTION},
-    "buffered": {
-        "selection": "random",
-        "mode": "buffered",
-        "buffer_size": _COHORT,
-        "in_flight": _ASKED,
-    },
-}
+_QUESTION = "stragglers"
+_SETTLED = 5  # last models, whose mean accuracy is the final one
 
 
-class Aim(NamedTuple):
-    """The training and its target."""
+def figures_of(curves: Mapping[str, Sequence[Curve]], target: float) -> dict[str, dict[str, Any]]:
+    """Return time, updates and accuracy of each kind of rounds over the seeds.
 
-    examples: int  # of each device
-    rate: float  # of learning
-    accuracy: float
-    rounds: int  # by which every run has reached it
-
-
-_DIGITS, _MNIST = Aim(60, 0.5, 0.9, 60), Aim(200, 0.1, 0.85, 45)
-
-
-class Compared(NamedTuple):
-    """The virtual seconds of each kind of rounds until the same number of updates was counted."""
-
-    seconds: dict[str, float]
-    updates: int
-
-
-def speeds() -> list[Speed]:
-    """Return the devices: of ten, seven are fast, two are slow, and one is dead."""
-    fast, slow, dead = Speed(_SECONDS), Speed(_SECONDS * _SLOWER), Speed(_SECONDS, is_dead=True)
-    return [slow, fast, fast, dead, fast, slow, fast, fast, fast, fast] * (_DEVICES // 10)
-
-
-def play(kind: str, aim: Aim, seed: int, folder: Path | None) -> list[Made]:
-    """Return the models of one run, in order."""
-    learner = ImageLearner(_DEVICES, aim.examples, seed, folder)
-    # With fewer replies than devices asked, a run needs more rounds for the same number of updates.
-    rounds = aim.rounds * 2 if kind == "wait_for_all" else aim.rounds
-    settings = {**_COMMON, **_KINDS[kind], "rounds": rounds}
-    fleet = VirtualFleet(learner, speeds(), aim.rate, seed, settings)
-    return fleet.play(_LONGEST, updates=aim.rounds * _COHORT)
-
-
-def compare(played: Mapping[str, Sequence[Made]], target: float) -> Compared:
-    """Compare runs at the number of updates with which each of them has reached the target.
-
-    Raises:
-        ValueError: a run has not reached it; the message names the best accuracy.
+    Args:
+        curves: by kind, one of each seed, in the same order.
+        target: the accuracy, the time to which is measured.
     """
-    needed = 0
-    for kind, made in played.items():
-        reached = next((model.updates for model in made if model.accuracy >= target), None)
-        if reached is None:
-            best = max(model.accuracy for model in made)
-            message = f"{kind} reached {best:.3f} of {target} with {made[-1].updates} updates"
-            raise ValueError(message)
-        needed = max(needed, reached)
-    return Compared({kind: seconds_until(made, needed) for kind, made in played.items()}, needed)
+    found: dict[str, dict[str, Any]] = {}
+    for kind, runs in curves.items():
+        reached = [run.reached(target) for run in runs]
+        found[kind] = {
+            "seconds": mean_and_spread([point and point.seconds for point in reached], digits=1),
+            "updates": mean_and_spread([point and point.updates for point in reached], digits=1),
+            "seconds_a_round": mean_and_spread(
+                [run.last.seconds / len(run.points) for run in runs], digits=1
+            ),
+            "final_accuracy": mean_and_spread([run.settled(_SETTLED) for run in runs]),
+        }
+    first = earliest(curves, target)
+    for kind, runs in curves.items():
+        points = [None if at is None else run.at_seconds(at) for run, at in zip(runs, first, strict=True)]
+        found[kind]["accuracy_at"] = mean_and_spread([point and point.accuracy for point in points])
+    return found
 
 
-def seconds_until(made: Sequence[Made], updates: int) -> float:
-    """Return when a run had counted a number of updates."""
-    return next(model.seconds for model in made if model.updates >= updates)
-
-
-def report(kind: str, made: Sequence[Made], target: float) -> str:
-    """Return the figures of one run in a line."""
-    first = next((model for model in made if model.accuracy >= target), made[-1])
-    stale = statistics.mean(model.staleness for model in made)
-    pace = made[-1].updates / made[-1].seconds * 60
-    return (
-        f"  {kind:15} reaches {first.accuracy:.3f} after {first.seconds:6.0f} s, {first.updates:4} updates;"
-        f" {pace:5.1f} updates a minute, mean staleness {stale:.2f}"
-    )
-
-
-def draw(runs: Sequence[Mapping[str, Sequence[Made]]], target: float, data: str, file: Path) -> None:
-    """Draw the accuracy over the time of all runs, as a PNG."""
-    from matplotlib.figure import Figure  # noqa: PLC0415 - takes a second to import, and only a picture needs it
-
-    figure = Figure(figsize=(7, 4), layout="constrained")
-    axes = figure.subplots()
-    colours = {"wait_for_all": "#b03a2e", "over_selection": "#b9770e", "buffered": "#1f4e79"}
-    for place, played in enumerate(runs):
-        for kind, made in played.items():
-            times, found = [model.seconds for model in made], [model.accuracy for model in made]
-            name = None if place else kind.replace("_", " ")
-            axes.plot(times, found, color=colours[kind], label=name, linewidth=1.2, alpha=0.8)
-    axes.axhline(target, color="#777777", linewidth=0.8, linestyle="--", label="target")
-    axes.set_xlabel("virtual seconds")
-    axes.set_ylabel("accuracy on test images")
-    axes.set_title(f"{_DEVICES} devices, 20 % five times slower, 10 % dead: {data}")
-    axes.grid(alpha=0.3)
-    axes.legend(loc="lower right")
-    figure.savefig(file, dpi=120, format="png")
+def earliest(curves: Mapping[str, Sequence[Curve]], target: float) -> list[float | None]:
+    """Return for each seed when the first kind of rounds has reached the target; None: none has."""
+    seeds = len(next(iter(curves.values())))
+    times = [[runs[seed].reached(target) for runs in curves.values()] for seed in range(seeds)]
+    return [min((point.seconds for point in points if point), default=None) for points in times]
 
 
 def main() -> None:
     """Run the command line."""
-    options = _options()
-    folder = None if options.quick or not _has_mnist(options.data) else options.data
-    aim, seeds = _MNIST if folder else _DIGITS, range(1, 2 if options.quick else 4)
-    if not options.quick and folder is None:
-        print(f"{options.data} does not have the four files of MNIST: the digits of scikit-learn are used")
-    runs: list[dict[str, list[Made]]] = []
-    results: list[Compared] = []
-    for seed in seeds:
-        print(f"seed {seed}, target accuracy {aim.accuracy}:", flush=True)
-        played = {}
-        for kind in _KINDS:
-            played[kind] = play(kind, aim, seed, folder)
-            print(report(kind, played[kind], aim.accuracy), flush=True)
-        runs.append(played)
-        try:
-            results.append(compare(played, aim.accuracy))
-        except ValueError as error:
-            sys.exit(f"no comparison: {error}")
-        times = ", ".join(f"{kind} {seconds:.0f} s" for kind, seconds in results[-1].seconds.items())
-        print(f"  after {results[-1].updates} updates each: {times}", flush=True)
-    if options.picture:
-        draw(runs, aim.accuracy, "MNIST" if folder else "digits of scikit-learn", options.picture)
-        print(f"picture: {options.picture}")
-    print(json.dumps(_figures(results)))
-
-
-def _figures(results: Sequence[Compared]) -> dict[str, float]:
-    """Return the mean over the seeds; print the spread and the ratios."""
-    means = {kind: statistics.mean(result.seconds[kind] for result in results) for kind in _KINDS}
-    for kind, mean in means.items():
-        times = [result.seconds[kind] for result in results]
-        ratios = [result.seconds["buffered"] / result.seconds[kind] for result in results]
-        print(
-            f"{kind:15} {mean:7.0f} s ({min(times):.0f} to {max(times):.0f}); buffered takes"
-            f" {statistics.mean(ratios):.2f} of it ({min(ratios):.2f} to {max(ratios):.2f})"
+    parser = benchmark_parser(__doc__, "one seed, the digits of scikit-learn; under 60 s")
+    add_simulation_options(parser, list(KINDS), "the accuracy over virtual time")
+    options = parser.parse_args()
+    workers = workers_of(options)
+    seeds = seeds_of(options)
+    watch = Stopwatch()
+    with plain_mnist(options.data / "mnist") as folder:
+        if options.quick:
+            folder = None  # noqa: PLW2901 - the digits take less time
+        elif folder is None:
+            say(f"{options.data / 'mnist'} does not have MNIST's four files: digits of scikit-learn are used")
+        aim = MNIST if folder else DIGITS
+        say(f"target accuracy {aim.target:g}, {len(seeds)} seeds")
+        curves = {
+            kind: [
+                simulate(f"{kind}, seed {seed}", spec_of(kind, aim, seed, folder), workers=workers)
+                for seed in seeds
+            ]
+            for kind in KINDS
+            if kind in (options.only or KINDS)
+        }
+    figures = figures_of(curves, aim.target)
+    for kind, found in figures.items():
+        say(
+            f"{kind:15} {in_words(found['seconds'], ' s')};"
+            f" final accuracy {in_words(found['final_accuracy'])}"
         )
-    figures: dict[str, float] = {f"{kind}_s": round(mean, 1) for kind, mean in means.items()}
-    return {**figures, "updates": round(statistics.mean(result.updates for result in results))}
-
-
-def _has_mnist(folder: Path) -> bool:
-    return (folder / "train-images-idx3-ubyte.gz").is_file()
-
-
-def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--quick", action="store_true", help="one seed, the digits of scikit-learn")
-    parser.add_argument("--data", type=Path, default=MNIST, help="the folder with the files of MNIST")
-    parser.add_argument("--picture", type=Path, help="a PNG of the accuracy over time")
-    return parser.parse_args()
+    if options.picture:
+        title = f"{DEVICES} devices, 20 % five times slower, 10 % dead: {aim.task}"
+        draw_curves(curves, options.picture, by="seconds", title=title, target=aim.target, lowest=0.5)
+        say(f"picture: {options.picture}")
+    finish(_QUESTION, options, {"target": aim.target, **figures, **watch.figures()}, seeds=seeds)
 
 
 if __name__ == "__main__":
-    main()
+    run_benchmark(_QUESTION, main)

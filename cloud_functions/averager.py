@@ -10,6 +10,7 @@ It reads three queues:
 import base64
 import contextlib
 import json
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -18,7 +19,7 @@ import msgspec
 from cloud_functions import wiring
 from cloud_functions.aggregation import partial_sums
 from cloud_functions.aws.sqs_batch import each_record
-from cloud_functions.rounds import aggregate_round, driver, replies, shards, sweep
+from cloud_functions.rounds import aggregate_round, driver, replies, reply_batches, shards, sweep
 from cloud_functions.rounds.replies import Affected, DeviceMessage
 from cloud_functions.selection import candidate_search
 from cloud_functions.services import Services
@@ -48,8 +49,20 @@ def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
     """Process a batch of messages, then advance each run that received a reply, once."""
     services = wiring.services(context)
     return each_record(
-        event, services.log, partial(take, services), partial(advance, services), wiring.postpone
+        event,
+        services.log,
+        partial(take, services),
+        partial(advance, services),
+        wiring.postpone,
+        together=partial(take_together, services),
     )
+
+
+def take_together(services: Services, bodies: Sequence[str]) -> dict[int, Affected | None]:
+    """Process those of a batch's messages that can be counted at once; return by position what to advance."""
+    decoded = {position: json.loads(body) for position, body in enumerate(bodies)}
+    found = {position: _device_message(body) for position, body in decoded.items() if "kind" in body}
+    return reply_batches.process_together(services, found)
 
 
 def take(services: Services, body: str) -> Affected | None:
@@ -82,14 +95,18 @@ def advance(services: Services, affected: Affected) -> None:
         driver.advance(services, affected.run, number=affected.number)
 
 
-def _reply(services: Services, body: dict[str, Any]) -> Affected | None:
-    message = DeviceMessage(
+def _device_message(body: dict[str, Any]) -> DeviceMessage:
+    return DeviceMessage(
         kind=Kind(body["kind"]),
         device=body["device"],
         client=body["client"],
         received_at=int(body["received_at"]),
         payload=base64.b64decode(body["payload"]),
     )
+
+
+def _reply(services: Services, body: dict[str, Any]) -> Affected | None:
+    message = _device_message(body)
     named = _named(message.payload)
     with services.log.about(named.run, named.round, message.device):
         services.log(f"{message.kind} of {len(message.payload)} bytes")

@@ -1,6 +1,6 @@
 """The services that the cloud functions use: the ports in one bundle, and the reports to operators."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
@@ -110,17 +110,27 @@ class Services:
         The device repeats its reply until it has the first verdict. A later refusal makes it roll back what
         it has kept of the update.
         """
-        number, attempt = answers or (round_.number, round_.attempt)
         verdict = Verdict(
             version=self.version_for(device),
             run=round_.run,
-            round=number,
-            attempt=attempt,
+            round=answers[0] if answers else round_.number,
+            attempt=answers[1] if answers else round_.attempt,
             counted=not refused,
             reason=message_fields.shorten(refused),
         )
-        topic = topics.of_device(self.fleet, device, Kind.ANNOUNCE)
-        self.publisher.publish([(topic, messages.encode(verdict))])
+        self.publisher.publish([self._to_device(device, verdict)])
+
+    def send_counted(self, round_: Round, devices: Sequence[str]) -> None:
+        """Send each of some devices the verdict that its reply to a round was counted."""
+        run, number, attempt = round_.run, round_.number, round_.attempt
+        verdicts = [
+            Verdict(version=self.version_for(device), run=run, round=number, attempt=attempt, counted=True)
+            for device in devices
+        ]
+        self.publisher.publish(list(map(self._to_device, devices, verdicts)))
+
+    def _to_device(self, device: str, verdict: Verdict) -> tuple[str, bytes]:
+        return topics.of_device(self.fleet, device, Kind.ANNOUNCE), messages.encode(verdict)
 
     def report(self, round_: Round, text: str, *, device: str = "") -> None:
         """Report a change of a round in one line: in the log, and on the run's topic."""

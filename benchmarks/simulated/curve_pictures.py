@@ -9,7 +9,7 @@ from benchmarks.simulated.learning_curves import Curve, Point
 _COLOURS = ("#b03a2e", "#b9770e", "#1f4e79", "#2e7d4f", "#6c3483", "#555555", "#0e7c86")
 
 
-def draw_curves(
+def draw_curves(  # noqa: PLR0913 - what is drawn, and how
     curves: Mapping[str, Sequence[Curve]],
     file: Path,
     *,

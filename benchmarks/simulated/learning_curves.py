@@ -1,9 +1,10 @@
 """Learning curves: one simulation as a list of its models, and the time, rounds and bytes to a target."""
 
 import math
+import os
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from msgspec import Struct
@@ -16,6 +17,25 @@ from fedgrass.simulation import simulation
 from fedgrass.simulation.simulation_spec import SimulationSpec
 
 _LINES = 10  # of progress, of one simulation
+
+
+def say(text: str) -> None:
+    """Print a line of progress at once."""
+    print(text, flush=True)
+
+
+class Stopwatch:
+    """Real time and processor time since it was created."""
+
+    def __init__(self) -> None:
+        self._began, self._used = time.perf_counter(), sum(os.times()[:4])
+
+    def figures(self) -> dict[str, float]:
+        """Return the seconds; processor seconds are those of this process and of the children that ended."""
+        return {
+            "wall_seconds": round(time.perf_counter() - self._began, 1),
+            "processor_seconds": round(sum(os.times()[:4]) - self._used, 1),
+        }
 
 
 class Point(Struct, frozen=True, kw_only=True):
@@ -73,7 +93,6 @@ class CurveRecorder:
     Args:
         name: of the run, for lines of progress.
         rounds: as many as the run has.
-        say: takes lines of progress.
         metric: of the evaluation of each model.
         until: the accuracy at which the simulation may stop; None: it plays all rounds.
     """
@@ -82,12 +101,11 @@ class CurveRecorder:
         self,
         name: str,
         rounds: int,
-        say: Callable[[str], None],
         metric: str = "accuracy",
         until: float | None = None,
     ) -> None:
         self.points: list[Point] = []
-        self._name, self._rounds, self._say = name, rounds, say
+        self._name, self._rounds = name, rounds
         self._metric, self._until = metric, until
         self._updates = self._bytes = 0
 
@@ -108,7 +126,7 @@ class CurveRecorder:
         )
         self.points.append(point)
         if point.model % math.ceil(self._rounds / _LINES) == 0 or self.is_done():
-            self._say(
+            say(
                 f"  {self._name}: round {point.model} of {self._rounds},"
                 f" {self._metric} {point.accuracy:.4f}, {point.seconds:,.0f} virtual seconds"
             )
@@ -118,12 +136,11 @@ class CurveRecorder:
         return bool(self.points) and self._until is not None and self.points[-1].accuracy >= self._until
 
 
-def simulate(  # noqa: PLR0913 - what is simulated, and how it is watched
+def simulate(
     name: str,
     spec: SimulationSpec,
     *,
     workers: int,
-    say: Callable[[str], None],
     metric: str = "accuracy",
     until: float | None = None,
 ) -> Curve:
@@ -133,14 +150,13 @@ def simulate(  # noqa: PLR0913 - what is simulated, and how it is watched
         name: for lines of progress.
         spec: the simulation.
         workers: processes that train.
-        say: takes lines of progress.
         metric: of the evaluation of each model.
         until: the accuracy at which the simulation may stop; None: it plays all rounds.
 
     Raises:
         FedgrassError: the simulation cannot be run, its run failed, or it made no model with this metric.
     """
-    recorder = CurveRecorder(name, spec.settings["rounds"], say, metric, until)
+    recorder = CurveRecorder(name, spec.settings["rounds"], metric, until)
     began = time.perf_counter()
     notes: list[str] = []
     run = simulation.run_spec(

@@ -8,11 +8,11 @@ the data of all other stations in one place, for as many epochs; each local one 
 import math
 import statistics
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.simulated.learning_curves import simulate
+from benchmarks.simulated.learning_curves import say, simulate
 from benchmarks.simulated.learning_setups import COMMON, FLEET, trained
 from components.trainer.tasks.air_quality import AirQuality
 from components.trainer.tasks.task import Settings
@@ -36,16 +36,13 @@ class LeftOutStation:
         self.files = dict(list(files.items())[:most])
         self._tasks: dict[str, AirQuality] = {}
 
-    def figures(
-        self, seed: int, rounds: int, *, workers: int, say: Callable[[str], None]
-    ) -> dict[str, float | str]:
+    def figures(self, seed: int, rounds: int, *, workers: int) -> dict[str, float | str]:
         """Return the root mean squared errors at a station that the seed chooses, in ug/m3.
 
         Args:
             seed: of the choice, the initial model and the order of examples.
             rounds: of one epoch each; the pooled and the local models have as many epochs.
             workers: processes that train.
-            say: takes lines of progress.
         """
         names = list(self.files)
         left_out = names[seed * 5 % len(names)]
@@ -57,7 +54,6 @@ class LeftOutStation:
                 f"air quality without {left_out}, seed {seed}",
                 _spec(Path(folder), len(others), rounds, seed),
                 workers=workers,
-                say=say,
                 metric="rmse",
             )
             pooled = _fit(AirQuality(folder), rounds, seed)
@@ -106,7 +102,8 @@ def _spec(folder: Path, devices: int, rounds: int, seed: int) -> SimulationSpec:
 
 def _fit(task: AirQuality, epochs: int, seed: int) -> Arrays:
     """Return the model that is trained on the data of one task."""
-    chosen: Settings = {
-        name: value for name, value in _TRAINING.items() if name != "local_evaluation"
-    } | {"epochs": epochs, "seed": seed}
+    chosen: Settings = {name: value for name, value in _TRAINING.items() if name != "local_evaluation"} | {
+        "epochs": epochs,
+        "seed": seed,
+    }
     return task.fit(task.initial_weights(seed), chosen, lambda _: None, lambda: False).weights

@@ -16,4 +16,5 @@ Read the modules in this order:
 - model_files: models and server state read in slices, written in slices, or streamed
 - whole_updates: updates of other lengths than the model, read and merged as a whole
 - partial_sums: groups of updates summed while a large round is still open
+- collapse_check: warn if the model that a round started from is a collapsed average
 """

@@ -25,6 +25,7 @@ from fedgrass.federation.messages import Completion
 from fedgrass.federation.rounds import (
     TRANSITIONS,
     Event,
+    Move,
     Participant,
     Participation,
     Round,
@@ -170,6 +171,20 @@ class DynamoRounds:
         """Move a participant and the round's counters; see ``RoundStore``."""
         self._move_participant(round_, part, target, {"reason": reason}, {"state": State.OPEN})
 
+    def round_with(
+        self, run: str, number: int, attempt: int, devices: Sequence[str]
+    ) -> tuple[Round | None, dict[str, Participant]]:
+        """Return a round and some of its participants by device name; see ``RoundStore``."""
+        keys = {device: _row_key(number, attempt, device) for device in devices}
+        rows = self._table.get_many(run, [_round_key(number, attempt), *keys.values()])
+        row = rows.get(_round_key(number, attempt))
+        found = {device: to_record(rows[key], Participant) for device, key in keys.items() if key in rows}
+        return to_record(row, Round) if row else None, found
+
+    def move_together(self, round_: Round, moves: Sequence[Move]) -> None:
+        """Move several participants and the round's counters; see ``RoundStore``."""
+        self._move_all(round_, moves, {"state": State.OPEN})
+
     def fill(self, round_: Round, devices: Sequence[str], *, unfilled: int, at: int) -> None:
         """Ask devices in the vacant places of a buffer; see ``RoundStore``."""
         batch = round_.batches + 1
@@ -290,17 +305,23 @@ class DynamoRounds:
         of two copies that both read ASKED, the second finds the participant moved, and its transaction fails.
         The condition is on exactly the state that was read, which determines the change of the counters.
         """
-        if part.state not in before(target):
-            raise LostRace(part.device)
-        after = round_metrics.moved(part, target, values)
-        written = {"state": target, "accepted": after.accepted, **values}
-        moved = self._table.update(
-            round_.run, _participant_key(round_, part.device), written, {"state": part.state}
-        )
-        counted = self._update_round(round_, {}, expected, round_metrics.difference(part, after))
-        joined = after.group and not part.group
-        member = [self._table.put(_member_row(round_, after))] if joined else []
-        self._table.transact([moved, counted, *member])
+        self._move_all(round_, [Move(part, target, values)], expected)
+
+    def _move_all(self, round_: Round, moves: Sequence[Move], expected: Row) -> None:
+        """Move participants and count them in their round, all or none."""
+        moved, members = [], []
+        add: Counter[str] = Counter()
+        for part, target, values in moves:
+            if part.state not in before(target):
+                raise LostRace(part.device)
+            after = round_metrics.moved(part, target, values)
+            written = {"state": target, "accepted": after.accepted, **values}
+            key = _participant_key(round_, part.device)
+            moved.append(self._table.update(round_.run, key, written, {"state": part.state}))
+            add.update(round_metrics.difference(part, after))
+            if after.group and not part.group:
+                members.append(self._table.put(_member_row(round_, after)))
+        self._table.transact([*moved, self._update_round(round_, {}, expected, add), *members])
 
     def _living(self, name: str, state: object) -> "TransactWriteItemTypeDef":
         """Return the write that adds a run to the list of living runs, or removes it."""

@@ -13,7 +13,7 @@ import msgspec
 from boto3.dynamodb.types import TypeDeserializer, TypeSerializer
 from botocore.exceptions import ClientError
 
-from fedgrass.federation.errors import LostRace
+from fedgrass.federation.errors import LostRace, NotYet
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
@@ -196,6 +196,26 @@ class Table:
         key = marshal({"run": run, "item": item})
         answer = self._client.get_item(TableName=self._name, Key=key, ConsistentRead=True)
         return to_record(unmarshal(answer["Item"]), kind) if "Item" in answer else None
+
+    def get_many(self, run: str, items: Sequence[str]) -> dict[str, Row]:
+        """Return the rows of a partition with these keys, as far as they exist; at most 100."""
+        wanted: dict[str, Any] = {
+            self._name: {
+                "Keys": [marshal({"run": run, "item": item}) for item in items],
+                "ConsistentRead": True,
+            }
+        }
+        found: dict[str, Row] = {}
+        for turn in range(_TRIES):
+            answer = self._client.batch_get_item(RequestItems=wanted)
+            rows = map(unmarshal, answer["Responses"].get(self._name, []))
+            found |= {row["item"]: row for row in rows}
+            wanted = dict(answer.get("UnprocessedKeys", {}))
+            if not wanted:
+                return found
+            self._pause(0.01 * 2 ** min(turn, 6))
+        message = f"DynamoDB left rows of {run} unread {_TRIES} times"
+        raise NotYet(message)
 
     def query(self, run: str, prefix: str = "") -> Iterator[Row]:
         """Return the rows of a partition whose ``item`` begins with ``prefix``, in order."""

@@ -1,6 +1,6 @@
 """Process a batch of messages from SQS one by one; only those that fail are delivered again."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from cloud_functions.monitoring import Log
@@ -15,12 +15,14 @@ Argument = TypeVar("Argument")
 Result = TypeVar("Result")
 
 
-def each_record(
+def each_record(  # noqa: PLR0913 - the steps of a batch, of which most callers have two
     event: dict[str, Any],
     log: Log,
     take: Callable[[str], Ready | None],
     advance: Callable[[Ready], None] | None = None,
     postpone: Callable[[Mapping[str, Any], int], None] | None = None,
+    *,
+    together: Callable[[Sequence[str]], Mapping[int, Ready | None]] | None = None,
 ) -> dict[str, Any]:
     """Process each record of a batch; return the response to Lambda that names the failed ones.
 
@@ -35,11 +37,16 @@ def each_record(
         advance: advances that; called once for each, after all messages were processed.
         postpone: makes a record visible again after some seconds; without it, the queue's visibility time-out
             applies.
+        together: processes as many of a batch's bodies as it can at once, and returns by their position what
+            may continue. If it fails, all of them are processed one by one, as if delivered again.
     """
     batch = _Batch(log, postpone)
     ready: dict[Ready, dict[str, Any]] = {}
-    for record in event["Records"]:
-        if affected := batch.attempt(record, take, record["body"]):
+    records = event["Records"]
+    done = batch.attempt_together(together, records) if together and len(records) > 1 else {}
+    for position, record in enumerate(records):
+        affected = done[position] if position in done else batch.attempt(record, take, record["body"])
+        if affected:
             ready[affected] = record
     for affected, record in ready.items():
         if advance:
@@ -54,6 +61,17 @@ class _Batch:
         self.failed: dict[str, None] = {}  # in order, without duplicates
         self._log = log
         self._postpone = postpone
+
+    def attempt_together(
+        self, do: Callable[[Sequence[str]], Mapping[int, Result | None]], records: Sequence[Mapping[str, Any]]
+    ) -> Mapping[int, Result | None]:
+        """Call ``do`` for the bodies of several records; return its results, or none if it failed."""
+        try:
+            with self._log.about():
+                return do([record["body"] for record in records])
+        except Exception as error:  # noqa: BLE001 - each message is processed by itself then
+            self._log(f"messages are processed one by one: {type(error).__name__}: {error}", "WARNING")
+            return {}
 
     def attempt(
         self, record: dict[str, Any], do: Callable[[Argument], Result | None], argument: Argument

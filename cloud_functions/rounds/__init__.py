@@ -9,12 +9,12 @@ Read in this order:
 - open_round: choose the cohort, set the deadline, store the round
 - announce: announce the round to its devices, and to replacements for those that are lost
 - replies: count each device's reply once, or refuse it with a reason
+- reply_batches: count the replies of many devices at once, in one write
 - reminders: look again later at a run that waits, or that a crash may have left
 - sweep: look at all living runs every few minutes, and wake those that are stuck
 - hellos: announce open work again to a device that has reconnected
 - aggregate_round: take the lease of a round and make its new model
 - shards: divide the making of a large model among several averagers
 - close_round: close, reopen or abandon a round, and compute its metrics
-- collapse_check: warn if the model that a round started from is a collapsed average
 - publish: keep the model of a closed round and announce it as the task's latest
 """

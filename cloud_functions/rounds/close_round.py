@@ -8,10 +8,10 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
+from cloud_functions.aggregation import collapse_check
 from cloud_functions.aggregation.new_model import FinishedModel
 from cloud_functions.monitoring import Metric
 from cloud_functions.recovery import manifests
-from cloud_functions.rounds import collapse_check
 from cloud_functions.rounds.open_round import deadline_of
 from cloud_functions.services import Services
 from cloud_functions.statistics.statistics_files import is_last

@@ -51,7 +51,7 @@ def process(services: Services, message: DeviceMessage) -> Affected | None:
         services.log.measure(Metric.MESSAGES_IGNORED, 1)
         return None
     try:
-        decoded = _decode(message)
+        decoded = decode_message(message)
     except (MessageError, ReplyRefused) as error:
         _refuse_unassigned(services, message.device, f"{message.kind} refused: {error}")
         _measure_refusal(services, message, error)
@@ -73,8 +73,16 @@ def process(services: Services, message: DeviceMessage) -> Affected | None:
             services.send_verdict(round_, message.device, str(error))
         _count_useless(services, round_, message.device)
     # Accepting work moves no round; any other message may be the one that the round waits for.
-    if isinstance(decoded, Status) and decoded.state not in _FINAL:
-        return None
+    return None if is_acceptance(decoded) else affected_by_reply(round_)
+
+
+def is_acceptance(decoded: Completion | Status) -> bool:
+    """Return whether a message only states that a device has taken its work."""
+    return isinstance(decoded, Status) and decoded.state not in _FINAL
+
+
+def affected_by_reply(round_: Round) -> Affected:
+    """Return what may continue because of a final message of a device to a round."""
     return Affected(round_.run, round_.number if round_.work is Work.MESSAGE else 0)
 
 
@@ -84,7 +92,8 @@ def _measure_refusal(services: Services, message: DeviceMessage, error: Exceptio
         services.log.measure(Metric.UPDATES_REFUSED, 1)
 
 
-def _decode(message: DeviceMessage) -> Completion | Status:
+def decode_message(message: DeviceMessage) -> Completion | Status:
+    """Return the content of a device's message. Raises MessageError, or ReplyRefused for another's topic."""
     # The classic nucleus opens further connections as needed: thing, thing#2, thing#3, ...
     if message.client.split("#")[0] != message.device:
         reason = f"client {message.client!r} published on the topic of {message.device!r}"
@@ -126,11 +135,9 @@ def _count(services: Services, round_: Round, message: DeviceMessage, reply: Com
         raise ReplyRefused(reason)
     try:
         if round_.state is State.OPEN:
-            kept, left_out = _bounded(reply)
+            kept, left_out = without_impossible(reply)
             services.rounds.count_reply(round_, participant, kept, message.received_at)
-            _report_remarks(services, round_, message.device, reply, left_out)
-            turnaround = max(0, message.received_at - announced) / 1000
-            services.log.measure(Metric.TURNAROUND_SECONDS, turnaround)
+            report_counted(services, round_, participant, reply, left_out, message.received_at)
         elif participant.state is not Participation.LATE:
             services.rounds.count_late(round_, participant, message.received_at)
             services.log.measure(Metric.UPDATES_LATE, 1)
@@ -145,11 +152,25 @@ def _count(services: Services, round_: Round, message: DeviceMessage, reply: Com
 
 def _count_in_buffer(services: Services, round_: Round, message: DeviceMessage, reply: Completion) -> None:
     """Count a completion that answers an announcement of a buffered run."""
-    kept, left_out = _bounded(reply)
+    kept, left_out = without_impossible(reply)
     if not buffer_replies.count(services, round_, message.device, kept, message.received_at):
         _count_useless(services, round_, message.device)
     else:
         _report_remarks(services, round_, message.device, reply, left_out)
+
+
+def report_counted(  # noqa: PLR0913, PLR0917 - what is known about one reply
+    services: Services,
+    round_: Round,
+    participant: Participant,
+    reply: Completion,
+    left_out: list[str],
+    received_at: int,
+) -> None:
+    """Report what is remarkable about a reply that was counted, and measure its turnaround."""
+    _report_remarks(services, round_, participant.device, reply, left_out)
+    turnaround = max(0, received_at - announced_at(round_, participant)) / 1000
+    services.log.measure(Metric.TURNAROUND_SECONDS, turnaround)
 
 
 def _report_remarks(
@@ -162,7 +183,7 @@ def _report_remarks(
         services.report(round_, f"note: {reply.note}", device=device)
 
 
-def _bounded(reply: Completion) -> tuple[Completion, list[str]]:
+def without_impossible(reply: Completion) -> tuple[Completion, list[str]]:
     """Return a completion without impossible metrics, and what was left out; its update still counts."""
     metrics, train_metrics, left_out = round_metrics.bounded_reply(reply.metrics, reply.train_metrics)
     kept = msgspec.structs.replace(

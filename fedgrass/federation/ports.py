@@ -10,7 +10,7 @@ from typing import Protocol
 from fedgrass.federation.aggregation.sharding_plan import Job
 from fedgrass.federation.messages import Completion
 from fedgrass.federation.messages.alarms import Alarm, Reminder
-from fedgrass.federation.rounds import Event, Participant, Participation, Round
+from fedgrass.federation.rounds import Event, Move, Participant, Participation, Round
 from fedgrass.federation.runs import Progress, Run, RunState
 from fedgrass.federation.selection import Candidate
 from fedgrass.federation.selection.sampling import anyone
@@ -122,6 +122,18 @@ class RoundStore(Protocol):
 
         Raises:
             LostRace: The round is not OPEN or the participant's state has changed.
+        """
+
+    def round_with(
+        self, run: str, number: int, attempt: int, devices: Sequence[str]
+    ) -> tuple[Round | None, dict[str, Participant]]:
+        """Return a round and some of its participants by device name; at most 99 of them, read at once."""
+
+    def move_together(self, round_: Round, moves: Sequence[Move]) -> None:
+        """Move several participants, and the round's counters accordingly, all or none; at most 40.
+
+        Raises:
+            LostRace: The round is not OPEN or a participant's state has changed.
         """
 
     def fill(self, round_: Round, devices: Sequence[str], *, unfilled: int, at: int) -> None:

@@ -16,6 +16,7 @@ rounds, whose devices train at their own pace. See docs/buffered_rounds.md.
 
 from collections.abc import Mapping
 from types import MappingProxyType
+from typing import NamedTuple
 
 from msgspec import Struct
 
@@ -313,6 +314,14 @@ class Participant(Struct, frozen=True, kw_only=True):
     def turnaround_seconds(self) -> float:
         """From the announcement to the reply, both by the cloud's clock; 0 without a reply."""
         return (self.received_at - self.announced_at) / 1000 if self.received_at else 0.0
+
+
+class Move(NamedTuple):
+    """A participant as it was read, the state that it moves to, and its other fields that change."""
+
+    part: Participant
+    target: Participation
+    values: Mapping[str, object]
 
 
 def announced_at(round_: Round, participant: Participant) -> int:

@@ -30,8 +30,11 @@ from fedgrass.console.terminal import complain, say
 from fedgrass.federation.errors import FedgrassError, SettingsError
 from fedgrass.federation.rounds import State
 from fedgrass.federation.runs import RunState
-from fedgrass.simulation.fleets.fleet_file import write_fleet
+from fedgrass.simulation.fleets.data_slices import AssignmentSize, epochs_of
+from fedgrass.simulation.fleets.fleet_drawing import draw_fleet
+from fedgrass.simulation.fleets.fleet_file import write_fleet, write_fleet_picture
 from fedgrass.simulation.fleets.fleet_learning import learn_stack
+from fedgrass.simulation.fleets.fleet_overview import assignment_size, describe_fleet
 from fedgrass.simulation.fleets.fleet_spec import FleetSpec, load_fleet
 from fedgrass.simulation.simulated_run import SimulatedRun
 from fedgrass.simulation.simulated_settings import run_name, settings_of
@@ -86,9 +89,7 @@ def simulate(options: SimulateOptions) -> int:
     try:
         spec = spec_of(options)
         if options.fleet_out:
-            write_fleet(spec.fleet, options.fleet_out, spec.seed)
-            say(f"{options.fleet_out} has the fleet")
-            return 0
+            return _write_fleet(options.fleet_out, spec)
         if options.grid:
             return _simulate_grid(options, spec)
         return _simulate_run(options, spec)
@@ -147,6 +148,24 @@ def _fleet(options: SimulateOptions) -> FleetSpec:
     return msgspec.structs.replace(fleet, trace=str(options.trace.absolute())) if options.trace else fleet
 
 
+def _write_fleet(path: Path, spec: SimulationSpec) -> int:
+    """Write the fleet and say what it is like, without a simulation."""
+    size = AssignmentSize(epochs=epochs_of(settings_of(spec).training))
+    write_fleet(spec.fleet, path, spec.seed, spec.devices, size)
+    for line in describe_fleet(draw_fleet(spec.fleet, spec.devices, spec.seed), size, spec.fleet.source):
+        say(line)
+    say(f"{path} has the fleet")
+    return 0
+
+
+def _write_fleet_picture(folder: Path, spec: SimulationSpec, found: SimulatedRun) -> list[str]:
+    """Write fleet.png; return lines on what the fleet is like."""
+    fleet = draw_fleet(spec.fleet, spec.devices, spec.seed)
+    size = assignment_size(found.records, epochs_of(settings_of(spec).training))
+    write_fleet_picture(folder / "fleet.png", fleet, size)
+    return list(describe_fleet(fleet, size, spec.fleet.source))
+
+
 def _simulate_grid(options: SimulateOptions, spec: SimulationSpec) -> int:
     from fedgrass.simulation.grids import grid_action  # noqa: PLC0415 - only if it is asked for
 
@@ -185,8 +204,9 @@ def _simulate_run(options: SimulateOptions, spec: SimulationSpec) -> int:
                 stop=lambda: bool(signals),
             )
         seconds = time.monotonic() - began
+        fleet = _write_fleet_picture(folder, spec, found)
         simulated = write_simulation(folder, spec, found, devices=found.devices, real_seconds=seconds)
-        show_result(simulated, options.output, lambda result: _draw(result, found, lines))
+        show_result(simulated, options.output, lambda result: _draw(result, found, fleet, lines))
     if signals:
         return _INTERRUPTED
     return 0 if found.run.state is RunState.SUCCEEDED else 1
@@ -214,8 +234,10 @@ def _stopped_by_signals() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def _draw(simulated: Simulated, found: SimulatedRun, lines: list[str]) -> None:
+def _draw(simulated: Simulated, found: SimulatedRun, fleet: list[str], lines: list[str]) -> None:
     summaries = summaries_of(found)
+    for line in fleet:
+        say(line)
     show(history.table(summaries))
     for line in lines:
         say(f"note: {line}")

@@ -5,6 +5,7 @@ events of a moment have happened, the assignments that were announced in it are 
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 
 from fedgrass import __version__
@@ -60,7 +61,7 @@ def run_spec(
     with (
         temporary_folder(_LEAST_FREE_BYTES, report, "fedgrass-simulation-") as folder,
         importable(spec.strategies, _made(folder / "strategies")),
-        clients.open_clients(spec, devices, workers, _made(folder / "clients")) as trainer,
+        closing(clients.open_clients(spec, devices, workers, _made(folder / "clients"))) as trainer,
     ):
         simulation = Simulation(spec, settings, devices, trainer)
         return simulation.play(report=report, on_round=on_round, stop=stop)

@@ -10,9 +10,10 @@ A device that is off neither hears nor sends, and its work waits.
 """
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from functools import partial
+from typing import Literal
 
 from msgspec import UNSET
 from msgspec.structs import replace
@@ -123,7 +124,7 @@ class VirtualDevices:
         self._start = start
         self._rng = random.Random(seed)  # noqa: S311 - repeatable: the pauses between repeated replies
         self._announced: list[tuple[_Device, Announcement]] = []
-        self.is_stopped = lambda: False
+        self.is_stopped: Callable[[], bool] = lambda: False
         for each in conditions:
             self._await_turning_on(each)
 
@@ -243,7 +244,7 @@ class VirtualDevices:
             return
         update = self._wait(work.future)
         if isinstance(update.result, Failure):
-            state = "declined" if update.result.declined else "failed"
+            state: Literal["declined", "failed"] = "declined" if update.result.declined else "failed"
             device.work = None
             self._trainer.settle(work.work, counted=False)
             self._send(
@@ -296,6 +297,7 @@ class VirtualDevices:
         )
         self._directory.note_work(device.conditions.name, result.examples_of_task, frozenset(result.reported))
         device.work = None
+        work.future = None  # it holds the update, of which the bucket has a copy
         pauses = delays(FIRST_REPLY_DELAY, LARGEST_REPLY_DELAY, self._rng)
         device.reply = _Reply(work, messages.encode(completion), pauses)
         self._repeat(device, device.reply, until=work.deadline)

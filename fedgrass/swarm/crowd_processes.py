@@ -6,7 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import IO
+from typing import IO, Self
 
 import msgspec
 
@@ -38,7 +38,7 @@ class CrowdProcess:
         path = os.pathsep.join(filter(None, (str(sources.ROOT), os.environ.get("PYTHONPATH"))))
         self.devices = len(spec.devices)
         self._child = subprocess.Popen(
-            [sys.executable, "-m", "fedgrass.swarm.swarm_process"],
+            [sys.executable, "-m", "fedgrass.swarm.devices.swarm_process"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -143,7 +143,7 @@ class CrowdProcesses:
         ]
         self.processes: list[CrowdProcess] = []
 
-    def __enter__(self) -> "CrowdProcesses":
+    def __enter__(self) -> Self:
         """Start the processes."""
         try:
             for spec in self._specs:
@@ -186,7 +186,7 @@ class CrowdProcesses:
             process.check()
 
     def stop(self) -> dict[str, RoundReplies]:
-        """Stop the processes; return what their devices know of each attempt at a round. May be called twice."""
+        """Stop the processes; return their replies by round id. May be called twice."""
         for process in self.processes:
             process.end()
         for process in self.processes:

@@ -14,7 +14,7 @@ _CLOUD_BYTES = 700_000_000  # the embedded cloud with its functions
 _OTHER_FILES = 300  # descriptors besides those of the sessions: S3, queues, libraries
 
 
-def check_machine(
+def check_machine(  # noqa: PLR0913 - the last two let tests replace the machine
     devices: int,
     processes: int,
     *,
@@ -41,8 +41,8 @@ def check_machine(
     _, hard = limits()
     if hard not in {resource.RLIM_INFINITY, -1} and needed > hard:
         message = (
-            f"{devices} devices need {needed} file descriptors in a process, and the limit is {hard}: raise it"
-            f" by `ulimit -Hn {needed}` as root or in /etc/security/limits.conf, or choose --devices"
+            f"{devices} devices need {needed} file descriptors in a process, and the limit is {hard}:"
+            f" raise it by `ulimit -Hn {needed}` as root or in /etc/security/limits.conf, or choose --devices"
             f" {max(0, hard - _OTHER_FILES)} or fewer"
         )
         raise SwarmOptionError(message)

@@ -5,7 +5,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,6 +18,7 @@ from fedgrass.console.results import show_result
 from fedgrass.console.tables import show, table
 from fedgrass.console.terminal import complain, prompt, say
 from fedgrass.federation.errors import SettingsError
+from fedgrass.federation.rounds import State
 from fedgrass.federation.runs import RunState
 from fedgrass.federation.settings import RunSettings
 from fedgrass.federation.settings_parser import parse_settings
@@ -31,6 +32,7 @@ from fedgrass.swarm.swarm_cloud import (
     embedded_swarm_cloud,
 )
 from fedgrass.swarm.swarm_errors import SwarmError, SwarmOptionError
+from fedgrass.swarm.swarm_figures import RoundOfSwarm
 from fedgrass.swarm.swarm_run import SwarmPlan, SwarmReport, run_swarm
 from fedgrass.swarm.swarm_spec import TASK, Habits
 from greengrass_emulator.emulator_errors import EmulatorError
@@ -50,7 +52,7 @@ class SwarmOptions:
     processes: int = 1
     averagers: int = 6
     settings: Sequence[str] = ()
-    habits: Habits = Habits()
+    habits: Habits = field(default_factory=Habits)
     stack: str = ""
     things: Path | None = None
     confirmed: bool = False
@@ -93,7 +95,8 @@ def run_options(options: SwarmOptions, report: Callable[[str], None]) -> SwarmRe
             megabytes=options.megabytes,
         )
     )
-    with temporary_folder(_LEAST_FREE_BYTES, report, "fedgrass-swarm-") as folder:
+    target = options.out / swarm
+    with _output_folder(target), temporary_folder(_LEAST_FREE_BYTES, report, "fedgrass-swarm-") as folder:
         with _opened(options, swarm, folder, report) as cloud:
             plan = SwarmPlan(
                 swarm=swarm,
@@ -108,9 +111,8 @@ def run_options(options: SwarmOptions, report: Callable[[str], None]) -> SwarmRe
             if cloud.created and not cloud.embedded:
                 _forget(cloud, report)
         report("the devices are gone, with all that was made for them")
-    target = options.out / swarm
-    text = msgspec.json.format(msgspec.json.encode(measured.report), indent=1)
-    _write(target, {"swarm.json": text + b"\n", "swarm.png": swarm_picture.draw(measured)})
+        text = msgspec.json.format(msgspec.json.encode(measured.report), indent=1)
+        _write(target, {"swarm.json": text + b"\n", "swarm.png": swarm_picture.draw(measured)})
     report(f"{target}/ has swarm.json, swarm.png")
     return measured.report
 
@@ -167,8 +169,9 @@ def _confirm(options: SwarmOptions, swarm: str) -> None:
     if options.confirmed:
         return
     what = (
-        f"Create {options.devices} things {swarm}-00001 ... with a certificate each and the thing group {swarm}"
-        f" in the account of the stack {options.stack}, run {options.rounds} rounds with them and remove them?"
+        f"Create {options.devices} things {swarm}-00001 ... with a certificate each and the thing group"
+        f" {swarm} in the account of the stack {options.stack}, run {options.rounds} rounds with them, and"
+        " remove them?"
     )
     if options.output == "json" or not sys.stdin.isatty():
         message = f"no terminal to ask: {what} Add --yes"
@@ -190,12 +193,29 @@ def _forget(cloud: SwarmCloud, report: Callable[[str], None]) -> None:
                 return
 
 
+@contextmanager
+def _output_folder(folder: Path) -> Iterator[None]:
+    """Create the folder of the files before anything else; remove it again if it stays empty."""
+    with _writing(folder):
+        folder.mkdir(parents=True)
+    try:
+        yield
+    finally:
+        if not any(folder.iterdir()):
+            folder.rmdir()
+
+
 def _write(folder: Path, files: Mapping[str, bytes]) -> None:
     """Write files. Raises SwarmOptionError."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
+    with _writing(folder):
         for name, content in files.items():
             write_atomically(folder / name, content)
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         message = f"--out {folder} cannot be written to: {error.strerror}"
         raise SwarmOptionError(message) from error
@@ -203,39 +223,10 @@ def _write(folder: Path, files: Mapping[str, bytes]) -> None:
 
 def _draw(report: SwarmReport) -> None:
     """Print a report as text."""
-    headings = (
-        "ROUND",
-        "STATE",
-        "REPLIED",
-        "P50",
-        "P95",
-        "P99",
-        "ANNOUNCE",
-        "TRAIN",
-        "REPLIES",
-        "AVERAGE",
-        "S",
-    )
-    rows = [
-        (
-            f"{one.round}" if one.attempt == 1 else f"{one.round}.{one.attempt}",
-            one.state if one.exact else f"{one.state}, NOT EXACT" if one.state == "CLOSED" else one.state,
-            f"{one.replied}/{one.asked}",
-            *(
-                (f"{one.turnaround.p50:.1f}", f"{one.turnaround.p95:.1f}", f"{one.turnaround.p99:.1f}")
-                if one.turnaround
-                else ("-", "-", "-")
-            ),
-            f"{one.announce_seconds:.1f}",
-            f"{one.train_seconds:.1f}",
-            f"{one.reply_seconds:.1f}",
-            f"{one.averaging_seconds:.1f}",
-            f"{one.seconds:.1f}",
-        )
-        for one in report.rounds
-    ]
-    show(table(*headings, rows=rows, justify="right"))
-    show(table("FIGURE", "VALUE", rows=list(_figures(report))))
+    parts = ("ANNOUNCE", "TRAIN", "REPLIES", "AVERAGE", "SECONDS")
+    headings = ("ROUND", "STATE", "REPLIED", "P50", "P95", "P99", *parts)
+    show(table(*headings, rows=[_row(one) for one in report.rounds], justify="right"))
+    show(table("FIGURE", "VALUE", rows=[(name, value) for name, value in _figures(report).items() if value]))
     for note in report.notes:
         say(f"note: {note}")
     if report.state != RunState.SUCCEEDED:
@@ -243,48 +234,55 @@ def _draw(report: SwarmReport) -> None:
     say(f"bottleneck: {report.bottleneck}")
 
 
-def _figures(report: SwarmReport) -> Iterator[tuple[str, str]]:
-    """Yield the lines of the second table."""
+def _row(one: RoundOfSwarm) -> tuple[str, ...]:
+    """Return the cells of a round."""
+    found = one.turnaround
+    parts = (
+        *((found.p50, found.p95, found.p99) if found else (0.0, 0.0, 0.0)),
+        one.announce_seconds,
+        one.train_seconds,
+        one.reply_seconds,
+        one.averaging_seconds,
+        one.seconds,
+    )
+    return (
+        f"{one.round}" if one.attempt == 1 else f"{one.round}.{one.attempt}",
+        f"{one.state}, NOT EXACT" if one.state == State.CLOSED and not one.exact else one.state,
+        f"{one.replied}/{one.asked}",
+        *(f"{value:.1f}" for value in parts),
+    )
+
+
+def _figures(report: SwarmReport) -> dict[str, str]:
+    """Return the lines of the second table; an empty value stands for an unknown figure."""
     verdict = "each counted exactly once" if report.exact else "NOT each counted exactly once"
-    yield (
-        "replies",
-        f"{report.replies_counted} counted of {report.replies_sent} devices that completed, {verdict}"
-        f" ({report.completions} completions sent)",
-    )
-    if report.turnaround:
-        found = report.turnaround
-        yield "turnaround", f"p50 {found.p50:.2f} s, p95 {found.p95:.2f} s, p99 {found.p99:.2f} s"
-    rates = report.messages
-    yield (
-        "MQTT messages",
-        f"from devices {rates.sent} ({rates.sent_per_second:.0f} a second, at most"
-        f" {rates.most_sent_per_second:.0f}), to devices {rates.received}"
-        f" ({rates.received_per_second:.0f}, at most {rates.most_received_per_second:.0f})",
-    )
+    took, rates, requests, churn = report.turnaround, report.messages, report.dynamodb, report.churn
     replies = max(1, report.replies_counted)
-    for name, time_ in report.functions.items():
-        yield (
-            f"function {name}",
-            f"{time_.billed_seconds:.1f} s billed in {time_.calls} calls,"
-            f" {1000 * time_.billed_seconds / replies:.0f} ms per reply",
-        )
-    if report.dynamodb:
-        found_requests = report.dynamodb
-        yield (
-            "DynamoDB requests",
-            f"{found_requests.per_device_round:.2f} per reply: {found_requests.reads_per_device_round:.2f} reads,"
-            f" {found_requests.transactions_per_device_round:.2f} transactions",
-        )
-    used = ", ".join(f"{name} {cores:.2f}" for name, cores in sorted(report.load.groups.items()))
-    yield "busy cores", f"{report.load.machine:.2f} of {report.load.cores} ({used})"
-    yield "replies in the queue", f"{report.load.queued:.0f} on average, at most {report.load.most_queued}"
-    churn = report.churn
-    yield (
-        "churn",
-        f"{churn.vanished} vanished, {churn.returned} came back, {churn.lost} connections lost,"
+    cores = ", ".join(f"{name} {used:.2f}" for name, used in sorted(report.load.groups.items()))
+    functions = {
+        f"function {name}": f"{used.billed_seconds:.1f} s billed in {used.calls} calls,"
+        f" {1000 * used.billed_seconds / replies:.0f} ms per reply"
+        for name, used in report.functions.items()
+    }
+    return {
+        "replies": f"{report.replies_counted} counted of {report.replies_sent} devices that completed,"
+        f" {verdict} ({report.completions} completions sent)",
+        "turnaround": f"p50 {took.p50:.2f} s, p95 {took.p95:.2f} s, p99 {took.p99:.2f} s" if took else "",
+        "MQTT messages": f"from devices {rates.sent} ({rates.sent_per_second:.0f} a second, at most"
+        f" {rates.most_sent_per_second:.0f}), to devices {rates.received} ({rates.received_per_second:.0f},"
+        f" at most {rates.most_received_per_second:.0f})",
+        **functions,
+        "DynamoDB requests": f"{requests.per_device_round:.2f} per reply:"
+        f" {requests.reads_per_device_round:.2f} reads,"
+        f" {requests.transactions_per_device_round:.2f} transactions"
+        if requests
+        else "",
+        "busy cores": f"{report.load.machine:.2f} of {report.load.cores} ({cores})",
+        "replies in the queue": f"{report.load.queued:.0f} on average, at most {report.load.most_queued}",
+        "churn": f"{churn.vanished} vanished, {churn.returned} came back, {churn.lost} connections lost,"
         f" {churn.repeated} announcements repeated, {churn.failed_transfers} transfers failed",
-    )
-    yield "connecting", f"{report.connect_seconds:.1f} s for {report.devices} devices"
+        "connecting": f"{report.connect_seconds:.1f} s for {report.devices} devices",
+    }
 
 
 def main(*, habits: Mapping[str, Any], **options: Any) -> None:

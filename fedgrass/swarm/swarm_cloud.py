@@ -85,6 +85,7 @@ def things_of_embedded_cloud(  # noqa: PLR0913 - the cloud, its stack, and what 
     swarm: str,
     devices: int,
     *,
+    stack: str = STACK,
     report: Callable[[str], None],
 ) -> Iterator[SwarmCloud]:
     """Create things in a running embedded cloud, and serve their credentials."""
@@ -108,12 +109,12 @@ def things_of_embedded_cloud(  # noqa: PLR0913 - the cloud, its stack, and what 
         operator = Operator(cloud.client, outputs)
         meter = RequestMeter(cloud.request_counts, cloud.client("dynamodb"))
         yield SwarmCloud(
-            cloud.client, outputs, operator, address, made, STACK, embedded=True, created=True, meter=meter
+            cloud.client, outputs, operator, address, made, stack, embedded=True, created=True, meter=meter
         )
 
 
 @contextmanager
-def deployed_swarm_cloud(
+def deployed_swarm_cloud(  # noqa: PLR0913 - the stack, and what the swarm is
     stack: str, folder: Path, swarm: str, devices: int, *, things: Path | None, report: Callable[[str], None]
 ) -> Iterator[SwarmCloud]:
     """Use a deployed stack, with things of a folder or with things that are removed at the end.

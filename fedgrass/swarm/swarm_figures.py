@@ -54,7 +54,7 @@ class RoundOfSwarm(Struct, frozen=True, kw_only=True):
     reply_seconds: float  # from the end of the announcements until the averaging began
     averaging_seconds: float
     seconds: float  # from the selection of the devices until the round was closed
-    train_ends: tuple[float, ...] = ()  # turnarounds, for the picture
+    turnarounds: tuple[float, ...] = ()  # of the counted replies, in seconds
 
 
 class MessageRates(Struct, frozen=True, kw_only=True):
@@ -86,7 +86,7 @@ def percentiles(seconds: Sequence[float]) -> Percentiles | None:
 
 
 def mark_error(model_mark: float, marks: Sequence[int]) -> float:
-    """Return the difference between the model's mark and the mean of ``marks``, relative to that (at least 1).
+    """Return the difference between the model's mark and the mean of ``marks``, relative to the mean.
 
     Each update has the mark of its device: a reply that was averaged twice, or left out, moves the mean.
     """
@@ -146,7 +146,7 @@ def round_figures(
         reply_seconds=round(max(0.0, ended / 1000 - averaging - announced), 3),
         averaging_seconds=round(averaging, 3),
         seconds=round((ended - begun) / 1000, 3),
-        train_ends=tuple(round(value, 3) for value in turnarounds),
+        turnarounds=tuple(round(value, 3) for value in turnarounds),
     )
 
 
@@ -281,10 +281,11 @@ def bottleneck(load: Load) -> str:
             " or use another machine for the devices"
         )
     if load.machine >= _MACHINE_FULL * load.cores:
-        most = max(load.groups, key=lambda name: load.groups[name], default="other programs")
+        groups = {**load.groups, "other programs": load.machine - sum(load.groups.values())}
+        most = max(groups, key=lambda name: groups[name])
         return (
             f"the processors of this machine: {load.machine:.2f} of {load.cores} cores busy, most of all"
-            f" with: {most} ({shares})"
+            f" by: {most} ({shares})"
         )
     if cloud >= _SATURATED:
         return (
@@ -300,5 +301,5 @@ def bottleneck(load: Load) -> str:
     if load.train_share >= 0.5:  # noqa: PLR2004 - most of the time
         return f"the devices' own work: {load.train_share:.0%} of a round's time"
     if load.most_queued > _WAITING:
-        return f"the functions that count replies: up to {load.most_queued} replies waited ({shares or 'on AWS'})"
+        return f"the functions that count replies: up to {load.most_queued} waited ({shares or 'on AWS'})"
     return f"nothing was saturated ({shares or 'on AWS'}; at most {load.most_queued} replies waited)"

@@ -89,12 +89,12 @@ class Watch:
     def look(self) -> Look:
         """Return the present measures."""
         self._used.update(processor_times())
-        total: Counter[str] = Counter()
+        total: dict[str, float] = {}
         for group, seconds in self._used.values():
-            total[group] += seconds
+            total[group] = total.get(group, 0.0) + seconds
         machine = psutil.cpu_times()
         busy = sum(machine) - machine.idle - getattr(machine, "iowait", 0.0)
-        return Look(at=time.time(), processor=dict(total), busy=busy, queued=self._queued())
+        return Look(at=time.time(), processor=total, busy=busy, queued=self._queued())
 
     def _queued(self) -> int:
         names: Any = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
@@ -111,7 +111,7 @@ def processor_times() -> dict[int, tuple[str, float]]:
     found = {own.pid: (COMMAND, _seconds(own))}
     for child in own.children():
         command = _command(child)
-        if "fedgrass.swarm.swarm_process" in command:
+        if "fedgrass.swarm.devices.swarm_process" in command:
             found[child.pid] = (CLIENT, _seconds(child))
         elif "fedgrass.local.aws.ministack_process" in command:
             found[child.pid] = (CLOUD, _seconds(child))

@@ -17,7 +17,7 @@ from fedgrass.federation.rounds import State
 from fedgrass.federation.runs import LIVING, Run
 from fedgrass.federation.settings import RunSettings
 from fedgrass.swarm.crowd_processes import CrowdProcesses
-from fedgrass.swarm.prepared_updates import initial_model
+from fedgrass.swarm.devices.prepared_updates import initial_model
 from fedgrass.swarm.swarm_cloud import SwarmCloud
 from fedgrass.swarm.swarm_errors import SwarmError
 from fedgrass.swarm.swarm_figures import (
@@ -251,7 +251,7 @@ def _measured(  # noqa: PLR0913, PLR0917 - what was measured
         mark = _mark(cloud, run.name, record.round.number) if made else None
         rounds.append(round_figures(record, replies, marks, mark))
     closed = [one for one in rounds if one.state == State.CLOSED]
-    notes = []
+    notes: list[str] = []
     functions = _functions(cloud, since, notes)
     counted = sum(one.replied for one in closed)
     seconds = sum(one.seconds for one in closed)
@@ -267,7 +267,7 @@ def _measured(  # noqa: PLR0913, PLR0917 - what was measured
     )
     if not requests:
         notes.append(
-            "CloudWatch shows requests to DynamoDB only some minutes later, or these credentials may not read it"
+            "requests to DynamoDB: CloudWatch shows them minutes later, or refuses these credentials"
         )
     last = samples[-1] if samples else Sample(at=until)
     if last.error:
@@ -283,7 +283,7 @@ def _measured(  # noqa: PLR0913, PLR0917 - what was measured
         megabytes=plan.habits.megabytes,
         connect_seconds=round(connect_seconds, 3),
         rounds=tuple(rounds),
-        turnaround=percentiles([value for one in closed for value in one.train_ends]),
+        turnaround=percentiles([value for one in closed for value in one.turnarounds]),
         replies_sent=sum(one.completed for one in closed),
         replies_counted=counted,
         completions=sum(one.completions for one in closed),

@@ -12,7 +12,7 @@ from fedgrass.federation import round_metrics
 from fedgrass.federation.errors import LostRace
 from fedgrass.federation.messages import CarriedFile, Completion
 from fedgrass.federation.ports import RoundStore
-from fedgrass.federation.rounds import TRANSITIONS, Event, Participant, Participation, Round, State
+from fedgrass.federation.rounds import TRANSITIONS, Event, Move, Participant, Participation, Round, State
 from fedgrass.federation.runs import Progress, Run, RunAction, RunState
 from fedgrass.federation.settings import RunSettings
 
@@ -1017,3 +1017,56 @@ def test_a_reply_is_held_in_a_round_that_has_ended_once(
     with pytest.raises(LostRace):  # the round is not in the state that was read
         store.move_later(msgspec.structs.replace(first, state=State.OPEN), held, Participation.LATE, {})
     assert store.participant(first, "thing-0") == held
+
+
+def test_a_round_is_read_with_some_of_its_participants(store: RoundStore, opened: Round) -> None:
+    store.count_reply(opened, as_read("thing-1"), a_reply(), NOW + 9)
+    round_, parts = store.round_with("run-1", 1, 1, ("thing-0", "thing-1", "stranger"))
+    assert round_ == current(store)
+    assert {name: part.state for name, part in parts.items()} == {
+        "thing-0": Participation.ASKED,
+        "thing-1": Participation.REPLIED,
+    }
+    assert parts["thing-1"] == store.participant(opened, "thing-1")
+    assert store.round_with("run-1", 2, 1, ("thing-0",)) == (None, {})
+
+
+def test_participants_that_move_together_are_counted_together(store: RoundStore, opened: Round) -> None:
+    reply = round_metrics.reply_fields(a_reply(), NOW + 9)
+    store.move_together(
+        opened,
+        [
+            Move(as_read("thing-0"), Participation.ACCEPTED, {"reason": ""}),
+            Move(as_read("thing-1"), Participation.REPLIED, {**reply, "group": 1}),
+            Move(as_read("thing-2"), Participation.DECLINED, {"reason": "busy"}),
+        ],
+    )
+    now = current(store)
+    assert (now.accepted, now.replied, now.declined) == (2, 1, 1)
+    for name, count in round_metrics.tally(store.participants(opened)).items():
+        assert getattr(now, name) == count
+    assert [part.device for part in store.members(opened, 1)] == ["thing-1"]
+
+
+@pytest.mark.parametrize("change", ["participant", "round"])
+def test_participants_move_together_or_not_at_all(store: RoundStore, opened: Round, change: str) -> None:
+    if change == "participant":
+        store.move_participant(opened, as_read("thing-1"), Participation.DECLINED, "busy")
+    else:
+        store.move(opened, Event.GIVEN_UP)
+    before = (current(store), list(store.participants(opened)))
+    reply = round_metrics.reply_fields(a_reply(), NOW + 9)
+    with pytest.raises(LostRace):
+        store.move_together(
+            opened, [Move(as_read(f"thing-{n}"), Participation.REPLIED, reply) for n in range(3)]
+        )
+    assert (current(store), list(store.participants(opened))) == before
+
+
+def test_of_several_workers_that_move_the_same_participants_one_does(
+    store: RoundStore, opened: Round
+) -> None:
+    reply = round_metrics.reply_fields(a_reply(), NOW + 9)
+    moves = [Move(as_read(f"thing-{n}"), Participation.REPLIED, reply) for n in range(3)]
+    assert race(lambda _: store.move_together(opened, moves)) == 1
+    assert current(store).replied == 3

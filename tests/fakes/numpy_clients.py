@@ -48,7 +48,7 @@ class NumpyClients:
     def _train(self, work: ClientWork, model: bytes) -> ClientUpdate:
         if work.device.name in self._failing:
             return ClientUpdate(Failure(reason="ValueError: no data"))
-        weight = decode(model)["weight"]
+        weight = np.asarray(decode(model)["weight"], np.float32)
         target = np.float32(work.device.share + work.seed % 100 / 1000)
         loss = float(np.abs(weight - target).mean())
         trains = work.announcement.work == "train"

@@ -2,7 +2,8 @@
 
 import base64
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, TypeVar, cast
 
@@ -80,6 +81,7 @@ class SmallFleet:
         self.journal = MemoryLog()
         self.log = self.journal.lines
         self.counter = CallCounter()
+        self._held: list[Mapping[str, object]] | None = None  # messages of the batch being collected
         self.lease_seconds = lease_seconds
         self.scale = scale or Scale()
         self.tasks = "digits"  # of every device, comma-separated
@@ -229,12 +231,33 @@ class SmallFleet:
         return self.remind()
 
     def deliver(self, body: Mapping[str, object]) -> bool:
-        event = {"Records": [{"messageId": "1", "body": json.dumps(body)}]}
-        advance = partial(averager.advance, self.cloud)
-        answer = each_record(event, self.journal, partial(averager.take, self.cloud), advance)
+        if self._held is not None:
+            self._held.append(body)
+            return True
+        return not self.deliver_batch([body])
+
+    @contextmanager
+    def as_batch(self) -> Iterator[None]:
+        """Deliver the messages that are sent meanwhile as one batch at the end."""
+        held: list[Mapping[str, object]] = []
+        self._held = held
+        yield
+        self._held = None
+        assert not self.deliver_batch(held), "messages have to be retried"
+
+    def deliver_batch(self, bodies: Sequence[Mapping[str, object]]) -> list[int]:
+        """Deliver messages as one batch; return the positions of those that have to be retried."""
+        records = [{"messageId": str(n), "body": json.dumps(body)} for n, body in enumerate(bodies)]
+        answer = each_record(
+            {"Records": records},
+            self.journal,
+            partial(averager.take, self.cloud),
+            partial(averager.advance, self.cloud),
+            together=partial(averager.take_together, self.cloud),
+        )
         failures = [line for line in self.log if line.startswith("failed:")]
         assert not failures, failures
-        return answer == {"batchItemFailures": []}
+        return [int(failed["itemIdentifier"]) for failed in answer["batchItemFailures"]]
 
     def model(self, number: int, name: str = RUN) -> dict[str, NDArray[np.generic]]:
         """Return the arrays of the model of a round."""

@@ -9,7 +9,7 @@ import pytest
 from tests.guards.cloud_files import template
 
 _CALLS = re.compile(
-    r"self\._client\.([a-z]+_item)\(|get_paginator\(\"([a-z]+)\"\)|\"(Put|Update|Delete|ConditionCheck)\":"
+    r"self\._client\.([a-z_]+_item)\(|get_paginator\(\"([a-z]+)\"\)|\"(Put|Update|Delete|ConditionCheck)\":"
 )
 
 

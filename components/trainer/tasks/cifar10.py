@@ -32,13 +32,13 @@ class Cifar10(PartitionedTask):
     def __init__(self, folder: str = "", **partition_options: Option) -> None:
         partition = parse_partition("cifar10", partition_options, own=("folder",))
         publication = Publication("cifar10", "CIFAR-10 (binary version)", ADDRESS, folder)
-        images, labels = read_examples(publication, TRAINING)
+        images, labels = publication.once("train", lambda: read_examples(publication, TRAINING))
         super().__init__(
             make_model,
             (images, labels),
-            partition.places(labels.tolist()),
+            partition.places(publication.once("labels", labels.tolist)),
             local_held_out=_LOCAL_HELD_OUT,
-            read_test=lambda: read_examples(publication, _TEST),
+            read_test=lambda: publication.once("test", lambda: read_examples(publication, _TEST)),
             defaults=_DEFAULTS,
         )
 

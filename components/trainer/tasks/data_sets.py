@@ -6,12 +6,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import TypeVar
 
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from components.runtime.component_errors import ConfigurationError
+from components.trainer.tasks.partition import Option
+from components.trainer.tasks.shared_reads import read_once
 from components.trainer.training import TorchTask, TrainingSettings
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -78,6 +83,10 @@ class Publication:
             message = f"task {self.task!r} cannot read {path}: {error.strerror}"
             raise ConfigurationError(message) from error
 
+    def once(self, part: str, read: Callable[[], T]) -> T:
+        """Return what ``read`` returns; the virtual devices of one process share it (shared_reads.py)."""
+        return read_once((self, part), read)
+
     def damaged(self, path: Path, how: str) -> ConfigurationError:
         """Return the error for a file that differs from the published one; ``how`` is a relative clause."""
         return ConfigurationError(f"task {self.task!r} cannot use {path}, {how}: {self._way_out}")
@@ -94,7 +103,8 @@ class PartitionedTask(TorchTask):
         make_model: as for ``TorchTask``.
         examples: inputs and targets of all devices; tensors of shapes (n, ...) and (n,).
         places: indices of this device's examples, in random order.
-        local_held_out: fraction of the share, 0 to 1, that the device evaluates on; at least one example.
+        local_held_out: fraction of the share, 0 to 1, that the device evaluates on: at least one example
+            unless it is 0.
         read_test: returns inputs and targets of examples that no device trains on; called on first use.
         defaults: as for ``TorchTask``.
     """
@@ -109,13 +119,32 @@ class PartitionedTask(TorchTask):
         read_test: Callable[[], tuple[Tensor, Tensor]],
         defaults: TrainingSettings,
     ) -> None:
-        cut = max(1, round(len(places) * local_held_out))
+        cut = max(1, round(len(places) * local_held_out)) if local_held_out else 0
         training, held_out = (
             TensorDataset(*(part[list(chosen)] for part in examples))
             for chosen in (places[cut:], places[:cut])
         )
         test = cache(lambda: TensorDataset(*read_test()))
         super().__init__(make_model, training, held_out, defaults=defaults, test=test)
+
+
+def parse_local_held_out(task: str, value: Option) -> float:
+    """Return the task's option ``local_held_out``, which may be given as a string.
+
+    Raises:
+        ConfigurationError: it is no number from 0 to below 1.
+    """
+    try:
+        fraction = float(value)
+    except ValueError:
+        fraction = -1.0
+    if not 0 <= fraction < 1:
+        message = (
+            f"task {task!r} has local_held_out {value!r}: it is the fraction of a share that the device"
+            " evaluates on, a number from 0 to below 1"
+        )
+        raise ConfigurationError(message)
+    return fraction
 
 
 class Pixels(nn.Module):

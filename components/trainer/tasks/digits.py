@@ -13,6 +13,7 @@ from torch import nn
 from components.runtime.component_errors import ConfigurationError
 from components.trainer.tasks.data_sets import PartitionedTask
 from components.trainer.tasks.partition import SEED, Option, parse_partition, shuffled
+from components.trainer.tasks.shared_reads import read_once
 from components.trainer.training import TrainingSettings
 
 _FILE = "sklearn/datasets/data/digits.csv.gz"
@@ -32,7 +33,7 @@ class Digits(PartitionedTask):
 
     def __init__(self, **partition_options: Option) -> None:
         partition = parse_partition("digits", partition_options)
-        images, labels = read_digits()
+        images, labels = read_once("digits", read_digits)
         order = shuffled(range(len(labels)), SEED)
         cut = round(len(order) * _HELD_OUT)
         held_out, rest = order[:cut], order[cut:]

@@ -1,7 +1,8 @@
 """MNIST: 70,000 handwritten digits of 28 x 28 pixels (LeCun, Cortes, Burges), from its four IDX files.
 
-There are two models, each with the training settings that it was published with: ``cnn``, a small
-convolutional network (the usual benchmark of serverless federated learning), and ``mlp``, linear layers only.
+There are three models, each with the training settings that it was published with: ``cnn``, a small
+convolutional network (the usual benchmark of serverless federated learning), ``mlp``, linear layers only, and
+``linear``, logistic regression (Li et al., "Federated Optimization in Heterogeneous Networks", MLSys 2020).
 """
 
 from pathlib import Path
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from components.runtime.component_errors import ConfigurationError
-from components.trainer.tasks.data_sets import PartitionedTask, Pixels, Publication
+from components.trainer.tasks.data_sets import PartitionedTask, Pixels, Publication, parse_local_held_out
 from components.trainer.tasks.partition import Option, parse_partition
 from components.trainer.training import TrainingSettings
 
@@ -24,6 +25,7 @@ _BYTES = 8  # the IDX type of unsigned bytes
 _DEFAULTS = {
     "cnn": TrainingSettings(epochs=10, learning_rate=0.01, momentum=0.5, batch_size=50),
     "mlp": TrainingSettings(epochs=8, learning_rate=1e-4, momentum=0.9, batch_size=64),
+    "linear": TrainingSettings(epochs=1, learning_rate=0.03, momentum=0.0, batch_size=10),
 }
 
 
@@ -32,23 +34,30 @@ class Mnist(PartitionedTask):
 
     Args:
         folder: where the four files are, plain or compressed by gzip.
-        model: ``cnn`` or ``mlp``.
+        model: ``cnn``, ``mlp`` or ``linear``.
+        local_held_out: fraction of the share that the device evaluates on; 0: it trains on all of it.
         partition_options: fields of :class:`~components.trainer.tasks.partition.Partition`.
     """
 
-    def __init__(self, folder: str = "", model: str = "cnn", **partition_options: Option) -> None:
-        partition = parse_partition("mnist", partition_options, own=("folder", "model"))
-        if model not in _DEFAULTS:
-            message = f"task 'mnist' has no model {model!r}: use {' or '.join(_DEFAULTS)}"
+    def __init__(
+        self,
+        folder: str = "",
+        model: str = "cnn",
+        local_held_out: float | str = _LOCAL_HELD_OUT,
+        **partition_options: Option,
+    ) -> None:
+        partition = parse_partition("mnist", partition_options, own=("folder", "model", "local_held_out"))
+        if model not in _MODELS:
+            message = f"task 'mnist' has no model {model!r}: use {', '.join(_MODELS)}"
             raise ConfigurationError(message)
         publication = Publication("mnist", "MNIST", ADDRESS, folder)
-        images, labels = read_examples(publication, "train")
+        images, labels = publication.once("train", lambda: read_examples(publication, "train"))
         super().__init__(
-            make_cnn if model == "cnn" else make_mlp,
+            _MODELS[model],
             (images, labels),
-            partition.places(labels.tolist()),
-            local_held_out=_LOCAL_HELD_OUT,
-            read_test=lambda: read_examples(publication, "t10k"),
+            partition.places(publication.once("labels", labels.tolist)),
+            local_held_out=parse_local_held_out("mnist", local_held_out),
+            read_test=lambda: publication.once("test", lambda: read_examples(publication, "t10k")),
             defaults=_DEFAULTS[model],
         )
 
@@ -85,6 +94,14 @@ def make_mlp() -> nn.Module:
         nn.ReLU(),
         nn.Linear(64, 10),
     )
+
+
+def make_linear() -> nn.Module:
+    """Return one linear layer, 784 to 10: 7,850 parameters."""
+    return nn.Sequential(Pixels(0.0, 1.0), nn.Flatten(), nn.Linear(784, 10))
+
+
+_MODELS = {"cnn": make_cnn, "mlp": make_mlp, "linear": make_linear}
 
 
 def read_examples(publication: Publication, part: str) -> tuple[Tensor, Tensor]:

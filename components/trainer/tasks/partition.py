@@ -15,6 +15,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from components.runtime.component_errors import ConfigurationError
+from components.trainer.tasks.shared_reads import fingerprint, read_once, reads_are_shared
 
 SEED = 20_260_101
 SHARE, SHARES = "share", "shares"  # options of tasks that split a data set
@@ -62,13 +63,7 @@ class Partition(Struct, frozen=True, kw_only=True):
         Raises:
             ConfigurationError: there are fewer values than the split needs, or none is left for this share.
         """
-        ways = {
-            "iid": self._iid,
-            "label": self._by_label,
-            "dirichlet": self._dirichlet,
-            "column": self._by_column,
-        }
-        found = ways[self.split](values)
+        found = self._split_of(values).share(self.share)
         if not found:
             message = (
                 f"share {self.share} of {self.shares} (split {self.split!r}) gets none of the"
@@ -77,45 +72,100 @@ class Partition(Struct, frozen=True, kw_only=True):
             raise ConfigurationError(message)
         return found
 
-    def _iid(self, values: Sequence[Hashable]) -> list[int]:
-        return shuffled(range(len(values)), self.split_seed)[self.share :: self.shares]
+    def _split_of(self, values: Sequence[Hashable]) -> "_Split":
+        whole = msgspec.structs.replace(self, share=0)
+        if not reads_are_shared():
+            return _SPLITS[self.split](whole, values)
+        key = "split", whole, len(values), fingerprint(values)
+        return read_once(key, lambda: _SPLITS[self.split](whole, values))
 
-    def _by_label(self, values: Sequence[Hashable]) -> list[int]:
-        groups = _groups(values, self.split_seed)
-        labels, each = list(groups), self.labels_per_device
+
+class _Split:
+    """How a data set is split; ``share`` returns the indices of any share."""
+
+    def __init__(self, partition: Partition, values: Sequence[Hashable]) -> None:
+        self._partition = partition
+        self._count = len(values)
+
+    def share(self, number: int) -> list[int]:
+        raise NotImplementedError
+
+
+class _Iid(_Split):
+    def __init__(self, partition: Partition, values: Sequence[Hashable]) -> None:
+        super().__init__(partition, values)
+        self._order = shuffled(range(len(values)), partition.split_seed)
+
+    def share(self, number: int) -> list[int]:
+        return self._order[number :: self._partition.shares]
+
+
+class _ByLabel(_Split):
+    def __init__(self, partition: Partition, values: Sequence[Hashable]) -> None:
+        super().__init__(partition, values)
+        self._groups = _groups(values, partition.split_seed)
+        labels, each = list(self._groups), partition.labels_per_device
         if each > len(labels):
             message = f"labels_per_device is {each}, but the data have only {len(labels)} labels"
             raise ConfigurationError(message)
         # Labels are assigned in turn until every device has ``each`` of them.
-        holders: dict[Hashable, list[int]] = {label: [] for label in labels}
-        for turn in range(self.shares * each):
-            holders[labels[turn % len(labels)]].append(turn // each)
-        own = [
+        self._holders: dict[Hashable, list[int]] = {label: [] for label in labels}
+        self._labels: dict[int, list[tuple[Hashable, int]]] = {}  # of each device, with its place among them
+        for turn in range(partition.shares * each):
+            label, device = labels[turn % len(labels)], turn // each
+            self._labels.setdefault(device, []).append((label, len(self._holders[label])))
+            self._holders[label].append(device)
+
+    def share(self, number: int) -> list[int]:
+        own = dict(self._labels[number])
+        found = [
             place
-            for label, devices in holders.items()
-            if self.share in devices
-            for place in groups[label][devices.index(self.share) :: len(devices)]
+            for label, devices in self._holders.items()
+            if label in own
+            for place in self._groups[label][own[label] :: len(devices)]
         ]
-        return shuffled(own, self.split_seed)
+        return shuffled(found, self._partition.split_seed)
 
-    def _dirichlet(self, values: Sequence[Hashable]) -> list[int]:
-        generator = random.Random(self.split_seed)  # noqa: S311 - not used for security
-        groups = list(_groups(values, self.split_seed).values())
-        concentrations = [self.alpha * len(group) / len(values) for group in groups]
-        own: list[int] = []
-        for share in range(self.share + 1):  # every earlier share is drawn too: it uses up examples
-            size = len(values) // self.shares + (share < len(values) % self.shares)
-            mixture = _draw_dirichlet(concentrations, generator)
-            own = [_draw_one(groups, mixture, generator) for _ in range(size)]
-        return own
 
-    def _by_column(self, values: Sequence[Hashable]) -> list[int]:
-        groups = _groups(values, self.split_seed)
-        if len(groups) < self.shares:
-            message = f"{self.shares} shares by a column that has only {len(groups)} values: use fewer shares"
+class _Dirichlet(_Split):
+    def __init__(self, partition: Partition, values: Sequence[Hashable]) -> None:
+        super().__init__(partition, values)
+        self._generator = random.Random(partition.split_seed)  # noqa: S311 - not used for security
+        self._groups = list(_groups(values, partition.split_seed).values())
+        self._concentrations = [partition.alpha * len(group) / len(values) for group in self._groups]
+        self._drawn: list[list[int]] = []
+
+    def share(self, number: int) -> list[int]:
+        count, shares = self._count, self._partition.shares
+        for share in range(len(self._drawn), number + 1):  # every earlier share uses up examples
+            size = count // shares + (share < count % shares)
+            mixture = _draw_dirichlet(self._concentrations, self._generator)
+            self._drawn.append([_draw_one(self._groups, mixture, self._generator) for _ in range(size)])
+        return self._drawn[number]
+
+
+class _ByColumn(_Split):
+    def __init__(self, partition: Partition, values: Sequence[Hashable]) -> None:
+        super().__init__(partition, values)
+        groups = _groups(values, partition.split_seed)
+        if len(groups) < partition.shares:
+            message = (
+                f"{partition.shares} shares by a column that has only {len(groups)} values: use fewer shares"
+            )
             raise ConfigurationError(message)
-        own = list(groups.values())[self.share :: self.shares]
-        return shuffled([place for group in own for place in group], self.split_seed)
+        self._own = list(groups.values())
+
+    def share(self, number: int) -> list[int]:
+        own = self._own[number :: self._partition.shares]
+        return shuffled([place for group in own for place in group], self._partition.split_seed)
+
+
+_SPLITS: dict[str, type[_Split]] = {
+    "iid": _Iid,
+    "label": _ByLabel,
+    "dirichlet": _Dirichlet,
+    "column": _ByColumn,
+}
 
 
 def parse_partition(task: str, options: Mapping[str, Option], own: Sequence[str] = ()) -> Partition:

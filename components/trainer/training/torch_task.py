@@ -3,6 +3,7 @@
 import copy
 import os
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from components.trainer.training.arrays import canonical, check_finite_state, lo
 from components.trainer.training.batches import Collate, Loading, Samples, Source
 from components.trainer.training.hooks import Hooks
 from components.trainer.training.local_training import LocalTraining, explain_batch_norm, trained_parameters
-from components.trainer.training.losses import Measures, as_loss, default_loss, loss_of
+from components.trainer.training.losses import Loss, Measures, as_loss, default_loss, loss_of
 from components.trainer.training.precision import accept_float32, choose_device
 from components.trainer.training.sgd import TrainingSettings, parse_plain_settings, parse_training_settings
 from components.trainer.training.source_location import caller_location, work_failed
@@ -29,6 +30,27 @@ from fedgrass.federation.weights import Arrays
 from fedgrass.federation.weights.array_sharing import Sharing
 
 _FIRST_BATCH = 32  # examples
+
+
+@dataclass(frozen=True)
+class TrainingParts:
+    """What a task trains with, for a training of several devices at a time (fedgrass/simulation/clients).
+
+    Attributes:
+        model: the task's module, on ``device``.
+        loss: of a batch.
+        loading: how examples become batches.
+        device: where it computes.
+        defaults: the settings that a run does not choose.
+        location: of the task in the user's file, for messages.
+    """
+
+    model: nn.Module
+    loss: Loss
+    loading: Loading
+    device: torch.device
+    defaults: TrainingSettings
+    location: str
 
 
 class TorchTask(Hooks):
@@ -155,8 +177,11 @@ class TorchTask(Hooks):
 
     def evaluate(self, weights: Arrays) -> Evaluation:
         """Evaluate a model on the held-out examples; ``losses.Measures`` describes the metrics."""
+        samples = self._read(self._held_out)
+        if not batches.length(samples):
+            return Evaluation(0)
         load_arrays(self._model, weights)
-        return self.measure(self._read(self._held_out))
+        return self.measure(samples)
 
     def evaluate_held_out(self, weights: Arrays) -> Evaluation:
         """Evaluate a model on the test examples, as ``fedgrass demo`` does with each global model."""
@@ -234,17 +259,31 @@ class TorchTask(Hooks):
         stop: Stop,
         correction: Arrays | None = None,
     ) -> Fit:
-        examples = self._read(self._training) if self._counted is None else self._counted
-        self._counted = None
         return self._trainer.run(
             weights,
             chosen,
             report,
             stop,
-            examples=examples,
+            examples=self.take_examples(),
             read_held_out=lambda: self._read(self._held_out),
             correction=correction,
         )
+
+    def training_parts(self) -> TrainingParts:
+        """Return what this task trains with."""
+        return TrainingParts(
+            self._model, self._loss, self._loading, self._device, self._defaults, self._location
+        )
+
+    def take_examples(self) -> Samples:
+        """Return the training examples as the next ``fit`` would read them."""
+        examples = self._read(self._training) if self._counted is None else self._counted
+        self._counted = None
+        return examples
+
+    def class_weights(self, examples: Samples) -> Tensor:
+        """Return the balanced weight of each class, float32 of shape (classes,)."""
+        return self._trainer.class_weights(examples)
 
     def features(self) -> Iterator[Mapping[str, Any]]:
         """Yield the training examples as features, in batches; see ``tasks.task.StatisticsTask``.

@@ -105,8 +105,11 @@ class ScaffoldTraining:
 
     def fit(self, model: Arrays, settings: Settings, report: Report, stop: Stop) -> Fit:
         """Train as the task's ``fit`` does, with each gradient corrected by c - c_i."""
-        correction = scaffold.correction(self._server, self._own)
-        return self._task.fit_corrected(model, settings, report, stop, correction)
+        return self._task.fit_corrected(model, settings, report, stop, self.correction())
+
+    def correction(self) -> Control:
+        """Return c - c_i, which is added to each gradient: float32 arrays by the names of the model's."""
+        return scaffold.correction(self._server, self._own)
 
     def write(self, fit: Fit, start: Arrays, rng: np.random.Generator | None = None) -> Written:
         """Write the update: the model's arrays, followed by the change of the device's control variate.

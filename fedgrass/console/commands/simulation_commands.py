@@ -40,7 +40,9 @@ def simulate(
     ] = None,
     fleet: Annotated[
         Path | None,
-        Parameter(help="file that says what the devices are like (docs/simulation.md)", metavar="FILE.toml"),
+        Parameter(
+            help="file that says what the devices are like (docs/simulation_fleets.md)", metavar="FILE.toml"
+        ),
     ] = None,
     trace: Annotated[
         Path | None,
@@ -57,7 +59,10 @@ def simulate(
     ] = False,
     fleet_out: Annotated[
         Path | None,
-        Parameter(help="only write the fleet, as distributions or device by device", metavar="FILE.toml|csv"),
+        Parameter(
+            help="only write the fleet, as distributions, device by device or as a picture",
+            metavar="FILE.toml|csv|png",
+        ),
     ] = None,
     seed: Annotated[
         int, whole_number(0, 2**32 - 1, "of the initial model, the devices, and all that is drawn")

@@ -11,9 +11,7 @@ from fedgrass.console.deferred import deferred
 
 def swarm(
     *,
-    devices: Annotated[
-        int, whole_number(1, 20_000, "light devices, each with a certificate of its own")
-    ] = 100,
+    devices: Annotated[int, whole_number(1, 20_000, "light devices, each with its own certificate")] = 100,
     rounds: Annotated[int, whole_number(1, 10_000, "rounds of the run")] = 3,
     megabytes: Annotated[float, number_between(0.0001, 100, "size of an update, in MB")] = 0.1,
     ramp: Annotated[float, number_between(0.1, 1000, "devices that connect per second")] = 40.0,
@@ -22,17 +20,11 @@ def swarm(
         int, whole_number(2, 1000, "averagers that count replies concurrently, in the embedded cloud")
     ] = 6,
     work_seconds: Annotated[float, number_between(0, 86_400, "seconds that a training takes")] = 0.0,
-    slow: Annotated[
-        float, number_between(0, 1, "share of devices that take --slow-factor times as long")
-    ] = 0.0,
-    slow_factor: Annotated[
-        float, number_between(1, 10_000, "how many times as long the slow ones take")
-    ] = 10.0,
+    slow: Annotated[float, number_between(0, 1, "share of devices that are slow")] = 0.0,
+    slow_factor: Annotated[float, number_between(1, 10_000, "how many times as long they take")] = 10.0,
     vanish: Annotated[
         float,
-        number_between(
-            0, 1, "share of devices that disconnect without a word in a round, after they accepted"
-        ),
+        number_between(0, 1, "share of devices that accept a round and then disconnect without a word"),
     ] = 0.0,
     return_: Annotated[
         float,
@@ -59,7 +51,7 @@ def swarm(
     things: Annotated[
         Path | None,
         Parameter(
-            help="with --stack: things that `fedgrass fleet provision` wrote to this folder, instead of new ones",
+            help="with --stack: folder of things that `fedgrass fleet provision` wrote, instead of new ones",
             metavar="FOLDER",
         ),
     ] = None,

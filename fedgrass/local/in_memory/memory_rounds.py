@@ -15,6 +15,7 @@ from fedgrass.federation.messages import Completion
 from fedgrass.federation.rounds import (
     TRANSITIONS,
     Event,
+    Move,
     Participant,
     Participation,
     Round,
@@ -239,6 +240,24 @@ class MemoryRounds:
             self._in_state(round_, State.OPEN)
             self._move(round_, part, target, reason=reason)
 
+    def round_with(
+        self, run: str, number: int, attempt: int, devices: Sequence[str]
+    ) -> tuple[Round | None, dict[str, Participant]]:
+        with self._lock:
+            keys = {device: (run, number, attempt, device) for device in devices}
+            found = {
+                device: self._participants[key] for device, key in keys.items() if key in self._participants
+            }
+            return self._rounds.get((run, number, attempt)), found
+
+    def move_together(self, round_: Round, moves: Sequence[Move]) -> None:
+        with self._lock:
+            self._in_state(round_, State.OPEN)
+            for part, target, _ in moves:
+                self._expect_movable(round_, part, target)
+            for part, target, values in moves:
+                self._move(round_, part, target, **values)
+
     def fill(self, round_: Round, devices: Sequence[str], *, unfilled: int, at: int) -> None:
         with self._lock:
             stored = self._in_state(round_, State.OPEN)
@@ -407,10 +426,14 @@ class MemoryRounds:
         self._rounds[_key(round_)] = msgspec.structs.replace(self._stored(round_), **changes)
         return self._rounds[_key(round_)]
 
-    def _move(self, round_: Round, part: Participant, target: Participation, **changes: object) -> None:
+    def _expect_movable(self, round_: Round, part: Participant, target: Participation) -> None:
         key = (*_key(round_), part.device)
         _expect(key in self._participants and self._participants[key].state is part.state)
         _expect(part.state in before(target))
+
+    def _move(self, round_: Round, part: Participant, target: Participation, **changes: object) -> None:
+        self._expect_movable(round_, part, target)
+        key = (*_key(round_), part.device)
         old = self._participants[key]
         new = self._participants[key] = round_metrics.moved(old, target, changes)
         stored = self._stored(round_)

@@ -4,9 +4,9 @@ Everything but the fit is the trainer's own code (components/trainer/worker).
 """
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -14,8 +14,10 @@ import torch
 
 from components.runtime.atomic_file import unfinished, without_flushes
 from components.runtime.component_errors import ConfigurationError, WorkDeclined, WorkFailed
+from components.trainer.tasks.shared_reads import share_reads
 from components.trainer.tasks.task import Fit
-from components.trainer.training import TorchTask
+from components.trainer.training import TorchTask, parse_training_settings
+from components.trainer.training.sgd import parse_plain_settings
 from components.trainer.worker.prepared_training import PreparedTraining
 from components.trainer.worker.work_failure import failure_of
 from components.trainer.worker.work_runner import WorkRunner
@@ -24,6 +26,8 @@ from fedgrass.federation.weights import decode, encode
 from fedgrass.simulation.clients.client_state import DeviceState
 from fedgrass.simulation.clients.client_trainer import ClientUpdate, ClientWork
 from fedgrass.simulation.clients.job_calls import JobResult, Problem, WorkerOptions
+from fedgrass.simulation.clients.joint_limits import NotTogether, likeness, why_alone, why_settings_alone
+from fedgrass.simulation.clients.joint_training import Client, train_together
 from fedgrass.simulation.clients.virtual_tasks import VirtualTasks
 from fedgrass.simulation.fleets.device_conditions import DeviceConditions
 
@@ -44,12 +48,18 @@ class ClientWorker:
         torch.set_flush_denormal(True)
         self._folder = Path(options.folder)
         self._name = options.task
+        share_reads()
+        self._vectorize = options.vectorize
         self._tasks = VirtualTasks(options.task, options.options, options.devices, options.most_bytes)
 
     def perform(self, works: Sequence[ClientWork], objects: Mapping[str, bytes]) -> JobResult:
         """Perform assignments; see ``job_calls``."""
+        notes: dict[str, None] = {}
         with without_flushes():
-            return JobResult([self._one(work, objects) for work in works])
+            begun = [self._begin(work, objects) for work in works]
+            fits = self._fit_together([one for one in begun if isinstance(one, _Begun)], notes)
+            updates = [self._end(one, fits.get(id(one))) if isinstance(one, _Begun) else one for one in begun]
+        return JobResult(updates, list(notes))
 
     def check(self, devices: Sequence[DeviceConditions]) -> list[str] | Problem:
         """Create tasks; see ``job_calls``."""
@@ -89,24 +99,56 @@ class ClientWorker:
             return self._problem(device, error)
         return {name: float(value) for name, value in found.items()}
 
-    def _one(self, work: ClientWork, objects: Mapping[str, bytes]) -> ClientUpdate:
+    def _begin(self, work: ClientWork, objects: Mapping[str, bytes]) -> "_Begun | ClientUpdate":
+        """Perform an assignment up to its fit; all of it if it is no training."""
         runner, order = self._runner(work, objects), self._order(work)
         try:
             _seed(work.seed)
             if work.announcement.work != "train":
                 return ClientUpdate(_timeless(runner.perform(order, _ignore, _never)))
-            prepared = runner.prepare(order)
-            return self._finished(work, prepared, prepared.fit(_ignore, _never))
+            return _Begun(work, runner.prepare(order), runner)
         except BaseException as error:  # noqa: BLE001 - the task is the user's code and may raise anything
             return ClientUpdate(failure_of(order, error, unloadable=runner.unloadable))
 
-    def _finished(self, work: ClientWork, prepared: PreparedTraining, fit: Fit) -> ClientUpdate:
-        rng = np.random.default_rng(work.seed)
-        result = prepared.finish(fit, _never, rng)
+    def _end(self, begun: "_Begun", fit: Fit | None) -> ClientUpdate:
+        """Complete a training; train first if there is no fit yet."""
+        work, prepared = begun.work, begun.prepared
         path = unfinished(Path(prepared.work.update))
-        update = path.read_bytes()
-        path.unlink()
+        try:
+            if fit is None:
+                _seed(work.seed)
+                fit = prepared.fit(_ignore, _never)
+            result = prepared.finish(fit, _never, np.random.default_rng(work.seed))
+            update = path.read_bytes()
+            path.unlink()
+        except BaseException as error:  # noqa: BLE001 - the task is the user's code and may raise anything
+            return ClientUpdate(failure_of(prepared.work, error, unloadable=begun.runner.unloadable))
         return ClientUpdate(_timeless(result), update)
+
+    def _fit_together(self, begun: Sequence["_Begun"], notes: dict[str, None]) -> dict[int, Fit]:
+        """Train what can be trained together; return the fits by the ``id`` of their assignment."""
+        if not self._vectorize:
+            return {}
+        groups: dict[Hashable, list[tuple[_Begun, Client]]] = {}
+        found: dict[int, Fit] = {}
+        for one in begun:
+            try:
+                client, key = _client_of(one.prepared)
+                groups.setdefault(key, []).append((one, client))
+            except NotTogether as error:
+                notes[f"clients are trained one by one: {error}"] = None
+            except WorkFailed:
+                continue  # by itself, it fails with its reason
+        for group in groups.values():
+            if len(group) == 1:
+                continue
+            try:
+                fits = train_together([client for _, client in group])
+            except NotTogether as error:
+                notes[f"clients are trained one by one: {error}"] = None
+                continue
+            found.update({id(one): fit for (one, _), fit in zip(group, fits, strict=True) if fit})
+        return found
 
     def _runner(self, work: ClientWork, objects: Mapping[str, bytes]) -> WorkRunner:
         def fetch(_bucket: str, key: str, _size: int) -> bytes:
@@ -141,6 +183,34 @@ class ClientWorker:
         return Problem(f"task {self._name!r} cannot be used for device {device.name}: {explain(error)}")
 
 
+class _Begun(NamedTuple):
+    """A training that is prepared."""
+
+    work: ClientWork
+    prepared: PreparedTraining
+    runner: WorkRunner
+
+
+def _client_of(prepared: PreparedTraining) -> tuple[Client, Hashable]:
+    """Return a training as one to be done together with others, and what these must have in common.
+
+    Raises:
+        NotTogether: it cannot be done together with others.
+        WorkFailed: its settings are wrong.
+    """
+    task = prepared.task
+    if reason := why_alone(task):
+        raise NotTogether(reason)
+    parts = task.training_parts()
+    parse = parse_plain_settings if prepared.scaffold else parse_training_settings
+    chosen = parse(prepared.settings, parts.defaults)
+    if reason := why_settings_alone(chosen):
+        raise NotTogether(reason)
+    correction = prepared.scaffold.correction() if prepared.scaffold else None
+    key = likeness(task), msgspec.structs.replace(chosen, seed=0), correction is None
+    return Client(task, prepared.given, chosen, correction), key
+
+
 def _timeless(result: Result) -> Result:
     """Return a result without the durations on this machine, which differ from run to run."""
     return msgspec.structs.replace(
@@ -157,7 +227,7 @@ def _seed(seed: int) -> None:
     """Seed the global generators, from which a user's task may draw."""
     random.seed(seed)
     np.random.seed(seed % _SEED_LIMIT)  # noqa: NPY002 - the global one is what a task may use
-    torch.manual_seed(seed)
+    torch.default_generator.manual_seed(seed)  # torch.manual_seed takes 3 ms for devices that are not there
 
 
 def _ignore(_fraction: float) -> None:

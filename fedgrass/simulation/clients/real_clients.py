@@ -21,6 +21,7 @@ from fedgrass.simulation.clients.client_state import DeviceState
 from fedgrass.simulation.clients.client_trainer import ClientUpdate, ClientWork, ReadObject
 from fedgrass.simulation.clients.job_calls import JobResult, Problem, WorkerOptions
 from fedgrass.simulation.clients.worker_pool import WorkerDied, WorkerPool
+from fedgrass.simulation.fleets.data_slices import number_of_slices, too_many_slices
 from fedgrass.simulation.fleets.device_conditions import DeviceConditions
 from fedgrass.simulation.simulation_spec import SimulationSpec
 
@@ -58,7 +59,7 @@ class RealClients:
                 WorkerOptions(
                     task=name,
                     options=options,
-                    devices=len(devices),
+                    devices=number_of_slices(devices),
                     folder=str(folder),
                     most_bytes=round(free * _MEMORY_SHARE / workers),
                     vectorize=spec.vectorize == "auto",
@@ -149,7 +150,10 @@ class RealClients:
         first = self._pool.submit(job_calls.check, checked)
         for _ in range(workers - 1):
             self._pool.submit(job_calls.warm_up)
-        notes = _raised(first.result)
+        try:
+            notes = _raised(first.result)
+        except SettingsError as error:
+            raise SettingsError(too_many_slices(devices, str(error))) from error
         self._notes.extend(notes)
 
     def _result(self, function: Callable[..., object], *arguments: object) -> Any:

@@ -17,8 +17,7 @@ fleet_trace.py           traces: the devices in a file
 trace_files.py           CSV and Parquet
 """
 
-from fedgrass.simulation.fleets.data_slices import check_slices
 from fedgrass.simulation.fleets.fleet_drawing import draw_fleet
 from fedgrass.simulation.fleets.fleet_spec import FleetSpec, load_fleet
 
-__all__ = ["FleetSpec", "check_slices", "draw_fleet", "load_fleet"]
+__all__ = ["FleetSpec", "draw_fleet", "load_fleet"]

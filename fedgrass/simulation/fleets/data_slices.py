@@ -1,11 +1,13 @@
 """Which slice of the task's data each virtual device has, and what it is asked to do with it."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 
 from msgspec import Struct
 
-from fedgrass.federation.errors import SettingsError
 from fedgrass.simulation.fleets.device_conditions import DeviceConditions
+
+_OF_SHARES = re.compile(r"\b(shares?|no examples)\b")  # in errors of tasks, see partition.py
 
 
 class AssignmentSize(Struct, frozen=True, kw_only=True):
@@ -29,27 +31,26 @@ def number_of_slices(devices: Sequence[DeviceConditions]) -> int:
     return max((device.share for device in devices), default=-1) + 1
 
 
-def check_slices(devices: Sequence[DeviceConditions], examples: int, task: str, smallest: int = 1) -> None:
-    """Check that each slice can have enough examples.
+def too_many_slices(devices: Sequence[DeviceConditions], reason: str) -> str:
+    """Return the error on a task that cannot be created for each device: with too little data, the way out.
 
     Args:
         devices: the fleet.
-        examples: of training, which the task has in all.
-        task: its name, for the error.
-        smallest: number of examples that a slice needs.
-
-    Raises:
-        SettingsError: there are more slices than examples.
+        reason: what the task says, such as "at most 143 shares".
     """
     slices = number_of_slices(devices)
-    if slices * smallest > examples:
-        most = examples // smallest
-        message = (
-            f"{slices:,} devices need as many slices of data of at least {smallest:,} examples, and the task"
-            f" {task} has {examples:,} examples to train on: take --devices {most} or fewer, or set"
-            f" `slices = {most}` in a fleet file (--fleet), with which several devices have the same slice"
-        )
-        raise SettingsError(message)
+    if slices == 1 or not _OF_SHARES.search(reason):
+        return reason
+    return (
+        f"{len(devices):,} virtual devices need {slices:,} slices of data: {reason}; take fewer --devices, or"
+        " more data, or let several devices have the same slice with `slices = N` in a fleet file (--fleet)"
+    )
+
+
+def epochs_of(training: Mapping[str, object]) -> float:
+    """Return the epochs of settings of the training; 1 if there are none, as for the durations."""
+    epochs = training.get("epochs", 1)
+    return float(epochs) if isinstance(epochs, int | float) and epochs > 0 else 1.0
 
 
 def examples_of(device: DeviceConditions, available: int) -> int:

@@ -46,19 +46,38 @@ def write_fleet(
     elif path.suffix == ".csv":
         content = trace_csv(draw_fleet(spec, devices, seed)).encode()
     elif path.suffix == ".png":
-        from fedgrass.simulation.fleets.fleet_overview import draw_overview  # noqa: PLC0415 - matplotlib
-
-        content = draw_overview(draw_fleet(spec, devices, seed), size or AssignmentSize())
+        write_fleet_picture(path, draw_fleet(spec, devices, seed), size or AssignmentSize())
+        return
     else:
         message = (
             f"--fleet-out is {path}: it takes a name that ends with .toml (distributions), .csv (a trace,"
             " device by device) or .png (a picture)"
         )
         raise SettingsError(message)
+    _write(path, content)
+
+
+def write_fleet_picture(path: Path, devices: Sequence[DeviceConditions], size: AssignmentSize) -> None:
+    """Write the picture of a fleet.
+
+    Args:
+        path: of the PNG file.
+        devices: at least one.
+        size: what the devices are asked to do.
+
+    Raises:
+        SettingsError: the file cannot be written.
+    """
+    from fedgrass.simulation.fleets.fleet_overview import draw_overview  # noqa: PLC0415 - matplotlib
+
+    _write(path, draw_overview(devices, size))
+
+
+def _write(path: Path, content: bytes) -> None:
     try:
         path.write_bytes(content)
     except OSError as error:
-        message = f"--fleet-out {path} cannot be written: {error.strerror}"
+        message = f"the fleet's file {path} cannot be written: {error.strerror}"
         raise SettingsError(message) from error
 
 

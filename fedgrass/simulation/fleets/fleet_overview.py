@@ -2,6 +2,7 @@
 
 import io
 import math
+import statistics
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -18,6 +19,7 @@ from matplotlib.ticker import (
 from msgspec import Struct
 from numpy.typing import NDArray
 
+from fedgrass.console.runs.fleet_operator import RoundRecord
 from fedgrass.simulation.fleets.data_slices import AssignmentSize, examples_of
 from fedgrass.simulation.fleets.device_availability import DAY
 from fedgrass.simulation.fleets.device_conditions import DeviceConditions
@@ -55,11 +57,30 @@ def training_seconds(devices: Sequence[DeviceConditions], size: AssignmentSize) 
 def assignment_seconds(devices: Sequence[DeviceConditions], size: AssignmentSize) -> Values:
     """Return the time from each device's announcement to its reply, without jitter and times off."""
     transfers = [2 * one.latency + size.download / one.download + size.upload / one.upload for one in devices]
-    return training_seconds(devices, size) + np.array(transfers)
+    found: Values = training_seconds(devices, size) + np.array(transfers)
+    return found
 
 
 def _examples(device: DeviceConditions, size: AssignmentSize) -> int:
     return examples_of(device, size.examples) if size.examples else device.examples or 1
+
+
+def assignment_size(records: Sequence[RoundRecord], epochs: float) -> AssignmentSize:
+    """Return the size of the assignments of a run: medians of what its devices replied.
+
+    Args:
+        records: the rounds.
+        epochs: of the training.
+    """
+    replies = [part for record in records for part in record.participants if part.examples]
+    if not replies:
+        return AssignmentSize(epochs=epochs)
+    return AssignmentSize(
+        examples=int(statistics.median(part.examples for part in replies)),
+        epochs=epochs,
+        download=max(record.round.bytes_to_download for record in records),
+        upload=int(statistics.median(part.bytes for part in replies)),
+    )
 
 
 def overview(devices: Sequence[DeviceConditions], size: AssignmentSize) -> FleetOverview:
@@ -110,7 +131,7 @@ def describe_fleet(
     found = overview(devices, size)
     work = f"{size.examples:,} examples at most" if size.examples else "one example"
     if any(one.examples for one in devices) and not size.examples:
-        work = "its examples"
+        work = "their examples"
     epochs = f"{size.epochs:g} epoch{'' if size.epochs == 1 else 's'}"
     yield (
         f"{found.devices:,} virtual devices: training takes {seconds(found.training_median)} (median),"

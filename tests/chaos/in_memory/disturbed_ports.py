@@ -10,7 +10,7 @@ from msgspec import Struct
 from tests.fakes.memory_cloud import Crash
 
 READS = frozenset(
-    {"run", "round", "participant", "living", "runs"}
+    {"run", "round", "round_with", "participant", "living", "runs"}
 )  # of the rounds table; each can return an older result
 WRITES = frozenset(
     {
@@ -23,6 +23,7 @@ WRITES = frozenset(
         "mark_announced",
         "move",
         "count_reply",
+        "move_together",
         "move_participant",
         "refuse_update",
         "begin_group",

@@ -7,6 +7,7 @@ reply answers.
 
 import random
 from collections import Counter
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -19,7 +20,7 @@ from fedgrass.federation import messages, object_keys
 from fedgrass.federation.aggregation.sharding_plan import Scale
 from fedgrass.federation.errors import LostRace
 from fedgrass.federation.messages import Announcement, Completion, Verdict
-from fedgrass.federation.rounds import ENDED, Participant, Participation, Round
+from fedgrass.federation.rounds import ENDED, Move, Participant, Participation, Round
 from fedgrass.federation.runs import LIVING, RunState
 from fedgrass.federation.statistics.statistics_answer import LARGEST_INLINE, to_text
 from fedgrass.federation.task_messages.message_content import Record
@@ -54,6 +55,11 @@ class CountingRounds(WatchedRounds):
     def count_reply(self, round_: Round, part: Participant, reply: Completion, received_at: int) -> None:
         super().count_reply(round_, part, reply, received_at)
         self.counted[round_.run, round_.number, part.device] += 1
+
+    def move_together(self, round_: Round, moves: Sequence[Move]) -> None:
+        super().move_together(round_, moves)
+        for part, target, _ in moves:
+            self.counted[round_.run, round_.number, part.device] += target is Participation.REPLIED
 
 
 class MessageSimulation(Simulation):

@@ -276,27 +276,31 @@ class Simulation:
                 self.devices.heartbeat(name, self.clock.now, TASK)
 
     # ------------------------------------------------------------ workers
-    def _take(self, body: Body) -> str | None:
-        """Have an averager process a message; return why it failed."""
+    def _take(self, batch: Sequence[Body]) -> list[str | None]:
+        """Have an averager process a batch of messages; return for each why it failed, or None."""
         lines = len(self.journal.lines)
-        event = {"Records": [{"messageId": "1", "body": msgspec.json.encode(body).decode()}]}
+        records = [
+            {"messageId": str(place), "body": msgspec.json.encode(body).decode()}
+            for place, body in enumerate(batch)
+        ]
         try:
             answer = each_record(
-                event,
+                {"Records": records},
                 self.journal,
                 partial(averager.take, self.averager),
                 partial(averager.advance, self.averager),
+                together=partial(averager.take_together, self.averager),
             )
         except Crash:
-            return KILLED
+            return [KILLED] * len(batch)
         finally:
             self.bucket.note()
-        if not answer["batchItemFailures"]:
-            return None
         said = [
             line for line in self.journal.lines[lines:] if line.startswith(("failed: ", "retried later: "))
         ]
-        return said[-1] if said else "failed without a message"
+        failed = {each["itemIdentifier"] for each in answer["batchItemFailures"]}
+        reason = said[-1] if said else "failed without a message"
+        return [reason if record["messageId"] in failed else None for record in records]
 
     def _stall(self) -> None:
         """Let a worker sleep beyond its lease while others continue."""

@@ -75,7 +75,7 @@ def test_a_model_overwritten_after_a_restore_is_found(monkeypatch: pytest.Monkey
     monkeypatch.setattr(MemoryBucket, "copy_once", overwriting_copy)
     monkeypatch.setattr(manifests, "why_behind", lambda *_, **__: "")
     monkeypatch.setattr(manifests, "is_same", lambda *_: True)
-    assert "wrong" in found(range(30))
+    assert "wrong" in found(range(35, 60))
 
 
 def test_a_partial_sum_of_other_updates_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,14 +91,14 @@ def test_a_partial_sum_of_other_updates_is_found(monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_reply_counted_twice_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    original = MemoryRounds.count_reply
+    original = MemoryRounds._move
 
-    def twice(self: MemoryRounds, of: object, part: object, *rest: object) -> None:
-        original(self, of, part, *rest)  # type: ignore[arg-type]
-        if part.state is Participation.ASKED:  # type: ignore[attr-defined]
-            self._change(of, replied=self._stored(of).replied + 1)  # type: ignore[arg-type]
+    def twice(self: MemoryRounds, of: Any, part: Any, target: Participation, **changes: object) -> None:
+        original(self, of, part, target, **changes)
+        if target is Participation.REPLIED and part.state is Participation.ASKED:
+            self._change(of, replied=self._stored(of).replied + 1)
 
-    monkeypatch.setattr(MemoryRounds, "count_reply", twice)
+    monkeypatch.setattr(MemoryRounds, "_move", twice)
     assert "twice" in found(range(10))
 
 

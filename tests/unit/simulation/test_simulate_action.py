@@ -5,8 +5,6 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -17,7 +15,7 @@ import pytest
 from fedgrass.console import main
 from fedgrass.console.runs import history
 from fedgrass.federation.errors import SettingsError
-from fedgrass.simulation import clients, simulation_files
+from fedgrass.simulation import clients, simulate_action, simulation_files
 from fedgrass.simulation.clients.client_trainer import ClientTrainer
 from fedgrass.simulation.simulation_spec import SimulationSpec
 from tests.fakes.numpy_clients import NumpyClients
@@ -29,6 +27,7 @@ def no_pictures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
     if "with_pictures" not in request.fixturenames:
         monkeypatch.setattr(simulation_files, "write_report", lambda *_, **__: None)
         monkeypatch.setattr(history, "_draw", lambda *_: b"PNG")
+        monkeypatch.setattr(simulate_action, "write_fleet_picture", lambda *_: None)
 
 
 @pytest.fixture
@@ -38,12 +37,11 @@ def with_pictures() -> None:
 
 @pytest.fixture(autouse=True)
 def numpy_clients(monkeypatch: pytest.MonkeyPatch) -> None:
-    @contextmanager
-    def open_clients(spec: SimulationSpec, *_: object) -> Iterator[ClientTrainer]:
+    def open_clients(spec: SimulationSpec, *_: object) -> ClientTrainer:
         if spec.devices > 1000:
             message = "more devices than data"
             raise SettingsError(message)
-        yield NumpyClients()
+        return NumpyClients()
 
     monkeypatch.setattr(clients, "open_clients", open_clients, raising=False)
 
@@ -63,6 +61,7 @@ def test_the_files_are_those_of_a_real_run_and_say_that_it_was_a_simulation(
     folder = tmp_path / "digits-simulated-0"
     assert {file.name for file in folder.iterdir()} == {
         "accuracy.png",
+        "fleet.png",
         "history.json",
         "model.safetensors",
         "report",
@@ -75,6 +74,7 @@ def test_the_files_are_those_of_a_real_run_and_say_that_it_was_a_simulation(
     assert "This run was a simulation:</strong> 8 virtual devices" in (folder / "report.html").read_text()
     assert "have expired" not in (folder / "report.html").read_text()
     printed = capsys.readouterr().out
+    assert "8 virtual devices: training takes 1.06 s (median)" in printed
     assert "a simulation of 8 devices: 3 rounds in" in printed
     assert "on AWS it would have cost $" in printed
 
@@ -149,7 +149,7 @@ def test_a_run_that_fails_ends_with_1_and_the_reasons(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     failing = NumpyClients(failing=["device-00000", "device-00001", "device-00002"])
-    monkeypatch.setattr(clients, "open_clients", contextmanager(lambda *_: iter([failing])))
+    monkeypatch.setattr(clients, "open_clients", lambda *_: failing)
     names = [f"device-{number:05}" for number in range(10)]
     failing._failing = frozenset(names)
     assert simulate("--devices", "3", "--rounds", "2", "--out", str(tmp_path)) == 1
@@ -168,7 +168,7 @@ def test_ctrl_c_ends_a_simulation_with_what_is_done(
                 os.kill(os.getpid(), signal.SIGINT)
             return super().evaluate(weights)
 
-    monkeypatch.setattr(clients, "open_clients", contextmanager(lambda *_: iter([Interrupted()])))
+    monkeypatch.setattr(clients, "open_clients", lambda *_: Interrupted())
     before = signal.getsignal(signal.SIGINT)
     assert simulate("--devices", "3", "--rounds", "100", "--out", str(tmp_path)) == 130
     assert signal.getsignal(signal.SIGINT) is before

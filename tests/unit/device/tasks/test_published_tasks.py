@@ -101,7 +101,7 @@ def test_mnists_models_are_the_published_ones(tmp_path: Path) -> None:
     assert parameters(mnist.make_mlp()) == 109_386
     write_mnist(tmp_path)
     assert Mnist(str(tmp_path), "mlp").initial_weights(0)["2.weight"].shape == (128, 784)
-    with pytest.raises(ConfigurationError, match="no model 'rnn': use cnn or mlp"):
+    with pytest.raises(ConfigurationError, match="no model 'rnn': use cnn, mlp, linear"):
         Mnist(str(tmp_path), "rnn")
 
 

@@ -1,6 +1,7 @@
 """A fleet learned from a stack: the conditions that made its rows are found again."""
 
 import statistics
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -101,7 +102,7 @@ def test_it_says_how_much_it_rests_on() -> None:
     assert "1 not seen for 7 days are left out" in learned(stack).source
 
 
-def stack_with(states: dict[str, Participation], **changes: object) -> ObservedStack:
+def stack_with(states: dict[str, Participation], **changes: Any) -> ObservedStack:
     """Return a stack with one round, in which device ``ok`` replied."""
     stack = ObservedStack()
     row = round_of(1, **changes)

@@ -3,13 +3,13 @@
 import asyncio
 import ssl
 import time
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
-from fedgrass.swarm.light_device import LightDevice, Tally
-from fedgrass.swarm.mqtt_link import MqttLink
-from fedgrass.swarm.signed_transfers import DeviceCredentials, Transfers
+from fedgrass.swarm.devices.light_device import LightDevice, Tally
+from fedgrass.swarm.devices.mqtt_link import MqttLink
+from fedgrass.swarm.devices.signed_transfers import DeviceCredentials, Transfers
 from fedgrass.swarm.swarm_errors import LinkError, SwarmOptionError, TransferError
 from fedgrass.swarm.swarm_spec import CrowdSpec, Identity, RoundReplies, Sample
 
@@ -133,7 +133,7 @@ class Crowd:
         """
         started = time.monotonic()
         self._start(self._watch_the_loop())
-        connecting = []
+        connecting: list[asyncio.Future[None]] = []
         for number, identity in enumerate(self.spec.devices):
             await asyncio.sleep(max(0.0, started + number / self.spec.ramp - time.monotonic()))
             failed = next((task for task in connecting if task.done() and task.exception()), None)
@@ -184,7 +184,7 @@ class Crowd:
                 refused=len(reply.refused),
             )
 
-    def _start(self, work: "asyncio._CoroutineLike[None]") -> None:
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
         task: asyncio.Task[None] = asyncio.ensure_future(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
-from typing import Any, Final
+from typing import Any, Final, Self
 from urllib.parse import quote
 
 import aiohttp
@@ -55,7 +55,7 @@ class Transfers:
         self._providers: Any = None
         self._asking = asyncio.Semaphore(_AT_ONCE)
 
-    async def __aenter__(self) -> "Transfers":
+    async def __aenter__(self) -> Self:
         """Open the client."""
         timeout = aiohttp.ClientTimeout(total=_SECONDS)
         self._http = aiohttp.ClientSession(

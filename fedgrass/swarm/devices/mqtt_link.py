@@ -5,6 +5,7 @@ acknowledged is dropped with its connection: a light device repeats what matters
 """
 
 import asyncio
+import contextlib
 import logging
 import ssl
 from collections.abc import Callable, Sequence
@@ -16,6 +17,7 @@ from gmqtt.mqtt.handler import MQTTConnectError
 from fedgrass.swarm.swarm_errors import LinkError
 
 _KEEP_ALIVE_SECONDS: Final = 120
+_CLOSE_SECONDS: Final = 5.0
 _NEVER_RECONNECT: Final = {"reconnect_retries": -2}  # -1 stands for "without limit"
 _REFUSED: Final = 0x80  # reason codes from here on are refusals
 _quiet = logging.getLogger("fedgrass.swarm.gmqtt")
@@ -85,9 +87,13 @@ class MqttLink:
 
     async def close(self) -> None:
         """Disconnect in an orderly manner."""
-        if self._open:
-            self._open = False
-            await self._client.disconnect()
+        if not self._open:
+            return
+        self._open = False
+        # The broker may close the connection first, or not at all: either way the session is over.
+        with contextlib.suppress(OSError, TimeoutError):  # includes ssl.SSLError
+            async with asyncio.timeout(_CLOSE_SECONDS):
+                await self._client.disconnect()
 
     def cut(self) -> None:
         """Drop the connection without a DISCONNECT, as a device does that loses its network or its power."""

@@ -13,7 +13,7 @@ import itertools
 import random
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from typing import Final, Protocol, TypeVar
+from typing import Final, Literal, Protocol, TypeVar
 
 from msgspec import UNSET
 
@@ -34,7 +34,7 @@ from fedgrass.federation.messages import (
 )
 from fedgrass.federation.topics import Kind, of_device
 from fedgrass.federation.weights import sha256
-from fedgrass.swarm.prepared_updates import prepared_update
+from fedgrass.swarm.devices.prepared_updates import prepared_update
 from fedgrass.swarm.swarm_errors import TransferError
 from fedgrass.swarm.swarm_spec import TASK, Habits, Identity
 
@@ -117,6 +117,7 @@ class LightDevice:
         self._settled: set[str] = set()
         self._repeating: dict[str, asyncio.TimerHandle] = {}
         self._doubles = False
+        self._left = ""  # the attempt at a round in which it vanished: it does so once
 
     @property
     def filters(self) -> list[str]:
@@ -158,7 +159,7 @@ class LightDevice:
             self._on_announcement(message)
 
     def forget(self) -> None:
-        """Drop the work in progress and all memory of replies, as a device without a journal that restarts."""
+        """Drop the work in progress and all memory of replies, as a device that lost its disk."""
         for timer in self._repeating.values():
             timer.cancel()
         self._repeating.clear()
@@ -198,7 +199,8 @@ class LightDevice:
         )
         seconds = self._habits.work_seconds * (self._habits.slow_factor if slow else 1.0)
         self._status(announcement, "accepted")
-        if vanishes:
+        if vanishes and name != self._left:
+            self._left = name
             await asyncio.sleep(seconds * rng.random())
             self._work = None  # or it would cancel this task
             self._vanish()
@@ -292,14 +294,19 @@ class LightDevice:
         if self._send(Kind.COMPLETE, encode(completion)):
             self._tally.reply(name).sent += 2 if self._doubles else 1
 
-    def _status(self, announcement: Announcement, state: str, reason: str = "") -> None:
+    def _status(
+        self,
+        announcement: Announcement,
+        state: Literal["accepted", "declined", "failed"],
+        reason: str = "",
+    ) -> None:
         name = round_id_of(announcement)
         message = Status(
             version=announcement.version,
             run=announcement.run,
             round=announcement.round,
             attempt=announcement.attempt,
-            state=state,  # type: ignore[arg-type] - one of the literals
+            state=state,
             reason=reason,
             round_id=name if state in {"declined", "failed"} else UNSET,
         )
