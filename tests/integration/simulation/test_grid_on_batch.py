@@ -1,4 +1,4 @@
-"""Grids on AWS Batch: as far as the embedded cloud has it, otherwise against botocore's own description of it.
+"""Grids on AWS Batch: as far as the embedded cloud has it, otherwise against botocore's description of it.
 
 The embedded cloud stores compute environments, queues, definitions and jobs, and calls every job successful
 at once: it starts no container, has no array jobs (neither children nor their states), and cannot end a job.
@@ -137,9 +137,8 @@ def test_a_queue_or_a_definition_that_does_not_exist_is_named(
 
 def test_the_requests_and_answers_are_those_of_aws() -> None:
     """Stubber checks both against botocore's description of AWS Batch."""
-    client: Any = boto3.client(
-        "batch", region_name="eu-central-1", aws_access_key_id="a", aws_secret_access_key="b"
-    )
+    keys: Any = {"aws_access_key_id": "a", "aws_secret_access_key": "b"}
+    client: Any = boto3.client("batch", region_name="eu-central-1", **keys)
     s3 = MemoryS3()
     folder = S3Folder(s3, "s3://bucket/grids/one")
     counts = {"SUCCEEDED": 1, "FAILED": 1, "RUNNING": 1}

@@ -129,7 +129,7 @@ def test_a_container_without_credentials_ends_with_one_line(capsys: pytest.Captu
     assert error.count("\n") == 1
 
 
-@pytest.mark.parametrize("words", [[], ["/tmp/here"], ["s3://bucket/a", "s3://bucket/b"]])
+@pytest.mark.parametrize("words", [[], ["/folder"], ["s3://bucket/a", "s3://bucket/b"]])
 def test_a_container_with_another_argument_than_a_folder_says_so(
     words: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
