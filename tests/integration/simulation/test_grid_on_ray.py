@@ -1,6 +1,7 @@
 """A grid on a real Ray: started here, and an existing cluster by its address. ``make test-ray`` runs it."""
 
 import contextlib
+import importlib.util
 import json
 import os
 import socket
@@ -18,9 +19,7 @@ from fedgrass.simulation.grids.grid_action import run_grid
 from fedgrass.simulation.simulation_spec import SimulationSpec
 from tests.fakes.executor_works import perform
 
-ray: Any = None
-with contextlib.suppress(ImportError):
-    import ray
+ray: Any = importlib.import_module("ray") if importlib.util.find_spec("ray") else None
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.timeout(400),
