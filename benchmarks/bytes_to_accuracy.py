@@ -7,13 +7,13 @@ Each is a simulation with the real round machine, encoders and averager, and cou
 devices download and of updates that they upload, until the global model reaches 90 % on examples that no
 device trains on.
 
-- Encodings: a perceptron of 109,386 parameters on MNIST; 20 devices of 2,400 images, all of them in each
-  round, 100 images per round and device. ``top_k`` has error feedback. "both ways" also encodes the model.
+- Encodings: a perceptron of 109,386 parameters on MNIST; 20 devices of 300 images, all of them in each
+  round. ``top_k`` has error feedback. "both ways" also encodes the model.
 - Partial models: a transformer of 339,462 parameters on the vibration of machines
   (docs/examples/lora); 4 devices train and send all of it, or adapters and the last layer only. The base is
   trained first and does not travel in either case. Accuracy is on 400 windows of one machine.
 
-With --quick, one seed, and a third of the encodings on the digits of scikit-learn (6,090 parameters). What
+With --quick, one seed, and a third of the encodings on the digits of scikit-learn. What
 benchmarks.encodings and benchmarks.partial_models measure in addition: seconds, and private arrays.
 """
 
@@ -32,13 +32,15 @@ from benchmarks.simulated.learning_curves import Curve, Stopwatch, in_words, mea
 from benchmarks.simulated.learning_setups import COMMON, FLEET, trained
 from benchmarks.simulated.mnist_files import plain_mnist
 from benchmarks.simulated.simulation_options import add_simulation_options, seeds_of, workers_of
+from components.trainer.tasks.registry import load_task
+from fedgrass.local.task_sharing import initial_model
 from fedgrass.simulation.simulation_spec import SimulationSpec
 
 _QUESTION = "bytes_to_accuracy"
 _TARGET = 0.9
 _EXAMPLES = Path(__file__).parents[1] / "docs" / "examples" / "lora"
-_DEVICES, _ROUNDS = 20, 120
-_IMAGES = 100  # of each device
+_DEVICES, _DIGITS_DEVICES, _ROUNDS = 20, 8, 120
+_IMAGES = 300  # of each device
 _LORA_DEVICES, _LORA_ROUNDS, _LORA_TESTED = 4, 15, 400
 _BASE_STEPS = 500
 
@@ -69,51 +71,60 @@ PARTIAL: Mapping[str, int] = {"whole_model": 0, "adapters": 4}  # the rank of th
 
 def encoding_spec(name: str, seed: int, folder: Path | None) -> SimulationSpec:
     """Return the simulation of an encoding; on the digits of scikit-learn without a folder of MNIST."""
+    training = trained(epochs=1, rate=0.02, momentum=0.9, batch_size=60)
     options: dict[str, Any] = {"split_seed": seed}
-    if folder is not None:
+    if folder is None:
+        training = trained(epochs=3, rate=0.05, momentum=0.9, batch_size=8)
+    else:
         options |= {"folder": str(folder), "model": "mlp"}
     settings: dict[str, Any] = {
         **COMMON,
         "rounds": _ROUNDS,
         "selection": "all",
-        "training": trained(epochs=1, rate=0.02, momentum=0.9, batch_size=20),
+        "training": training,
         **ENCODINGS[name],
     }
     return SimulationSpec(
         task="mnist" if folder else "digits",
         task_options=options,
-        devices=_DEVICES,
+        devices=_DEVICES if folder else _DIGITS_DEVICES,
         settings=settings,
-        fleet=FLEET if folder is None else _limited(),
+        fleet=FLEET if folder is None else msgspec.structs.replace(FLEET, examples=_IMAGES),
         seed=seed,
     )
 
 
-def _limited() -> Any:
-    return msgspec.structs.replace(FLEET, examples=_IMAGES)
-
-
-def partial_spec(name: str, seed: int, base: Path) -> SimulationSpec:
-    """Return the simulation of a whole or a partial model on a trained base."""
+def partial_spec(name: str, seed: int, base: str) -> SimulationSpec:
+    """Return the simulation of a whole or a partial model on a trained base; empty: on a random one."""
+    options: dict[str, Any] = {"rank": PARTIAL[name], "base": base, "held_out": _LORA_TESTED}
+    module = "vibration_task:Vibration"
+    initial = initial_model(
+        load_task("vibration", {**options, "module": module, "path": str(_EXAMPLES)}), seed
+    )
     return SimulationSpec(
-        task="vibration=vibration_task:Vibration",
+        task=f"vibration={module}",
         task_path=str(_EXAMPLES),
-        task_options={"rank": PARTIAL[name], "base": str(base), "held_out": _LORA_TESTED},
+        task_options=options,
         devices=_LORA_DEVICES,
-        settings={**COMMON, "rounds": _LORA_ROUNDS, "training": {"local_evaluation": False}},
+        settings={
+            **COMMON,
+            "rounds": _LORA_ROUNDS,
+            "training": {"local_evaluation": False},
+            **({"frozen_sha256": initial.frozen_sha256} if initial.frozen_sha256 else {}),
+        },
         fleet=FLEET,
         seed=seed,
     )
 
 
-def train_base(folder: Path) -> Path:
+def train_base(folder: Path) -> str:
     """Train the transformer's base; return its file."""
     file = folder / "base.safetensors"
     script = str(_EXAMPLES / "pretrain_base.py")
     command = [sys.executable, script, "--out", str(file), "--steps", str(_BASE_STEPS)]
     found = subprocess.run(command, check=True, capture_output=True, text=True)
     say(found.stdout.strip())
-    return file
+    return str(file)
 
 
 def figures_of(curves: Sequence[Curve], target: float) -> dict[str, Any]:
@@ -143,7 +154,7 @@ def main() -> None:
         if mnist is None and not options.quick:
             say(f"{options.data / 'mnist'} does not have MNIST's four files: digits of scikit-learn are used")
         folder = None if options.quick else mnist
-        base = train_base(Path(temporary)) if set(chosen) & set(PARTIAL) else Path()
+        base = train_base(Path(temporary)) if set(chosen) & set(PARTIAL) else ""
         for name in chosen:
             curves[name] = [
                 simulate(

@@ -3,7 +3,7 @@
     python -m benchmarks.stragglers [--quick] [--only PART ...] [--data FOLDER] [--workers N] [--picture FILE]
 
 Of 40 devices, 20 % are five times slower than the others, and 10 % are dead: they accept work and never
-reply. Each has images of three digits of MNIST. Time is virtual; round machine, averager and
+reply. Each has images of nine digits of MNIST. Time is virtual; round machine, averager and
 training are real.
 
 - all: every device is asked, and a round waits for all of them, or for its deadline: one is always dead
@@ -14,8 +14,8 @@ training are real.
 - buffered: 13 devices train at their own pace, and every 10 replies make a model
 
 A kind of rounds that leaves out slow devices leaves out their data, too. So accuracy is shown next to time:
-``final_accuracy`` is the mean of the last five models, after the same number of rounds for all kinds, and
-``accuracy_at`` that of the model at the time when the first kind has reached the target.
+``final_accuracy`` is the mean of the last five of 60 models (30 of ``all``, 45 of ``ewma``), ``accuracy_at``
+that of the model at the time when the first kind has reached the target.
 With --quick, one seed over the digits of scikit-learn; otherwise three seeds, mean and spread.
 """
 

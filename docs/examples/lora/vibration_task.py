@@ -38,18 +38,21 @@ class Vibration(TorchTask):
         rank: of the adapters; 0: the whole model is trained and shared, to compare.
         base: the file of the base model, next to this one; empty: a base with random weights, to compare.
         share: number of this device, and of its machine, from 0.
+        shares: of how many devices. A demo sets both; each device has a machine of its own.
         windows: number of windows to train on.
         held_out: number of windows to evaluate on.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917 - the options of the task
         self,
         rank: int = 4,
         base: str = "base.safetensors",
         share: int = 0,
+        shares: int = 1,
         windows: int = 70,
         held_out: int = 200,
     ) -> None:
+        del shares  # any number of machines can be generated
         file = Path(__file__).parent / base if base else None
         super().__init__(
             lambda: make_model(file, rank),

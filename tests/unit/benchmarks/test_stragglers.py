@@ -28,7 +28,7 @@ def test_a_fifth_of_the_devices_is_five_times_slower_and_a_tenth_never_replies()
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_settings_of_each_kind_are_those_of_a_run(kind: str) -> None:
     spec = spec_of(kind, DIGITS, 1, None)
-    assert parse_settings({"task": spec.task, **spec.settings}).rounds == DIGITS.updates // 10
+    assert parse_settings({"task": spec.task, **spec.settings}).rounds <= DIGITS.rounds
 
 
 def test_the_kinds_are_compared_when_the_first_one_has_reached_the_target() -> None:
