@@ -25,7 +25,7 @@ from typing import Any
 from benchmarks.measuring.benchmark_options import benchmark_parser, finish, run_benchmark
 from benchmarks.simulated.curve_pictures import draw_curves
 from benchmarks.simulated.learning_curves import Curve, Stopwatch, in_words, mean_and_spread, say, simulate
-from benchmarks.simulated.mnist_files import plain_mnist
+from benchmarks.simulated.learning_setups import mnist_folder
 from benchmarks.simulated.simulation_options import add_simulation_options, seeds_of, workers_of
 from benchmarks.simulated.straggling_fleet import DEVICES, DIGITS, KINDS, MNIST, spec_of
 
@@ -73,21 +73,19 @@ def main() -> None:
     workers = workers_of(options)
     seeds = seeds_of(options)
     watch = Stopwatch()
-    with plain_mnist(options.data / "mnist") as folder:
-        if options.quick:
-            folder = None  # noqa: PLW2901 - the digits take less time
-        elif folder is None:
-            say(f"{options.data / 'mnist'} does not have MNIST's four files: digits of scikit-learn are used")
-        aim = MNIST if folder else DIGITS
-        say(f"target accuracy {aim.target:g}, {len(seeds)} seeds")
-        curves = {
-            kind: [
-                simulate(f"{kind}, seed {seed}", spec_of(kind, aim, seed, folder), workers=workers)
-                for seed in seeds
-            ]
-            for kind in KINDS
-            if kind in (options.only or KINDS)
-        }
+    folder = None if options.quick else mnist_folder(options.data)
+    if folder is None and not options.quick:
+        say(f"{options.data / 'mnist'} does not have MNIST's four files: digits of scikit-learn are used")
+    aim = MNIST if folder else DIGITS
+    say(f"target accuracy {aim.target:g}, {len(seeds)} seeds")
+    curves = {
+        kind: [
+            simulate(f"{kind}, seed {seed}", spec_of(kind, aim, seed, folder), workers=workers)
+            for seed in seeds
+        ]
+        for kind in KINDS
+        if kind in (options.only or KINDS)
+    }
     figures = figures_of(curves, aim.target)
     for kind, found in figures.items():
         say(

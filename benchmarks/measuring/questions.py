@@ -15,9 +15,9 @@ class Question:
 QUESTIONS = (
     Question("round_overhead", "the overhead of a round, next to Flower and FLARE", 10.0),
     Question("averaging", "the averager and its growth, next to Flower", 3.0),
-    Question("learning", "accuracy and rounds, by data, set-up and strategy", 18.0),
-    Question("stragglers", "time to an accuracy in a fleet with stragglers", 7.0),
-    Question("bytes_to_accuracy", "bytes to an accuracy, by encoding and for partial models", 5.0),
+    Question("learning", "accuracy and rounds, by data, set-up and strategy", 14.0),
+    Question("stragglers", "time to an accuracy in a fleet with stragglers", 6.0),
+    Question("bytes_to_accuracy", "bytes to an accuracy, by encoding and for partial models", 4.0),
     Question("encodings", "bytes and accuracy of encodings", 2.0),
     Question("partial_models", "bytes and accuracy of partial models", 2.0),
     Question("start", "from a bare machine to the first closed round", 3.0),
