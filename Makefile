@@ -9,6 +9,8 @@
 #                    install)
 #   make test-tracking  MLflow's client against a real MLflow server, TensorBoard's files against its own reader (half
 #                    a minute, and one and 900 MB to install)
+#   make test-ray    grids of simulations on a real Ray of this machine (two minutes, and half a one and 300 MB to
+#                    install)
 #   make bench       the benchmarks, in less than an hour (make bench OPTIONS=--quick: under a minute each;
 #                    OPTIONS=--record writes docs/benchmarks.json, from which docs/benchmarks.md is written)
 #   make requirements  pins what devices install, with hashes, after constraints.txt has changed
@@ -38,7 +40,7 @@ BROWSER := command -v chromedriver >/dev/null || { [ "$$(id -u)" = 0 ] && comman
     --no-install-recommends chromium chromium-driver >/dev/null; } \
     || echo "no chromium and chromium-driver: the tests of the dashboard in a browser will be skipped"
 
-.PHONY: demo test test-fast check test-deploy test-tracking bench prose chaos requirements clean
+.PHONY: demo test test-fast check test-deploy test-tracking test-ray bench prose chaos requirements clean
 
 demo: $(VENV)/.for-demo
 	$(BIN)/fedgrass demo $(OPTIONS)
@@ -81,6 +83,12 @@ test-tracking: $(VENV)/.for-tests .venv-tracking/.installed
 	@touch $@
 
 # The peers are optional: a benchmark without them says so.
+# Both environments are of one Python: that of the tests comes first, Ray is what it lacks.
+test-ray: $(VENV)/.for-tests .venv-ray/.installed
+	PYTHONPATH=$(CURDIR):$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))') \
+	    .venv-ray/bin/python -m pytest --numprocesses=0 tests/contracts/test_cell_executor.py \
+	    tests/integration/simulation/test_grid_on_ray.py $(OPTIONS)
+
 bench: $(VENV)/.for-tests
 	@$(MAKE) --no-print-directory .venv-flower/.installed || echo "the benchmarks run without Flower"
 	@$(MAKE) --no-print-directory .venv-flare/.installed || echo "the benchmarks run without FLARE"
@@ -96,7 +104,7 @@ requirements: $(VENV)/.for-tests
 	$(BIN)/python .ci/pin_requirements.py
 
 clean:
-	rm -rf $(VENV) .venv-sam .venv-checkov .venv-tracking .venv-flower .venv-flare .aws-sam build greengrass-build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .venv-sam .venv-checkov .venv-tracking .venv-ray .venv-flower .venv-flare .aws-sam build greengrass-build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/python:

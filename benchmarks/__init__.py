@@ -7,4 +7,6 @@ With ``--quick`` a benchmark takes less than a minute. The last line of its outp
 - measuring: options, processes, figures, the record of what was measured
 - peers: the systems that fedgrass is compared with, and fedgrass's own fleet, in the same form
 - fleets: prepared tables of large fleets
+- simulated: set-ups and curves of simulated runs
+- pages: docs/benchmarks.md and its pictures, from the record
 """

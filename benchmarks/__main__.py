@@ -1,11 +1,12 @@
 """Ask all questions in turn: ``python -m benchmarks [--only QUESTION ...] [--quick] [--record]``.
 
 A question that fails does not stop the others; the exit code is then 1. The last lines are a table of all
-questions with their times. ``make bench`` runs this.
+questions with their times. ``make bench`` runs this. With --record, docs/benchmarks.md is written again.
 """
 
 import argparse
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -37,6 +38,9 @@ def main() -> int:
     except KeyboardInterrupt:
         code = _INTERRUPTED
     print("\n" + summary(outcomes), flush=True)
+    if "--record" in words:
+        written = subprocess.run([sys.executable, "docs/write_benchmarks.py"], cwd=_ROOT, check=False)
+        code = code or written.returncode
     return code or int(any(outcome.failure for outcome in outcomes))
 
 

@@ -61,7 +61,7 @@ def rounds_of(system: str, devices: int, megabytes: float, *, quick: bool) -> in
         return 3 + (megabytes <= 1) + (devices <= _FEW)
     if system == FLARE:
         return 4 if quick else 7
-    return 6 if quick else 11
+    return 6 if quick or megabytes > 1 else 11
 
 
 def measure_flower(installed: PeerEnvironment) -> Measure:

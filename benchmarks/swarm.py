@@ -59,9 +59,7 @@ def figures_of(report: SwarmReport) -> dict[str, Any]:
         "turnaround_p50": took.p50 if took else None,
         "turnaround_p95": took.p95 if took else None,
         "turnaround_p99": took.p99 if took else None,
-        "messages_per_second": round(
-            report.messages.sent_per_second + report.messages.received_per_second, 1
-        ),
+        "messages_per_second": round(rates.sent_per_second + rates.received_per_second, 1),
         "client_ms": round(1000 * used.get(CLIENT, 0.0) / replies, 2),
         "cloud_ms": round(1000 * used.get(CLOUD, 0.0) / replies, 2),
         "function_ms": round(1000 * used.get(FUNCTIONS, 0.0) / replies, 2),

@@ -20,6 +20,7 @@ QUESTIONS = (
     Question("bytes_to_accuracy", "bytes to an accuracy, by encoding and for partial models", 4.0),
     Question("encodings", "bytes and accuracy of encodings", 2.0),
     Question("partial_models", "bytes and accuracy of partial models", 2.0),
+    Question("swarm", "rounds over light devices, on one machine", 5.0),
     Question("start", "from a bare machine to the first closed round", 3.0),
     Question("device", "the cost of the device side", 2.0),
     Question("swarm", "1,000 light devices on the embedded cloud", 5.0),

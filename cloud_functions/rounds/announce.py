@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from msgspec import UNSET
 
 from cloud_functions.buffers import flight
+from cloud_functions.rounds import reminders
 from cloud_functions.selection import cohorts
 from cloud_functions.server_apps import message_list
 from cloud_functions.services import Services
@@ -24,6 +25,7 @@ _Announcer = Callable[[str, int, int], bytes]
 
 # Short, so that little time is lost after a crash. It is extended while half of it or less is left.
 _LEASE_SECONDS = 30
+_MOST_BY_INITIATOR = 100  # devices
 _PER_LOOK_AT_LEASE = 250  # announcements, which take half a second on AWS
 
 
@@ -56,13 +58,20 @@ def announce_all(
         raise
 
 
-def is_announced_by_another(services: Services, round_: Round, alarm: Alarm | None) -> bool:
-    """Return whether another worker holds the lease to announce a round, and so will take its next steps.
+def is_left_to_another(services: Services, round_: Round, alarm: Alarm | None) -> bool:
+    """Return whether another worker announces a round, and so will take its next steps.
+
+    It holds the lease; or it is an averager that is sent a reminder, since the initiator has one minute,
+    within which it does not announce to a large cohort.
 
     Raises:
         NotYet: it does, and the caller has an alarm, which must not be lost if that worker crashes.
     """
     if not round_.is_being_announced(services.now()):
+        is_large = max(round_.asked, round_.in_flight) > _MOST_BY_INITIATOR
+        if is_large and not services.can_average:
+            reminders.look_now(services, round_.run)
+            return True
         return False
     if alarm:
         named = messages.round_id(round_.run, round_.number, round_.attempt)

@@ -155,8 +155,8 @@ def _drive(services: Services, run: Run, round_: Round, alarm: Alarm | None) -> 
 
 
 def _announce(services: Services, run: Run, round_: Round, alarm: Alarm | None) -> bool:
-    """Announce a round, unless another worker does; a new buffer is filled before that."""
-    if announce.is_announced_by_another(services, round_, alarm):
+    """Announce a round, unless it is left to another worker; a new buffer is filled before that."""
+    if announce.is_left_to_another(services, round_, alarm):
         return False
     is_new_buffer = round_.in_flight and not round_.announced_batches
     if not (is_new_buffer and flight.fill(services, run, round_)):

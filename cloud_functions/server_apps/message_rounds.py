@@ -79,7 +79,7 @@ def _drive(services: Services, run: Run, round_: Round, alarm: Alarm | None) -> 
         close_round.abandon(services, round_, Event.GIVEN_UP, f"the run is {run.state}: {run.reason}")
         return True
     if round_.state is State.OPEN and not round_.announced:
-        if announce.is_announced_by_another(services, round_, alarm):
+        if announce.is_left_to_another(services, round_, alarm):
             return False
         _announce(services, run, round_)
         return True

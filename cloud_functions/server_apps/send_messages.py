@@ -156,6 +156,8 @@ def _open(services: Services, run: Run, number: int, sha256: str) -> Run:
     services.rounds.open_round(run, made, run.progress)
     services.report(made, f"opened: {made.aim} sent to {_devices(made.asked)}")
     opened = msgspec.structs.replace(run, round=number, attempt=1)
+    if announce.is_left_to_another(services, made, None):
+        return opened
     try:
         announce.announce_all(services, opened, made, listed)
     except LostRace:  # a copy of the action has announced it

@@ -1,6 +1,7 @@
 """The errors of the embedded cloud and of the fleet on a laptop, in one tree.
 
 FedgrassLocalError
+├── FleetTooLargeError         more devices than the memory of this machine can hold
 └── LocalCloudError            the embedded cloud
     ├── PortUnavailableError   a fixed port that is busy, out of range or reserved for root
     ├── CloudNotRunningError   a call before `start` or after `stop`
@@ -12,6 +13,10 @@ FedgrassLocalError
 
 class FedgrassLocalError(Exception):
     """Base class of errors on a laptop; the message is printed to the operator."""
+
+
+class FleetTooLargeError(FedgrassLocalError):
+    """The machine has too little memory for the devices; the message says how much, and how many fit."""
 
 
 class LocalCloudError(FedgrassLocalError):

@@ -18,6 +18,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from fedgrass.local.aws.embedded_cloud import EmbeddedCloud
 from fedgrass.local.aws.thing_credentials import assume
+from fedgrass.local.fleet_start import seconds_for, start_in_waves
 from fedgrass.local.plain_devices import PlainDevices
 from greengrass_emulator.control.control_server import CorePresence, HostHooks
 from greengrass_emulator.core.core_folders import folder_name
@@ -162,23 +163,33 @@ class Fleet:
         build: ComponentBuild,
         configurations: Mapping[str, Mapping[str, object]],
         tasks: Sequence[ComponentBuild] = (),
+        started: Callable[[int], None] = lambda _: None,
     ) -> None:
         """Start a core per thing name, and deploy the component to it with the thing's configuration.
 
-        The components of tasks are deployed first. Returns when every component is running. Raises the first
+        A few cores are started at a time; ``started`` is called with the number of those that run. The
+        components of tasks are deployed first. Returns when every component is running. Raises the first
         error; the caller must still call ``stop``.
         """
-        self.call(self._start_all(build, configurations, tasks), _START_SECONDS)
+        starts = [
+            partial(self._start_one, thing, build, chosen, tasks) for thing, chosen in configurations.items()
+        ]
+        self.call(start_in_waves(starts, started), _START_SECONDS + seconds_for(len(starts)))
 
     def start_plain(
-        self, configurations: Mapping[str, Mapping[str, object]], tasks: Sequence[ComponentBuild] = ()
+        self,
+        configurations: Mapping[str, Mapping[str, object]],
+        tasks: Sequence[ComponentBuild] = (),
+        started: Callable[[int], None] = lambda _: None,
     ) -> None:
         """Start a device without Greengrass per thing name, with the thing's configuration.
 
-        The components of tasks are installed first, as an operator does it by hand.
+        A few devices are started at a time; ``started`` is called with the number of those that have
+        connected. The components of tasks are installed first, as an operator does it by hand.
         """
         archives = [task.archive() for task in tasks]
-        self.call(self.plain.start(configurations, archives), _START_SECONDS)
+        seconds = _START_SECONDS + seconds_for(len(configurations))
+        self.call(self.plain.start(configurations, archives, started), seconds)
 
     def call(self, coroutine: Coroutine[Any, Any, Result], timeout: float = 30) -> Result:
         """Run a coroutine in the fleet's event loop and return its result."""
@@ -194,22 +205,14 @@ class Fleet:
         if not self._thread.is_alive():
             return
         try:
-            self.call(self._stop_all(), _STOP_SECONDS)
+            devices = len(self.devices) + len(self.plain.devices)
+            self.call(self._stop_all(), _STOP_SECONDS + seconds_for(devices))
             # Pending calls of the cloud must complete while it still runs.
             self.call(self._loop.shutdown_default_executor(), _STOP_SECONDS)
         finally:
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join(_STOP_SECONDS)
             self._loop.close()
-
-    async def _start_all(
-        self,
-        build: ComponentBuild,
-        configurations: Mapping[str, Mapping[str, object]],
-        tasks: Sequence[ComponentBuild],
-    ) -> None:
-        starts = (self._start_one(thing, build, chosen, tasks) for thing, chosen in configurations.items())
-        _raise_first(await asyncio.gather(*starts, return_exceptions=True))
 
     async def _start_one(
         self,

@@ -9,8 +9,10 @@ import logging
 import os
 import shlex
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -18,6 +20,7 @@ from components.trainer.task_installer import install
 from fedgrass import sources
 from fedgrass.local.aws.embedded_cloud import EmbeddedCloud
 from fedgrass.local.aws.thing_credentials import Credentials, CredentialsProvider
+from fedgrass.local.fleet_start import start_in_waves
 from greengrass_emulator.child_environment import local_variables
 from greengrass_emulator.core.core_folders import folder_name
 from greengrass_emulator.lifecycle.guarded_script import GuardedScript, Script
@@ -25,6 +28,9 @@ from greengrass_emulator.lifecycle.guarded_script import GuardedScript, Script
 _DEVICE_FILE: Final = "device.json"
 _RESTART_SECONDS: Final = 1.0
 _STOP_SECONDS: Final = 5.0
+_CONNECT_SECONDS: Final = 30.0
+_POLL_SECONDS: Final = 0.1
+_CONNECTED: Final = b"connected to"  # in the trainer's log
 _FOREIGN: Final = "AWS_"  # prefix of variables that must not reach the device
 
 
@@ -77,13 +83,17 @@ class PlainDevices:
         self.devices: dict[str, PlainDevice] = {}
 
     async def start(
-        self, configurations: Mapping[str, Mapping[str, object]], tasks: Sequence[Path] = ()
+        self,
+        configurations: Mapping[str, Mapping[str, object]],
+        tasks: Sequence[Path] = (),
+        started: Callable[[int], None] = lambda _: None,
     ) -> None:
         """Start a device per thing name, with the trainer's configuration for it.
 
         Args:
             configurations: the trainer's, by thing name.
             tasks: artifacts of the components of tasks, which are installed first.
+            started: called with the number of devices that have connected so far.
         """
         provider = self._provider = CredentialsProvider(
             self._alias, self._cloud.root_ca, self._folder / "credentials-provider", self._log
@@ -91,11 +101,11 @@ class PlainDevices:
         await provider.start()
         roots = self._folder / "roots.pem"
         roots.write_bytes(self._cloud.root_ca.read_bytes() + provider.certificate.read_bytes())
-        for thing, configuration in configurations.items():
-            for task in tasks:
-                into = str(self._folder / folder_name(thing))
-                await asyncio.to_thread(install, task, into, sys.executable)
-            await self._add(thing, configuration, provider, roots)
+        starts = [
+            partial(self._start_one, thing, configuration, tasks, provider, roots)
+            for thing, configuration in configurations.items()
+        ]
+        await start_in_waves(starts, started)
 
     async def stop(self) -> None:
         """Stop every device and the credentials provider. May be called twice."""
@@ -107,6 +117,23 @@ class PlainDevices:
         if self._provider is not None:
             await self._provider.stop()
             self._provider = None
+
+    async def _start_one(
+        self,
+        thing: str,
+        configuration: Mapping[str, object],
+        tasks: Sequence[Path],
+        provider: CredentialsProvider,
+        roots: Path,
+    ) -> None:
+        """Start a device, and wait until it has connected; one that does not is reported by its heartbeat."""
+        for task in tasks:
+            into = str(self._folder / folder_name(thing))
+            await asyncio.to_thread(install, task, into, sys.executable)
+        await self._add(thing, configuration, provider, roots)
+        log, deadline = self.devices[thing].log, time.monotonic() + _CONNECT_SECONDS
+        while time.monotonic() < deadline and not _has_connected(log):  # noqa: ASYNC110 - of another process
+            await asyncio.sleep(_POLL_SECONDS)
 
     async def _add(
         self, thing: str, configuration: Mapping[str, object], provider: CredentialsProvider, roots: Path
@@ -152,3 +179,7 @@ class PlainDevices:
                 await running.stop(_STOP_SECONDS)
             self._log.warning("the trainer of %s ended with exit code %d and is restarted", folder.name, code)
             await asyncio.sleep(_RESTART_SECONDS)
+
+
+def _has_connected(log: Path) -> bool:
+    return log.is_file() and _CONNECTED in log.read_bytes()

@@ -22,6 +22,7 @@ from fedgrass.console.strategies.custom_strategies import read_strategy, write_f
 from fedgrass.console.strategies.strategy_check import checked
 from fedgrass.federation import topics
 from fedgrass.local.aws.embedded_cloud import ACCOUNT, EmbeddedCloud
+from fedgrass.local.fleet_start import MOST_DEVICES, averagers_for, check_memory, progress_of, seconds_for
 from fedgrass.local.local_errors import FedgrassLocalError, ThingCreationError
 from fedgrass.local.local_fleet import ComponentBuild, Fleet
 from greengrass_emulator.core.profiles import profile_named
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
 _OBSERVER = "observer"
 _CLIENT_PREFIX = "observer-"
 TRAINER = "com.fedgrass.Trainer"
-_MOST_DEVICES = 64  # each device has one or two processes
 _REGISTER_SECONDS = 60.0
 
 
@@ -92,8 +92,8 @@ class Testbed:
 
 def thing_names(devices: int, kind: str = "device") -> list[str]:
     """Return the names of ``devices`` things. Raises TestbedError if that is too many for one machine."""
-    if not 1 <= devices <= _MOST_DEVICES:
-        message = f"{devices} devices cannot run on one machine: choose 1 to {_MOST_DEVICES}"
+    if not 1 <= devices <= MOST_DEVICES:
+        message = f"{devices} devices cannot run on one machine: choose 1 to {MOST_DEVICES}"
         raise TestbedError(message)
     width = len(str(devices))
     return [f"{kind}-{number:0{width}}" for number in range(1, devices + 1)]
@@ -131,6 +131,7 @@ def open_testbed(  # noqa: PLR0913 - one argument per option of the demo
         report: called with a line per step.
         check: called repeatedly while the devices start; an error that it raises ends the start.
     """
+    check_memory(len(configurations), len(plain or {}))
     chosen = profile_named(profile)
     build = build_trainer(folder / "build")
     functions = folder / "build" / "cloud_functions.zip"
@@ -145,7 +146,12 @@ def open_testbed(  # noqa: PLR0913 - one argument per option of the demo
             "fedgrass",
             package.ROOT / "template.yaml",
             functions,
-            {"FleetName": fleet_name, "DeviceRoleAlias": "no", **(parameters or {})},
+            {
+                "FleetName": fleet_name,
+                "DeviceRoleAlias": "no",
+                "ReplyConcurrency": str(averagers_for(len(configurations) + len(plain or {}))),
+                **(parameters or {}),
+            },
         )
         report(f"the cloud is running, template.yaml deployed ({time.monotonic() - started:.1f} s)")
         observer = create_observer(cloud, fleet_name, folder / "observer")
@@ -153,10 +159,11 @@ def open_testbed(  # noqa: PLR0913 - one argument per option of the demo
         started = time.monotonic()
         fleet = stack.enter_context(Fleet(cloud, outputs, folder / "cores", chosen))
         common = {"fleet": fleet_name, "python": sys.executable}
-        fleet.start(build, {thing: {**common, **chosen} for thing, chosen in configurations.items()}, tasks)
+        cores = {thing: {**common, **chosen} for thing, chosen in configurations.items()}
+        fleet.start(build, cores, tasks, progress_of(report, len(cores), "Greengrass cores"))
         without = {thing: {"fleet": fleet_name, **chosen} for thing, chosen in (plain or {}).items()}
         if without:
-            fleet.start_plain(without, tasks)
+            fleet.start_plain(without, tasks, progress_of(report, len(without), "devices without Greengrass"))
         operator = Operator(cloud.client, outputs)
         _wait_for_devices(operator, len(configurations) + len(without), check)
         also = f", {len(without)} devices without Greengrass run it with plain MQTT," if without else ""
@@ -174,12 +181,11 @@ def build_trainer(folder: Path) -> ComponentBuild:
 
 
 def _wait_for_devices(operator: Operator, count: int, check: Callable[[], None]) -> None:
-    deadline = time.monotonic() + _REGISTER_SECONDS
+    seconds = _REGISTER_SECONDS + seconds_for(count)
+    deadline = time.monotonic() + seconds
     while (registered := len(operator.devices())) < count:
         check()
         if time.monotonic() > deadline:
-            message = (
-                f"only {registered} of {count} devices sent a heartbeat within {_REGISTER_SECONDS:.0f} s"
-            )
+            message = f"only {registered} of {count} devices sent a heartbeat within {seconds:.0f} s"
             raise TestbedError(message)
         time.sleep(0.1)

@@ -297,6 +297,7 @@ class VirtualDevices:
         )
         self._directory.note_work(device.conditions.name, result.examples_of_task, frozenset(result.reported))
         device.work = None
+        work.future = None  # it holds the update, of which the bucket has a copy
         pauses = delays(FIRST_REPLY_DELAY, LARGEST_REPLY_DELAY, self._rng)
         device.reply = _Reply(work, messages.encode(completion), pauses)
         self._repeat(device, device.reply, until=work.deadline)

@@ -38,7 +38,7 @@ class CrowdProcess:
         path = os.pathsep.join(filter(None, (str(sources.ROOT), os.environ.get("PYTHONPATH"))))
         self.devices = len(spec.devices)
         self._child = subprocess.Popen(
-            [sys.executable, "-m", "fedgrass.swarm.swarm_process"],
+            [sys.executable, "-m", "fedgrass.swarm.devices.swarm_process"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

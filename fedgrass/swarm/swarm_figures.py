@@ -54,7 +54,7 @@ class RoundOfSwarm(Struct, frozen=True, kw_only=True):
     reply_seconds: float  # from the end of the announcements until the averaging began
     averaging_seconds: float
     seconds: float  # from the selection of the devices until the round was closed
-    train_ends: tuple[float, ...] = ()  # turnarounds, for the picture
+    turnarounds: tuple[float, ...] = ()  # of the counted replies, in seconds
 
 
 class MessageRates(Struct, frozen=True, kw_only=True):
@@ -146,7 +146,7 @@ def round_figures(
         reply_seconds=round(max(0.0, ended / 1000 - averaging - announced), 3),
         averaging_seconds=round(averaging, 3),
         seconds=round((ended - begun) / 1000, 3),
-        train_ends=tuple(round(value, 3) for value in turnarounds),
+        turnarounds=tuple(round(value, 3) for value in turnarounds),
     )
 
 

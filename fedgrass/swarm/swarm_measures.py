@@ -111,7 +111,7 @@ def processor_times() -> dict[int, tuple[str, float]]:
     found = {own.pid: (COMMAND, _seconds(own))}
     for child in own.children():
         command = _command(child)
-        if "fedgrass.swarm.swarm_process" in command:
+        if "fedgrass.swarm.devices.swarm_process" in command:
             found[child.pid] = (CLIENT, _seconds(child))
         elif "fedgrass.local.aws.ministack_process" in command:
             found[child.pid] = (CLOUD, _seconds(child))

@@ -49,9 +49,9 @@ def _draw_turnarounds(axes: Axes, report: SwarmReport) -> None:
     """Draw each counted reply, and the percentiles of each closed round."""
     closed = [one for one in report.rounds if one.state == State.CLOSED and one.turnaround]
     points = [
-        (one.round + 0.5 * (place / max(1, len(one.train_ends)) - 0.5), seconds)
+        (one.round + 0.5 * (place / max(1, len(one.turnarounds)) - 0.5), seconds)
         for one in closed
-        for place, seconds in enumerate(sorted(one.train_ends))
+        for place, seconds in enumerate(sorted(one.turnarounds))
     ]
     if points:
         axes.plot(*zip(*points, strict=True), ",", color=_PALE, label="one device, the fastest first")

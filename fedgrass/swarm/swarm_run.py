@@ -17,7 +17,7 @@ from fedgrass.federation.rounds import State
 from fedgrass.federation.runs import LIVING, Run
 from fedgrass.federation.settings import RunSettings
 from fedgrass.swarm.crowd_processes import CrowdProcesses
-from fedgrass.swarm.prepared_updates import initial_model
+from fedgrass.swarm.devices.prepared_updates import initial_model
 from fedgrass.swarm.swarm_cloud import SwarmCloud
 from fedgrass.swarm.swarm_errors import SwarmError
 from fedgrass.swarm.swarm_figures import (
@@ -283,7 +283,7 @@ def _measured(  # noqa: PLR0913, PLR0917 - what was measured
         megabytes=plan.habits.megabytes,
         connect_seconds=round(connect_seconds, 3),
         rounds=tuple(rounds),
-        turnaround=percentiles([value for one in closed for value in one.train_ends]),
+        turnaround=percentiles([value for one in closed for value in one.turnarounds]),
         replies_sent=sum(one.completed for one in closed),
         replies_counted=counted,
         completions=sum(one.completions for one in closed),

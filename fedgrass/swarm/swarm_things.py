@@ -135,7 +135,7 @@ class SwarmThings:
 
 
 def provisioned_things(folder: Path, count: int) -> list[Identity]:
-    """Return the first ``count`` things of a folder that ``fedgrass fleet provision --folder`` has written.
+    """Return the first ``count`` things of a folder that ``fedgrass fleet provision --out`` has written.
 
     Raises:
         SwarmOptionError: the folder cannot be read, or has fewer things.

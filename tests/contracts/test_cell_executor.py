@@ -17,8 +17,8 @@ from fedgrass.simulation.grids.executors.cell_executor import CellExecutor, Work
 from fedgrass.simulation.grids.executors.process_executor import ProcessExecutor
 from fedgrass.simulation.grids.executors.ray_executor import RayExecutor
 from fedgrass.simulation.grids.grid_file import BatchPlace
-from tests.fakes.memory_batch import MemoryBatch, MemoryS3
 from tests.fakes.executor_works import perform
+from tests.fakes.memory_batch import MemoryBatch, MemoryS3
 from tests.fakes.thread_executor import LOST, ThreadExecutor
 
 ray: Any = None
@@ -160,15 +160,19 @@ def test_what_is_abandoned_ends_at_once(executor: CellExecutor, tmp_path: Path) 
             future.result(SECONDS)
 
 
-def test_a_context_waits_for_all_works_and_abandons_them_after_an_error(
-    executor: CellExecutor, tmp_path: Path
-) -> None:
+def test_a_context_that_an_error_leaves_abandons_its_works(executor: CellExecutor, tmp_path: Path) -> None:
     begun = tmp_path / "begun"
-    with pytest.raises(KeyboardInterrupt), executor:
-        future = executor.submit(f"touch {begun} wait {tmp_path / 'never'}".encode())
-        await_file(begun)
-        raise KeyboardInterrupt
+    executor.__enter__()
+    future = executor.submit(f"touch {begun} wait {tmp_path / 'never'}".encode())
+    await_file(begun)
+    executor.__exit__(KeyboardInterrupt, KeyboardInterrupt(), None)
     assert isinstance(future.exception(SECONDS), WorkerLost)
+
+
+def test_a_context_waits_for_all_works(executor: CellExecutor) -> None:
+    with executor:
+        futures = [executor.submit(f"echo {number}".encode()) for number in range(5)]
+    assert all(future.done() and future.result() for future in futures)
 
 
 def test_callbacks_are_called_and_a_first_completion_is_seen(executor: CellExecutor, tmp_path: Path) -> None:

@@ -82,6 +82,7 @@ _REFUSED_HERE = {
 # Beginning of the command -> why it is not run here, and the test that runs it.
 _ELSEWHERE = {
     "demo": ("starts a site of its own", "tests/e2e/test_demo_command.py"),
+    "swarm": ("starts a cloud of its own", "tests/integration/console/test_swarm.py"),
     "dashboard": ("serves until Ctrl-C", "tests/e2e/test_dashboard_page.py"),
     "core deploy": ("needs a running core", "tests/e2e/test_documented_component.py"),
     "flower run": ("needs devices with the app", "tests/e2e/test_flower_apps.py"),

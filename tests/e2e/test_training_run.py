@@ -20,6 +20,8 @@ from fedgrass.federation.messages.trace_context import parse_timeline
 from fedgrass.federation.runs import Run, RunState
 from fedgrass.federation.settings_parser import parse_settings
 from fedgrass.local.testbed import Testbed, open_testbed, thing_names
+from fedgrass.simulation.simulation import run_spec
+from fedgrass.simulation.simulation_spec import SimulationSpec
 from tests.deployed import fedgrass
 from tests.e2e.processes import listening_ports, wait_until
 
@@ -252,3 +254,24 @@ def test_the_finished_run_is_shown_downloaded_reported_and_compared_by_commands(
     assert code == 1
     assert refused == "fedgrass: run 'run-1' is SUCCEEDED; this action requires RUNNING\n"
     assert trained.testbed.operator.runs() == {"run-1": RunState.SUCCEEDED}
+
+
+def test_a_simulation_of_the_same_run_makes_the_same_models(trained: Trained) -> None:
+    """Real cores and virtual devices train with the same settings, which seed the order of the examples."""
+    settings = {"rounds": ROUNDS, "evaluate_last": False, "training": {"seed": 5, "epochs": 2}}
+    operator = trained.testbed.operator
+    operator.start("seeded", parse_settings({"task": "digits", **settings}), Digits().initial_weights(seed=3))
+    spec = SimulationSpec(task="digits", devices=DEVICES, settings=settings, seed=3)
+    simulation = run_spec(spec, workers=1, report=lambda _line: None)
+    wait_until(lambda: operator.run("seeded").state is not RunState.RUNNING, "the run's end", 120)
+    assert operator.run("seeded").state is simulation.run.state is RunState.SUCCEEDED
+    real = safetensors.numpy.load(operator.model("seeded", ROUNDS))
+    simulated = safetensors.numpy.load(simulation.model)
+    assert real.keys() == simulated.keys()
+    for name, array in real.items():
+        np.testing.assert_allclose(simulated[name], array, rtol=0, atol=1e-6)
+    parts = [[(part.examples, part.metrics) for part in record.participants] for record in simulation.records]
+    for record, expected in zip(operator.rounds(operator.run("seeded")), parts, strict=True):
+        for part, (examples, metrics) in zip(record.participants, expected, strict=True):
+            assert part.examples == examples
+            assert part.metrics == pytest.approx(metrics, abs=1e-5)

@@ -1,3 +1,4 @@
+# ruff: noqa: N803 - the arguments have boto3's names
 """AWS Batch and S3 in memory, as far as a grid uses them: jobs run in an executor of the test."""
 
 import io
@@ -45,7 +46,8 @@ class MemoryS3:
     def get_object(self, *, Bucket: str, Key: str) -> dict[str, Any]:
         del Bucket
         if Key not in self.objects:
-            raise refusal("NoSuchKey", "GetObject", 404)
+            error = refusal("NoSuchKey", "GetObject", 404)
+            raise error
         return {"Body": io.BytesIO(self.objects[Key])}
 
     def get_paginator(self, operation: str) -> "MemoryS3":

@@ -11,6 +11,7 @@ import pytest
 from tests.guards.cloud_files import PROJECT
 
 CODE = ("cloud_functions", "components", "fedgrass", "greengrass_emulator")
+MEASURED = ("benchmarks",)  # a question is named as what it measures: `start`, `device`
 MOST_MODULES = 15  # of a folder
 # Files that a user writes.
 # The first two: what `fedgrass flower add` generates, and the end of a pattern of Flower's.
@@ -25,7 +26,10 @@ EXAMPLES = {
     "cautious.py",
 }
 PACKAGES = sorted(
-    file.parent for folder in CODE for file in (PROJECT / folder).rglob("__init__.py") if file.read_text()
+    file.parent
+    for folder in (*CODE, *MEASURED)
+    for file in (PROJECT / folder).rglob("__init__.py")
+    if file.read_text()
 )
 
 
@@ -38,7 +42,8 @@ def docstring(folder: Path) -> str:
 
 
 def test_no_base_name_occurs_twice_in_the_code() -> None:
-    names = Counter(file.name for folder in PACKAGES for file in modules(folder))
+    code = [folder for folder in PACKAGES if folder.relative_to(PROJECT).parts[0] in CODE]
+    names = Counter(file.name for folder in code for file in modules(folder))
     assert [name for name, count in names.items() if count > 1] == []
 
 

@@ -37,8 +37,8 @@ core = core_commands(
 
 def demo(
     *,
-    devices: Annotated[int, whole_number(1, 64, "Greengrass cores to start, 1 to 64")] = 6,
-    mqtt_devices: Annotated[int, whole_number(0, 64, "devices without Greengrass to start in addition")] = 0,
+    devices: Annotated[int, whole_number(1, 512, "Greengrass cores to start, 1 to 512")] = 6,
+    mqtt_devices: Annotated[int, whole_number(0, 512, "devices without Greengrass to start in addition")] = 0,
     rounds: Annotated[int, whole_number(1, 10**6, "rounds of the run")] = 5,
     task: Annotated[
         str,

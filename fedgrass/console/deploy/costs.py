@@ -50,9 +50,11 @@ MESSAGES = 4  # announce, accepted, complete, verdict
 RULES = 3  # with an action; accepted: statuses; complete: replies and turnarounds
 TRIGGERS = RULES + 1  # accepted triggers the rule of declines too, which does nothing about it
 _SQS_REQUESTS = 2 * 1.2  # sent singly, received and deleted in batches of ten
-# Announcement and reply in transactions, which cost double; the turnaround, and its index by device.
-WRITES = 2 + 4 + 4 + 1 + 1
-READS = 4 + 3 / 10  # round and participant, twice; run and round once per ten replies; consistent reads
+# Asked, accepted and counted in transactions, which cost double: the participant each time, and the round once
+# per ten messages; the turnaround, and its index by device.
+WRITES = 2 + 2 * (2 + 2 / 10) + 1 + 1
+# The participant twice; once per ten messages the round, and once per ten replies run and round; consistent.
+READS = 2 + 2 / 10 + 2 / 10
 _QUERIED = 4 / 10  # when announced, and when the round closes; ten participants per unit
 _WRITES_OF_GROUPS = 2  # the group of a reply, in the transaction that counts the reply
 _READS_OF_GROUPS = 1 + 1 / 30  # the participant, and its group

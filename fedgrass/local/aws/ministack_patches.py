@@ -15,6 +15,7 @@
   policies are not enforced. `RequestGuard` needs a secret for each.
 - It returns the address of a function's code with a fixed signature, which `RequestGuard` refuses: here the
   account's owner signs it, as AWS does.
+- It parses the key condition of a query again for each row of the partition (key_conditions.py).
 - It compares each MQTT message with every subscription: with 1,000 devices that takes most of its time.
 - Parameters of a template are text, even for the number MaximumConcurrency of a queue.
 """
@@ -38,6 +39,7 @@ from ministack.core import iam_actions, lambda_runtime
 from ministack.core.iam_evaluator import pin_request_origin
 from ministack.services import dynamodb, iot, lambda_svc, s3, scheduler, sts
 
+from fedgrass.local.aws.key_conditions import parsing_once
 from fedgrass.local.aws.topic_index import IndexedSubscriptions, published_on
 
 _SCHEDULER_TICK_SECONDS = 1.0
@@ -49,6 +51,7 @@ def apply_patches() -> None:
     scheduler._SCHEDULE_TICK_INTERVAL = _SCHEDULER_TICK_SECONDS  # noqa: SLF001 - there is no public setting
     app.pin_request_origin = lambda address, _secure: pin_request_origin(address, secure_transport=True)
     dynamodb._transact_write_items = recording_as_received(dynamodb._transact_write_items)  # noqa: SLF001 - as above
+    dynamodb._evaluate_condition = parsing_once(dynamodb._evaluate_condition)  # noqa: SLF001 - as above
     s3._copy_object = copying_once(s3._copy_object)  # noqa: SLF001 - as above
     iot._mtls_build_ssl_context = requiring_certificates(iot._mtls_build_ssl_context)  # noqa: SLF001 - as above
     iot._MtlsAcceptor.connection_made = once_reading(iot._MtlsAcceptor.connection_made)  # noqa: SLF001 - as above

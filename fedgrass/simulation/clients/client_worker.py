@@ -211,7 +211,7 @@ def _client_of(prepared: PreparedTraining) -> tuple[Client, Hashable]:
     if reason := why_settings_alone(chosen):
         raise NotTogether(reason)
     correction = prepared.scaffold.correction() if prepared.scaffold else None
-    key = likeness(parts), msgspec.structs.replace(chosen, seed=0), correction is None
+    key = likeness(task), msgspec.structs.replace(chosen, seed=0), correction is None
     return Client(task, prepared.given, chosen, correction), key
 
 
@@ -231,7 +231,7 @@ def _seed(seed: int) -> None:
     """Seed the global generators, from which a user's task may draw."""
     random.seed(seed)
     np.random.seed(seed % _SEED_LIMIT)  # noqa: NPY002 - the global one is what a task may use
-    torch.manual_seed(seed)
+    torch.default_generator.manual_seed(seed)  # torch.manual_seed takes 3 ms for devices that are not there
 
 
 def _ignore(_fraction: float) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Hashable
 from types import FunctionType, MethodType
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,7 @@ _OWN_CODE = ("fit", "fit_corrected", "_train")
 _HOOKS = ("make_optimizer", "make_scheduler")
 _MODULE_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 _MODULE_INTERNALS = frozenset(vars(nn.Module())) - {"training"}
+_known: "WeakKeyDictionary[TorchTask, Hashable]" = WeakKeyDictionary()
 
 
 class NotTogether(Exception):
@@ -53,8 +55,14 @@ def why_settings_alone(chosen: TrainingSettings) -> str:
     return ""
 
 
-def likeness(parts: TrainingParts) -> Hashable:
-    """Return a value that is equal for parts that train alike, whatever their weights and examples."""
+def likeness(task: TorchTask) -> Hashable:
+    """Return a value that is equal for tasks that train alike, whatever their weights and examples."""
+    if task not in _known:
+        _known[task] = _likeness(task.training_parts())
+    return _known[task]
+
+
+def _likeness(parts: TrainingParts) -> Hashable:
     loading = parts.loading
     return (
         _module_likeness(parts.model),

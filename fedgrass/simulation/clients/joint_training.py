@@ -135,7 +135,7 @@ class _JointTraining:
         """Train all clients to their end."""
         self._model.train()
         buffers = {name: value.clone() for name, value in self._model.named_buffers()}
-        torch.manual_seed(self._settings.seed or 0)  # for dropout
+        torch.default_generator.manual_seed(self._settings.seed or 0)  # for dropout
         for progress in self._progress:
             progress.advance()
         while waiting := Counter(one.shape for one in self._progress if one.following):

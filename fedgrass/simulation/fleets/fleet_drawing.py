@@ -3,7 +3,6 @@
 Device number i is the same in a fleet of 10 and in one of 10,000, with the same seed: see distributions.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -236,40 +235,46 @@ def _from_observed(
 ) -> list[DeviceConditions]:
     """Return the devices of a trace; gaps in its columns are drawn from the devices without one."""
     repeated = np.floor(streams("resample") * len(observed)).astype(int).tolist()
-    known: dict[str, list[float]] = {}
-    fill: dict[str, list[float]] = {}
-    for name in CONDITIONS:
-        found = [value for row in observed if (value := getattr(row, name)) is not None]
-        if found:
-            known[name] = found
-            if len(found) < len(observed):
-                fill[name] = (streams(f"gaps/{name}") * len(found)).tolist()
+    rows = [observed[index if index < len(observed) else of_index] for index, of_index in enumerate(repeated)]
+    columns = {**columns, **_observed_columns(observed, rows, streams)}
+    if any(one.on for one in observed):
+        columns["schedule"] = [(row.on, row.period) for row in rows]
     prefix = _free_prefix(observed)
-    devices = []
-    for index, of_index in enumerate(repeated):
-        row = observed[index if index < len(observed) else of_index]
-        values: dict[str, Any] = {
-            name: column[index] for name, column in columns.items() if name != "schedule"
-        }
-        for name, found in known.items():
-            value = getattr(row, name)
-            values[name] = found[math.floor(fill[name][index])] if value is None else value
-        schedule: Schedule = (row.on, row.period)
-        if not any(one.on for one in observed) and "schedule" in columns:
-            schedule = columns["schedule"][index]
-        examples = values.pop("examples", None)
-        devices.append(
-            DeviceConditions(
-                name=row.name if index < len(observed) else f"{prefix}-{index + 1:0{_DIGITS}}",
-                share=index % slices,
-                examples=None if examples is None else int(examples),
-                on=schedule[0],
-                period=schedule[1],
-                attributes={**attributes[index], **row.attributes},
-                **values,
-            )
+    return [
+        _device(
+            row.name if index < len(observed) else f"{prefix}-{index + 1:0{_DIGITS}}",
+            index,
+            index % slices,
+            columns,
+            {**attributes[index], **row.attributes},
         )
-    return devices
+        for index, row in enumerate(rows)
+    ]
+
+
+def _observed_columns(
+    observed: Sequence[ObservedDevice], rows: Sequence[ObservedDevice], streams: Streams
+) -> _Columns:
+    """Return the values of the conditions that are known of any device, for each device of the fleet.
+
+    Args:
+        observed: the devices of the trace.
+        rows: for each device of the fleet the one whose conditions it has.
+        streams: uniform numbers.
+    """
+    columns: _Columns = {}
+    for name in CONDITIONS:
+        known = [value for one in observed if (value := getattr(one, name)) is not None]
+        if known:
+            values = [getattr(row, name) for row in rows]
+            if len(known) < len(observed):
+                drawn = (streams(f"gaps/{name}") * len(known)).astype(int).tolist()
+                values = [
+                    known[place] if value is None else value
+                    for place, value in zip(drawn, values, strict=True)
+                ]
+            columns[name] = values
+    return columns
 
 
 def _free_prefix(observed: Sequence[ObservedDevice]) -> str:

@@ -144,6 +144,8 @@ def _run(  # noqa: PLR0913, PLR0917 - see run_grid
     }
 
     def keep(outcome: CellOutcome) -> None:
+        if outcome.id in outcomes:
+            return
         store.write(outcome)
         outcomes[outcome.id] = outcome
         progress.ended(outcome)
@@ -153,7 +155,7 @@ def _run(  # noqa: PLR0913, PLR0917 - see run_grid
 
     with executor, Progress(names, efforts, tell, plain_console(stderr=tell is complain)) as progress:
         try:
-            run_works(works, executor, keep=keep, retried=retried, tick=_nothing)
+            run_works(works, executor, keep=keep, retried=retried)
         except KeyboardInterrupt:
             executor.abandon()
             done = sum(identity in outcomes for identity in pending)
@@ -162,10 +164,6 @@ def _run(  # noqa: PLR0913, PLR0917 - see run_grid
                 " the same command goes on with the others"
             )
             raise
-
-
-def _nothing() -> None:
-    """Leave the drawing to the view, which redraws by itself."""
 
 
 def opener(name: str) -> OpenExecutor:

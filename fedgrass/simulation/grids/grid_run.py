@@ -1,7 +1,8 @@
 """Run the simulations of a grid: keep what is done, retry what was lost, and go on after failures."""
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, wait
+from concurrent.futures import CancelledError, Future
+from queue import SimpleQueue
 
 import msgspec
 from msgspec import Struct
@@ -9,7 +10,6 @@ from msgspec import Struct
 from fedgrass.simulation.grids.cell_work import CellOutcome, CellWork, decode_outcome
 from fedgrass.simulation.grids.executors.cell_executor import CellExecutor, WorkCrashed, WorkerLost
 
-_TICK_SECONDS = 0.5  # between redrawings of the remaining time
 _ATTEMPTS = 2  # at a simulation whose worker is lost
 
 
@@ -27,43 +27,44 @@ def run_works(
     *,
     keep: Keep,
     retried: Callable[[CellWork, str], None],
-    tick: Callable[[], None],
 ) -> None:
     """Run simulations; return when each has an outcome.
 
     Args:
         works: the simulations.
         executor: where they run; it is left as it is.
-        keep: stores an outcome; called once per simulation, in the order in which they end.
+        keep: stores an outcome; called in the order in which they end, and after
+            an interruption perhaps twice with the same one.
         retried: notes that a simulation whose worker was lost is tried once more, with the reason.
-        tick: is called every half second.
 
     Raises:
         KeyboardInterrupt: everything that had ended by then was kept.
     """
     waiting: dict[Future[bytes], _Attempt] = {}
+    # ``wait`` of concurrent.futures looks at every future each time: ten thousand of them take minutes.
+    ended: SimpleQueue[Future[bytes]] = SimpleQueue()
+
+    def submit(attempt: _Attempt) -> None:
+        future = executor.submit(msgspec.json.encode(attempt.work))
+        waiting[future] = attempt
+        future.add_done_callback(ended.put)
+
     try:
         for work in works:
-            waiting[_submit(executor, work)] = _Attempt(work, 1)
+            submit(_Attempt(work, 1))
         while waiting:
-            done, _ = wait(waiting, timeout=_TICK_SECONDS, return_when=FIRST_COMPLETED)
-            for future in done:
-                attempt = waiting[future]
-                outcome = _outcome(future, attempt)
-                if isinstance(outcome, WorkerLost):
-                    retried(attempt.work, str(outcome))
-                    waiting[_submit(executor, attempt.work)] = _Attempt(attempt.work, attempt.number + 1)
-                else:
-                    keep(outcome)
-                del waiting[future]
-            tick()
+            future = ended.get()
+            attempt = waiting[future]
+            outcome = _outcome(future, attempt)
+            if isinstance(outcome, WorkerLost):
+                retried(attempt.work, str(outcome))
+                submit(_Attempt(attempt.work, attempt.number + 1))
+            else:
+                keep(outcome)
+            del waiting[future]  # only now: an interruption keeps what was not kept yet
     except KeyboardInterrupt:
         _keep_finished(waiting, keep)
         raise
-
-
-def _submit(executor: CellExecutor, work: CellWork) -> Future[bytes]:
-    return executor.submit(msgspec.json.encode(work))
 
 
 def _outcome(future: Future[bytes], attempt: _Attempt) -> CellOutcome | WorkerLost:

@@ -75,7 +75,7 @@ def test_recorded_figures_come_with_the_load_before_the_benchmark(
     options = benchmark_options.benchmark_parser("What?", "less").parse_args(["--record"])
     monkeypatch.setattr("os.getloadavg", lambda: (2.0, 0.0, 0.0))
     monkeypatch.setattr(
-        record.write, "__kwdefaults__", {**record.write.__kwdefaults__, "file": tmp_path / "r"}
+        record.write, "__kwdefaults__", {**(record.write.__kwdefaults__ or {}), "file": tmp_path / "r"}
     )
     benchmark_options.finish("start", options, {}, seeds=[7])
     entry = record.read(tmp_path / "r")["start"]

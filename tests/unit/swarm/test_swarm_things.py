@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
-from fedgrass.swarm.device_crowd import tls_context
+from fedgrass.swarm.devices.device_crowd import tls_context
 from fedgrass.swarm.swarm_errors import SwarmError, SwarmOptionError
 from fedgrass.swarm.swarm_spec import Identity
 from fedgrass.swarm.swarm_things import SwarmThings, provisioned_things

@@ -1,33 +1,19 @@
 """FLARE's FedAvg with the times of its rounds, and an executor with almost no training.
 
-The same model and training as those of flower_app: noise, to which every site adds a constant of its own.
+``overhead_task`` is the model and the training of flower_app, which flare_engine copies into the job.
 """
 
 import json
 import time
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
 from nvflare.apis.dxo import DXO, DataKind, MetaKey, from_shareable
 from nvflare.apis.executor import Executor
 from nvflare.apis.fl_context import FLContext
 from nvflare.apis.shareable import Shareable
 from nvflare.apis.signal import Signal
 from nvflare.app_common.workflows.fedavg import FedAvg
-
-_EXAMPLES = 100
-_BYTES_PER_MEGABYTE = 1_000_000
-_BYTES_PER_FLOAT = 4
-
-
-def initial_model(megabytes: float) -> dict[str, NDArray[np.float32]]:
-    """Return noise, float32 of shape (n,) each; ``bias`` is a hundredth of the model."""
-    floats = int(megabytes * _BYTES_PER_MEGABYTE / _BYTES_PER_FLOAT)
-    random = np.random.default_rng(0)
-    bias = max(1, floats // 100)
-    body = random.standard_normal(floats - bias, dtype=np.float32)
-    return {"body": body, "bias": random.standard_normal(bias, dtype=np.float32)}
+from overhead_task import EXAMPLES, initial_model, train
 
 
 class TimedFedAvg(FedAvg):
@@ -63,10 +49,7 @@ class AddConstant(Executor):
         self, _task_name: str, shareable: Shareable, fl_ctx: FLContext, _abort_signal: Signal
     ) -> Shareable:
         """Train the model once."""
-        model = from_shareable(shareable).data
-        partition = int(fl_ctx.get_identity_name().rpartition("-")[2]) - 1
-        data = {
-            name: np.add(array, 0.01 * (partition + 1), dtype=np.float32) for name, array in model.items()
-        }
-        meta = {MetaKey.NUM_STEPS_CURRENT_ROUND: _EXAMPLES}
+        partition = int(fl_ctx.get_identity_name().rpartition("-")[2]) - 1  # of site-1, site-2 ...
+        data = train(from_shareable(shareable).data, partition)
+        meta = {MetaKey.NUM_STEPS_CURRENT_ROUND: EXAMPLES}
         return DXO(data_kind=DataKind.WEIGHTS, data=data, meta=meta).to_shareable()

@@ -1,5 +1,6 @@
 """Announcing a large cohort takes seconds: what happens meanwhile, and if the announcing worker crashes."""
 
+import dataclasses
 from collections.abc import Callable
 from functools import partial
 
@@ -186,3 +187,31 @@ def test_messages_of_a_serverapp_are_sent_once_while_devices_answer() -> None:
     fleet.push()
     assert set(announcements(fleet)) == {1}
     assert (fleet.sent(1).replied, fleet.sent(1).announced) == (1, True)
+
+
+def test_the_initiator_leaves_a_large_cohort_to_an_averager() -> None:
+    fleet = SmallFleet(devices=101, rounds=1)
+    averager, fleet.cloud = fleet.cloud, dataclasses.replace(fleet.cloud, can_average=False)
+    fleet.start()
+    assert not first(fleet).announced
+    fleet.cloud = averager
+    fleet.remind()
+    assert (first(fleet).announced, set(announcements(fleet))) == (True, {1})
+
+
+def test_the_initiator_announces_a_small_cohort_itself() -> None:
+    fleet = SmallFleet(devices=100, rounds=1)
+    fleet.cloud = dataclasses.replace(fleet.cloud, can_average=False)
+    fleet.start()
+    assert (first(fleet).announced, set(announcements(fleet))) == (True, {1})
+
+
+def test_the_initiator_leaves_messages_to_many_devices_to_an_averager() -> None:
+    fleet = MessageFleet(devices=101)
+    fleet.start()
+    averager, fleet.cloud = fleet.cloud, dataclasses.replace(fleet.cloud, can_average=False)
+    assert fleet.push()["round"] == 1
+    assert not fleet.sent(1).announced
+    fleet.cloud = averager
+    fleet.remind()
+    assert (fleet.sent(1).announced, set(announcements(fleet))) == (True, {1})

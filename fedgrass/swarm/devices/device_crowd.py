@@ -7,9 +7,9 @@ from collections.abc import Coroutine, Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from fedgrass.swarm.light_device import LightDevice, Tally
-from fedgrass.swarm.mqtt_link import MqttLink
-from fedgrass.swarm.signed_transfers import DeviceCredentials, Transfers
+from fedgrass.swarm.devices.light_device import LightDevice, Tally
+from fedgrass.swarm.devices.mqtt_link import MqttLink
+from fedgrass.swarm.devices.signed_transfers import DeviceCredentials, Transfers
 from fedgrass.swarm.swarm_errors import LinkError, SwarmOptionError, TransferError
 from fedgrass.swarm.swarm_spec import CrowdSpec, Identity, RoundReplies, Sample
 

@@ -12,8 +12,8 @@ import sys
 import msgspec
 
 from fedgrass.federation.errors import FedgrassError
-from fedgrass.swarm.device_crowd import Crowd
-from fedgrass.swarm.signed_transfers import Transfers
+from fedgrass.swarm.devices.device_crowd import Crowd
+from fedgrass.swarm.devices.signed_transfers import Transfers
 from fedgrass.swarm.swarm_spec import (
     CrowdFailure,
     CrowdLine,

@@ -19,8 +19,8 @@ from fedgrass.federation.messages import (
     round_id,
 )
 from fedgrass.federation.topics import Kind, of_device
-from fedgrass.swarm.light_device import LightDevice, Tally
-from fedgrass.swarm.prepared_updates import prepared_update
+from fedgrass.swarm.devices.light_device import LightDevice, Tally
+from fedgrass.swarm.devices.prepared_updates import prepared_update
 from fedgrass.swarm.swarm_errors import TransferError
 from fedgrass.swarm.swarm_spec import TASK, Habits, Identity
 
@@ -136,7 +136,7 @@ def test_a_verdict_ends_the_repetition() -> None:
 
 
 def test_without_a_verdict_the_completion_is_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fedgrass.swarm.light_device._FIRST_REPLY_DELAY", 0.001)
+    monkeypatch.setattr("fedgrass.swarm.devices.light_device._FIRST_REPLY_DELAY", 0.001)
 
     async def story(bench: Bench) -> None:
         bench.announce(WORK)
@@ -209,7 +209,7 @@ def test_work_of_another_task_is_declined() -> None:
 
 
 def test_a_passing_failure_of_s3_is_retried(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fedgrass.swarm.light_device._UPLOAD_DELAY", 0.001)
+    monkeypatch.setattr("fedgrass.swarm.devices.light_device._UPLOAD_DELAY", 0.001)
 
     async def story(bench: Bench) -> None:
         bench.failures = 2
@@ -221,7 +221,7 @@ def test_a_passing_failure_of_s3_is_retried(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_a_lasting_failure_of_s3_fails_the_work_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fedgrass.swarm.light_device._UPLOAD_DELAY", 0.001)
+    monkeypatch.setattr("fedgrass.swarm.devices.light_device._UPLOAD_DELAY", 0.001)
 
     async def story(bench: Bench) -> None:
         bench.failures = 100

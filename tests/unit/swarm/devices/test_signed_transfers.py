@@ -10,7 +10,7 @@ import pytest
 from aiohttp import web
 from botocore.credentials import Credentials
 
-from fedgrass.swarm.signed_transfers import DeviceCredentials, Transfers, object_url, signed_headers
+from fedgrass.swarm.devices.signed_transfers import DeviceCredentials, Transfers, object_url, signed_headers
 from fedgrass.swarm.swarm_errors import TransferError
 from fedgrass.swarm.swarm_spec import CloudAddress
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from fedgrass.swarm.device_crowd import tls_context
-from fedgrass.swarm.mqtt_link import MqttLink
+from fedgrass.swarm.devices.device_crowd import tls_context
+from fedgrass.swarm.devices.mqtt_link import MqttLink
 from fedgrass.swarm.swarm_errors import LinkError
 from fedgrass.swarm.swarm_spec import Identity
 from tests.fakes.scripted_mqtt_broker import GRANTED, Answer, ScriptedBroker

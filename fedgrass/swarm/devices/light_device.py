@@ -34,7 +34,7 @@ from fedgrass.federation.messages import (
 )
 from fedgrass.federation.topics import Kind, of_device
 from fedgrass.federation.weights import sha256
-from fedgrass.swarm.prepared_updates import prepared_update
+from fedgrass.swarm.devices.prepared_updates import prepared_update
 from fedgrass.swarm.swarm_errors import TransferError
 from fedgrass.swarm.swarm_spec import TASK, Habits, Identity
 

@@ -1,0 +1,1 @@
+"""The ports in memory, beyond the contracts that they share with AWS."""
