@@ -23,7 +23,6 @@ QUESTIONS = (
     Question("swarm", "rounds over light devices, on one machine", 5.0),
     Question("start", "from a bare machine to the first closed round", 3.0),
     Question("device", "the cost of the device side", 2.0),
-    Question("swarm", "1,000 light devices on the embedded cloud", 5.0),
     Question("flower_apps", "a Flower app on Flower and on fedgrass", 2.0),
     Question("selection", "choosing a cohort", 1.0),
     Question("report_page", "the report of a long run", 0.5),
