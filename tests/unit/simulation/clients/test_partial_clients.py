@@ -54,7 +54,9 @@ def test_the_initial_model_has_the_shared_arrays_only(worker: ClientWorker) -> N
 
 
 def test_a_model_is_evaluated_with_the_frozen_arrays_of_the_task(worker: ClientWorker) -> None:
-    model = decode(worker.initial_model(DEVICE, 1))  # type: ignore[arg-type] - a problem would fail here
+    initial = worker.initial_model(DEVICE, 1)
+    assert isinstance(initial, bytes)
+    model = decode(initial)
     confident = {"1.weight": model["1.weight"] * 0, "1.bias": model["1.bias"] * 0 + [9.0, -9.0]}
     found = worker.evaluate(DEVICE, encode({name: each.astype("f4") for name, each in confident.items()}))
     assert isinstance(found, dict)
