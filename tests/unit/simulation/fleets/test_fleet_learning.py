@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
+from fedgrass.console import stack as stack_module
 from fedgrass.console.reports.turnaround_rows import Turnaround
 from fedgrass.federation.errors import SettingsError
 from fedgrass.federation.rounds import Participant, Participation, State, Work
@@ -239,7 +240,7 @@ def test_a_stack_is_learned_by_its_name_and_its_heartbeat_interval(monkeypatch: 
     monkeypatch.setattr(fleet_learning, "open_operator", {"meadow": stack.operator()}.get)
     for seconds, is_off in (("60", True), ("300", False)):
         outputs = {"HeartbeatSeconds": seconds}
-        monkeypatch.setattr(fleet_learning.deployed, "outputs", lambda _, found=outputs: found)
+        monkeypatch.setattr(stack_module, "outputs", lambda _, found=outputs: found)
         assert (learn_stack("meadow").availability is not None) == is_off
 
 
