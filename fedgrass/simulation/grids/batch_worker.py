@@ -18,7 +18,7 @@ from fedgrass.federation.errors import FedgrassError
 from fedgrass.simulation.grids.cell_work import CellWork, run_cell
 from fedgrass.simulation.grids.executors.batch_jobs import S3Folder
 
-_INDEX = "AWS_BATCH_JOB_ARRAY_INDEX"  # a job with a single simulation is no array, and has none
+_INDEX = "AWS_BATCH_JOB_ARRAY_INDEX"  # a job with a single simulation is not an array, and has none
 _USAGE = "it takes one argument, s3://BUCKET/FOLDER of the job"
 
 

@@ -1,4 +1,4 @@
-"""The folder of a grid: one file per finished simulation, so that an interrupted grid goes on.
+"""The folder of a grid: one file per finished simulation, so that an interrupted grid continues.
 
 A file is named by the identity of its simulation and replaced atomically: a crash leaves whole files only,
 and a changed grid finds those of equal cells.
@@ -109,6 +109,6 @@ class CellStore:
         except OSError as error:
             message = (
                 f"{path} cannot be written: {error.strerror}; make room or give another --out (what is"
-                " done is kept, and the same command goes on with the rest)"
+                " done is kept, and the same command continues with the rest)"
             )
             raise SettingsError(message) from error

@@ -50,7 +50,9 @@ def csv_of(summary: GridSummary) -> str:
     figures = list(dict.fromkeys(name for cell in summary.cells for name in cell.figures))
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["cell", "seed", *keys, "state", "error", *figures])
+    # `rounds` is the setting; the figure has another name here.
+    measured_names = ["closed_rounds" if name == "rounds" else name for name in figures]
+    writer.writerow(["cell", "seed", *keys, "state", "error", *measured_names])
     for cell in summary.cells:
         given = [_csv_value(cell.values.get(key, "")) for key in keys]
         for seed in cell.seeds:

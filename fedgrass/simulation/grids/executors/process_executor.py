@@ -1,7 +1,7 @@
 """Runs the simulations of a grid in processes of this machine.
 
 ``concurrent.futures.ProcessPoolExecutor`` breaks as a whole when one of its processes is killed, and every
-work that runs at that time fails with it. Here each process has a connection of its own: the loss of one,
+work that runs at that time fails with it. Here each process has a separate connection: the loss of one,
 as when memory runs out, concerns its own work only.
 """
 
@@ -88,7 +88,7 @@ class ProcessExecutor(EndsInContext):
         self._threads.shutdown(wait=wait, cancel_futures=cancel_futures)
         if wait:
             self._end_children()
-        else:  # Python waits at its exit for processes that nobody has ended
+        else:  # at its exit Python waits for processes that still run
             threading.Thread(target=self.shutdown).start()
 
     def _end_children(self) -> None:
@@ -128,7 +128,7 @@ class _Child:
             answer = self._connection.recv_bytes()
         except (EOFError, OSError) as error:
             self._process.join(_END_SECONDS)
-            self._kill_group()  # those that it started would go on without it
+            self._kill_group()  # those that it started would continue without it
             raise WorkerLost(self._why()) from error
         if answer[:1] == _CRASHED:
             raise WorkCrashed(answer[1:].decode())

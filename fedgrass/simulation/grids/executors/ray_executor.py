@@ -133,7 +133,7 @@ class RayExecutor(EndsInContext):
         return future
 
     def _dispatch(self) -> None:
-        """Hand over as many works as there is room for."""
+        """Hand over works until the room is used up."""
         begun = []
         with self._lock:
             while self._queue and len(self._running) < self._room:
@@ -212,7 +212,7 @@ def _import_ray() -> Any:
 
 
 def _check_reachable(address: str) -> None:
-    """Check that somebody listens at the address of a cluster: Ray itself tries for minutes."""
+    """Check that a process listens at the address of a cluster: Ray itself tries for minutes."""
     place = address.removeprefix("ray://")
     if place == "auto":
         return

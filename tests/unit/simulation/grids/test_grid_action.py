@@ -114,6 +114,8 @@ def test_the_csv_has_a_row_per_simulation(bench: Bench) -> None:
         ("4", "0.1", "1"),
         ("4", "0.3", "0"),
     ]
+    header = (bench.out / "lr" / "grid.csv").read_text().splitlines()[0].split(",")
+    assert len(header) == len(set(header))
     assert float(rows[0]["accuracy"]) == bench.result["cells"][0]["seeds"][0]["figures"]["accuracy"]
 
 
