@@ -10,9 +10,11 @@ from collections.abc import Awaitable, Callable, Iterable
 
 from components.trainer.session.eligibility import read_free_memory
 from fedgrass.local.local_errors import FleetTooLargeError
+from greengrass_emulator.emulator_errors import IotConnectionError
 
 MOST_DEVICES = 512  # each has one or two processes, and the embedded cloud has one process for all
 AT_ONCE = max(4, 2 * (os.cpu_count() or 1))  # devices
+_CONNECTIONS = 4  # of half a minute each, until a device is given up
 _SECONDS_PER_DEVICE = 4.0  # to start or to stop it, on a slow or busy machine
 
 _FEWEST_AVERAGERS, _MOST_AVERAGERS, _DEVICES_PER_AVERAGER = 2, 6, 32
@@ -69,6 +71,20 @@ def progress_of(report: Callable[[str], None], devices: int, what: str) -> Calla
             report(f"{count} of {devices} {what} have started")
 
     return started
+
+
+async def connect_patiently(connect: Callable[[], Awaitable[None]], *, seconds: float = 1.0) -> None:
+    """Call ``connect`` up to four times, with ``seconds`` in between, as a core connects again and again.
+
+    Raises:
+        IotConnectionError: the last of them failed too.
+    """
+    for _ in range(_CONNECTIONS - 1):
+        try:
+            return await connect()
+        except IotConnectionError:
+            await asyncio.sleep(seconds)
+    return await connect()
 
 
 async def start_in_waves(
