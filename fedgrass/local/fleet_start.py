@@ -21,7 +21,7 @@ _FEWEST_AVERAGERS, _MOST_AVERAGERS, _DEVICES_PER_AVERAGER = 2, 6, 32
 
 _MEGABYTE = 1024**2
 _CLOUD_MEGABYTES = 900  # the embedded cloud with its functions, and the demo itself
-_CORE_MEGABYTES, _PLAIN_MEGABYTES = 60, 50  # a trainer that waits for work, with the script that guards it
+_CORE_MEGABYTES, _PLAIN_MEGABYTES = 60, 50  # measured while training `noise`: its three processes
 _LEAST_SHOWN = 16  # devices: the start of fewer takes seconds, and needs no progress
 
 
@@ -39,7 +39,7 @@ def averagers_for(devices: int) -> int:
 
 
 def check_memory(cores: int, plain: int, available: int | None = None) -> None:
-    """Check that the machine has the memory for a number of idle devices.
+    """Check that the machine has the memory for a number of devices that train without PyTorch.
 
     Args:
         cores: Greengrass cores.
@@ -56,7 +56,7 @@ def check_memory(cores: int, plain: int, available: int | None = None) -> None:
     fitting = max(0, free // _MEGABYTE - _CLOUD_MEGABYTES) // (_CORE_MEGABYTES if cores else _PLAIN_MEGABYTES)
     way_out = f"choose at most {fitting}, or end other programs" if fitting else "end other programs"
     message = (
-        f"{cores + plain} devices need about {needed:,} MB of memory before they train, and"
+        f"{cores + plain} devices need about {needed:,} MB of memory, more with PyTorch, and"
         f" {free // _MEGABYTE:,} MB are free: {way_out}"
     )
     raise FleetTooLargeError(message)
