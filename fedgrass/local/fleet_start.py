@@ -10,16 +10,18 @@ from collections.abc import Awaitable, Callable, Iterable
 
 from components.trainer.session.eligibility import read_free_memory
 from fedgrass.local.local_errors import FleetTooLargeError
+from greengrass_emulator.emulator_errors import IotConnectionError
 
 MOST_DEVICES = 512  # each has one or two processes, and the embedded cloud has one process for all
 AT_ONCE = max(4, 2 * (os.cpu_count() or 1))  # devices
+_CONNECTIONS = 4  # of half a minute each, until a device is given up
 _SECONDS_PER_DEVICE = 4.0  # to start or to stop it, on a slow or busy machine
 
 _FEWEST_AVERAGERS, _MOST_AVERAGERS, _DEVICES_PER_AVERAGER = 2, 6, 32
 
 _MEGABYTE = 1024**2
 _CLOUD_MEGABYTES = 900  # the embedded cloud with its functions, and the demo itself
-_CORE_MEGABYTES, _PLAIN_MEGABYTES = 60, 50  # a trainer that waits for work, with the script that guards it
+_CORE_MEGABYTES, _PLAIN_MEGABYTES = 60, 50  # measured while training `noise`: its three processes
 _LEAST_SHOWN = 16  # devices: the start of fewer takes seconds, and needs no progress
 
 
@@ -37,7 +39,7 @@ def averagers_for(devices: int) -> int:
 
 
 def check_memory(cores: int, plain: int, available: int | None = None) -> None:
-    """Check that the machine has the memory for a number of idle devices.
+    """Check that the machine has the memory for a number of devices that train without PyTorch.
 
     Args:
         cores: Greengrass cores.
@@ -54,7 +56,7 @@ def check_memory(cores: int, plain: int, available: int | None = None) -> None:
     fitting = max(0, free // _MEGABYTE - _CLOUD_MEGABYTES) // (_CORE_MEGABYTES if cores else _PLAIN_MEGABYTES)
     way_out = f"choose at most {fitting}, or end other programs" if fitting else "end other programs"
     message = (
-        f"{cores + plain} devices need about {needed:,} MB of memory before they train, and"
+        f"{cores + plain} devices need about {needed:,} MB of memory, more with PyTorch, and"
         f" {free // _MEGABYTE:,} MB are free: {way_out}"
     )
     raise FleetTooLargeError(message)
@@ -69,6 +71,20 @@ def progress_of(report: Callable[[str], None], devices: int, what: str) -> Calla
             report(f"{count} of {devices} {what} have started")
 
     return started
+
+
+async def connect_patiently(connect: Callable[[], Awaitable[None]], *, seconds: float = 1.0) -> None:
+    """Call ``connect`` up to four times, with ``seconds`` in between, as a core connects again and again.
+
+    Raises:
+        IotConnectionError: the last of them failed too.
+    """
+    for _ in range(_CONNECTIONS - 1):
+        try:
+            return await connect()
+        except IotConnectionError:
+            await asyncio.sleep(seconds)
+    return await connect()
 
 
 async def start_in_waves(

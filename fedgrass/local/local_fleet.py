@@ -18,7 +18,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from fedgrass.local.aws.embedded_cloud import EmbeddedCloud
 from fedgrass.local.aws.thing_credentials import assume
-from fedgrass.local.fleet_start import seconds_for, start_in_waves
+from fedgrass.local.fleet_start import connect_patiently, seconds_for, start_in_waves
 from fedgrass.local.plain_devices import PlainDevices
 from greengrass_emulator.control.control_server import CorePresence, HostHooks
 from greengrass_emulator.core.core_folders import folder_name
@@ -258,7 +258,7 @@ class Fleet:
         device = Device(thing, core, streams, CorePresence(core, self._profile, hooks))
         self.devices[thing] = device
         await device.presence.start()
-        await core.start()
+        await connect_patiently(core.start)
         device.presence.ready()
         for task in tasks:
             await core.deploy(task.recipe, task.artifacts)

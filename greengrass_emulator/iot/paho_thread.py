@@ -17,10 +17,13 @@ from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
+from greengrass_emulator.iot import paho_poll
 from greengrass_emulator.iot.iot_connection import IotEndpoint, IotMessage, QualityOfService
 
 if TYPE_CHECKING:
     from paho.mqtt.reasoncodes import ReasonCode
+
+paho.select = paho_poll  # type: ignore[attr-defined]  # the module that the client's thread waits with
 
 _KEEP_ALIVE_SECONDS = 60
 _FIRST_RETRY_SECONDS = 1

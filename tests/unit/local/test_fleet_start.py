@@ -5,9 +5,17 @@ from functools import partial
 
 import pytest
 
-from fedgrass.local.fleet_start import averagers_for, check_memory, progress_of, seconds_for, start_in_waves
+from fedgrass.local.fleet_start import (
+    averagers_for,
+    check_memory,
+    connect_patiently,
+    progress_of,
+    seconds_for,
+    start_in_waves,
+)
 from fedgrass.local.local_errors import FleetTooLargeError
 from fedgrass.local.testbed import TestbedError, thing_names
+from greengrass_emulator.emulator_errors import IotConnectionError
 
 GIGABYTE = 1024**3
 
@@ -54,6 +62,23 @@ def test_after_an_error_no_further_device_starts_and_the_others_have_ended() -> 
         start(devices, 100, 4)
     assert len(devices.begun) < 12
     assert sorted(devices.begun) == sorted(devices.ended)
+
+
+@pytest.mark.parametrize(("failures", "connects"), [(0, True), (3, True), (4, False)])
+def test_a_device_that_gets_no_answer_connects_again(failures: int, connects: bool) -> None:  # noqa: FBT001 - the expected result
+    results = iter([False] * failures + [True])
+
+    async def connect() -> None:
+        await asyncio.sleep(0)
+        if not next(results):
+            message = "cannot connect to IoT Core: no answer"
+            raise IotConnectionError(message)
+
+    if connects:
+        asyncio.run(connect_patiently(connect, seconds=0))
+        return
+    with pytest.raises(IotConnectionError, match="no answer"):
+        asyncio.run(connect_patiently(connect, seconds=0))
 
 
 def test_an_interrupted_start_ends_with_the_devices_that_were_being_started() -> None:
