@@ -1,4 +1,4 @@
-"""What a swarm measures in addition to its own messages: processes, queues, function time, requests to DynamoDB."""
+"""What a swarm measures next to its messages: processes, queues, function time, requests to DynamoDB."""
 
 import re
 import threading
