@@ -3,7 +3,7 @@
     python -m benchmarks.swarm [--quick] [--devices 1000] [--rounds 3] [--averagers 6]
 
 ``fedgrass swarm`` with its defaults: each device has its own MQTT session, certificate and credentials, and
-an update of 0.1 MB. ``exact`` says that each reply was counted exactly once in every round;
+an update of 0.1 MB. ``exact``: each reply was counted exactly once in every round;
 ``round_seconds`` is the median of the rounds, from the selection of the devices until the round was closed.
 Processor seconds are of a reply: ``client_ms`` of the devices' processes, ``cloud_ms`` of the embedded cloud
 (broker, rules, tables, bucket), ``function_ms`` of the functions' processes.

@@ -139,6 +139,16 @@ def update_expression(
     }
 
 
+def _without_existing(
+    puts: Sequence["TransactWriteItemTypeDef"], lost: LostRace
+) -> list["TransactWriteItemTypeDef"]:
+    """Return the puts of a cancelled transaction whose own condition did not fail."""
+    cause: Any = lost.__cause__
+    reasons = cause.response.get("CancellationReasons", []) if isinstance(cause, ClientError) else []
+    failed = {index for index, reason in enumerate(reasons) if reason.get("Code") == "ConditionalCheckFailed"}
+    return [put for index, put in enumerate(puts) if index not in failed]
+
+
 def disturbed(error: ClientError) -> bool:
     """Return whether a write failed only because of concurrent writes or throttling, and may be retried."""
     code = error.response["Error"]["Code"]
@@ -277,11 +287,16 @@ class Table:
         puts = [self.new(row) for row in rows]
         for start in range(0, len(puts), _MOST_PER_TRANSACTION):
             chunk = puts[start : start + _MOST_PER_TRANSACTION]
-            try:
-                self.transact(chunk)
-            except LostRace:  # some exist already: put the others one by one
-                for put in chunk:
-                    self.put_unless_there(put)
+            while chunk:
+                try:
+                    self.transact(chunk)
+                except LostRace as error:  # some exist already, as when another worker opens the same round
+                    left = _without_existing(chunk, error)
+                    if len(left) == len(chunk):
+                        raise
+                    chunk = left
+                else:
+                    break
 
     def put_unless_there(self, put: "TransactWriteItemTypeDef") -> None:
         """Put a row unless it exists already."""

@@ -7,7 +7,7 @@ swarm_things.py     the things of the devices, created and removed
 machine_limits.py   whether this machine can carry the swarm
 crowd_processes.py  the processes of the devices, as their parent sees them
 devices/            the devices
-swarm_spec.py       what the processes are told, and what they report
+swarm_spec.py       what the processes receive and report
 swarm_measures.py   processes, queues, function time, requests to DynamoDB
 swarm_figures.py    the figures of the report, and the bottleneck
 swarm_picture.py    its picture

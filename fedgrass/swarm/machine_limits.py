@@ -11,7 +11,7 @@ from fedgrass.swarm.swarm_errors import SwarmOptionError
 # and its counterpart 0.3 MB in the embedded cloud.
 _DEVICE_BYTES = 1_000_000
 _CLOUD_BYTES = 700_000_000  # the embedded cloud with its functions
-_OTHER_FILES = 300  # descriptors besides those of the sessions: S3, queues, libraries
+_OTHER_FILES = 300  # descriptors in addition to those of the sessions: S3, queues, libraries
 
 
 def check_machine(  # noqa: PLR0913 - the last two let tests replace the machine

@@ -81,7 +81,7 @@ def swarm_command(options: SwarmOptions) -> None:
 
 @deployed.refusals()
 def run_options(options: SwarmOptions, report: Callable[[str], None]) -> SwarmReport:
-    """Run a swarm as the options say, and write its files; return its report."""
+    """Run a swarm with these options, and write its files; return its report."""
     swarm = f"swarm-{time.strftime('%m%d-%H%M%S')}-{secrets.token_hex(2)}"
     settings = run_settings(options, swarm)
     if options.things is not None and not options.stack:
@@ -121,7 +121,7 @@ def run_settings(options: SwarmOptions, swarm: str) -> RunSettings:
     """Return the settings of the run: defaults for a load test, and those that were given.
 
     Raises:
-        SettingsError: a setting is unknown or invalid, or has an option of its own.
+        SettingsError: a setting is unknown or invalid, or has a separate option.
     """
     chosen: Mapping[str, Value] = parse_key_values("--setting", options.settings)
     for name, way in {

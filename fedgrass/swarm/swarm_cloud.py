@@ -174,7 +174,7 @@ def _alias(outputs: Mapping[str, str]) -> str:
 def _credentials_provider(
     cloud: EmbeddedCloud, outputs: Mapping[str, str], folder: Path, things: Sequence[Identity]
 ) -> Iterator[CredentialsProvider]:
-    """Serve credentials of the device role to things, in an event loop on a thread of its own."""
+    """Serve credentials of the device role to things, in an event loop on a separate thread."""
     log = logging.getLogger("fedgrass.swarm")
     provider = CredentialsProvider(_alias(outputs), _authorities(things, folder), folder / "provider", log)
     role = outputs["DeviceRoleArn"]

@@ -1,6 +1,6 @@
 """The errors of a swarm.
 
-SwarmError (FedgrassError)    the swarm cannot go on
+SwarmError (FedgrassError)    the swarm cannot continue
 ├── LinkError                 a session was refused or not answered
 └── TransferError             an upload, a download or a request for credentials failed
 SwarmOptionError (SettingsError)  an option, a file, or a limit of the machine
@@ -10,7 +10,7 @@ from fedgrass.federation.errors import FedgrassError, SettingsError
 
 
 class SwarmError(FedgrassError):
-    """The swarm cannot go on; the message names what failed."""
+    """The swarm cannot continue; the message names what failed."""
 
 
 class LinkError(SwarmError):

@@ -1,6 +1,6 @@
 """The figures of a swarm, computed from the rounds table and from what its processes measured.
 
-Read ``round_figures`` first: it says of each round whether every reply was counted exactly once.
+Read ``round_figures`` first: it decides for each round whether every reply was counted exactly once.
 """
 
 from collections.abc import Mapping, Sequence
@@ -44,7 +44,7 @@ class RoundOfSwarm(Struct, frozen=True, kw_only=True):
     replied: int  # counted by the cloud
     completed: int  # devices that sent a completion
     completions: int  # that they sent, with repeated ones
-    lost: int  # devices that completed in time and were not counted, nor told that they were late
+    lost: int  # devices that completed in time and were not counted, nor late
     late: int
     mark_error: float | None  # relative difference of the model's mark from the counted devices' mean
     exact: bool  # each reply was counted exactly once

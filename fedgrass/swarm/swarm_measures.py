@@ -1,4 +1,4 @@
-"""What a swarm measures besides its own messages: processes, queues, function time, requests to DynamoDB."""
+"""What a swarm measures next to its messages: processes, queues, function time, requests to DynamoDB."""
 
 import re
 import threading
@@ -188,7 +188,7 @@ def requests_in_cloudwatch(
         client: of CloudWatch.
         outputs: of the stack.
         since: seconds since the epoch.
-        until: likewise.
+        until: seconds since the epoch.
     """
     period = 60
     start = datetime.fromtimestamp(since // period * period, UTC)

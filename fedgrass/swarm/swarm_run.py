@@ -46,8 +46,8 @@ from fedgrass.swarm.swarm_spec import MARK, Habits, RoundReplies, Sample
 
 _LOOK_SECONDS: Final = 1.0
 _REGISTER_SECONDS: Final = 120.0
-_CONNECT_SPARE_SECONDS: Final = 120.0  # besides the ramp
-_ROUND_SPARE_SECONDS: Final = 120.0  # of a round, besides its deadline
+_CONNECT_SPARE_SECONDS: Final = 120.0  # in addition to the ramp
+_ROUND_SPARE_SECONDS: Final = 120.0  # of a round, in addition to its deadline
 _LOG_SECONDS: Final = 10.0  # until AWS shows the last lines of the functions' logs
 _VERDICT_SECONDS: Final = 15.0  # for the last verdicts, after the run has ended
 

@@ -1,4 +1,4 @@
-"""What the processes of a swarm are told: who the devices are, where the cloud is, and how they behave."""
+"""What the processes of a swarm receive: who the devices are, where the cloud is, and how they behave."""
 
 from collections.abc import Sequence
 
@@ -12,13 +12,13 @@ MARK, NOISE = "mark", "noise"  # the arrays of the model
 class Habits(Struct, frozen=True, kw_only=True):
     """How the devices of a swarm behave.
 
-    The shares are of all devices, drawn anew in each round from ``seed``, thing and round.
+    The shares are of all devices, drawn in each round from ``seed``, thing and round.
     """
 
     work_seconds: float = 0.0  # of a training, between the acceptance and the upload
     slow: float = 0.0  # share that takes ``slow_factor`` times as long
     slow_factor: float = 10.0
-    vanish: float = 0.0  # share that disconnects without a word after it has accepted
+    vanish: float = 0.0  # share that disconnects silently after it has accepted
     return_seconds: float = 0.0  # after which a vanished device connects again; 0: never
     doubled: float = 0.0  # share that publishes each of its messages twice
     downloads: bool = False  # whether the devices download the global model
@@ -104,7 +104,7 @@ class CrowdSample(Struct, frozen=True, kw_only=True, tag_field="kind", tag="samp
 
 
 class CrowdFailure(Struct, frozen=True, kw_only=True, tag_field="kind", tag="failure"):
-    """The process cannot go on."""
+    """The process cannot continue."""
 
     reason: str
 

@@ -24,7 +24,7 @@ def swarm(
     slow_factor: Annotated[float, number_between(1, 10_000, "how many times as long they take")] = 10.0,
     vanish: Annotated[
         float,
-        number_between(0, 1, "share of devices that accept a round and then disconnect without a word"),
+        number_between(0, 1, "share of devices that accept a round and then disconnect silently"),
     ] = 0.0,
     return_: Annotated[
         float,
@@ -64,7 +64,7 @@ def swarm(
     """Load-test a cloud, embedded or deployed, with thousands of light devices.
 
     Each device has its own MQTT session over TLS, its own certificate and credentials, and speaks the real
-    protocol with prepared updates. The report says how long rounds and replies took, whether each reply was
+    protocol with prepared updates. The report has how long rounds and replies took, whether each reply was
     counted exactly once, and what the bottleneck was.
 
     Exit code: 0 if every round closed and each reply was counted exactly once, 1 if not, 2 for options, a

@@ -40,7 +40,7 @@ def parsing_once(evaluate: Evaluate) -> Evaluate:
     """Return an ``evaluate`` that parses a key condition for the first row of a query only.
 
     The first row is evaluated by MiniStack, which refuses an invalid condition; so is every row if the
-    condition has another form than those of fedgrass, or keys that are no strings.
+    condition has another form than those of fedgrass, or keys of another type than text.
     """
     last = _Known()
 

@@ -1,8 +1,8 @@
-"""A light device: what a trainer says on MQTT and puts into S3, without a process, a disk or PyTorch.
+"""A light device: what a trainer publishes and uploads, without a process, a disk or PyTorch.
 
     announcement  accept; work for a while; upload the prepared update; complete
     completion    repeated with back-off until its verdict arrives or its deadline passes
-    vanished      drop the connection without a word, and with it the work and the memory of it
+    vanished      drop the connection silently, and with it the work and the memory of it
     connected     hello (the cloud repeats open announcements), then heartbeats
 
 Compare components/trainer/session/device_session.py, whose decisions these are.
@@ -91,7 +91,7 @@ class LightDevice:
         habits: how it behaves.
         publish: publishes a message; returns False without a connection.
         store: S3.
-        vanish: drops the connection, and restores it later if the habits say so.
+        vanish: drops the connection, and restores it later if the habits include it.
         tally: what is counted.
     """
 
@@ -220,7 +220,7 @@ class LightDevice:
         self._begin(name, completion, announcement.deadline_seconds)
 
     async def _download(self, announcement: Announcement) -> float:
-        """Download the model, if the habits say so; return the seconds."""
+        """Download the model, if the habits include it; return the seconds."""
         if not self._habits.downloads:
             return 0.0
         started = time.monotonic()

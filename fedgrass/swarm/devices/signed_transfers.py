@@ -61,7 +61,7 @@ class Transfers:
         self._http = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=_CONNECTIONS), timeout=timeout, trust_env=False
         )
-        # Each certificate needs a connection of its own, which is not used again.
+        # Each certificate needs a separate connection, which is not used again.
         self._providers = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, force_close=True), timeout=timeout, trust_env=False
         )

@@ -1,5 +1,7 @@
 """The picture of a load test has its three panels, also of a test that measured little."""
 
+import numpy as np
+
 from fedgrass.swarm import swarm_picture
 from fedgrass.swarm.swarm_measures import CLOUD, Look
 from fedgrass.swarm.swarm_run import Measured
@@ -16,8 +18,8 @@ def test_it_shows_turnarounds_messages_and_load() -> None:
     figure = swarm_picture.make_figure(Measured(REPORT, samples, looks))
     turnarounds, messages, load, queue = figure.axes
     assert turnarounds.get_ylabel() == "turnaround, s"
-    assert [list(line.get_ydata()) for line in messages.get_lines()] == [[3.0], [5.0]]
-    assert [list(line.get_ydata()) for line in load.get_lines()] == [[0.5]]
+    assert [np.asarray(line.get_ydata()).tolist() for line in messages.get_lines()] == [[3.0], [5.0]]
+    assert [np.asarray(line.get_ydata()).tolist() for line in load.get_lines()] == [[0.5]]
     assert queue.get_ylabel() == "replies in the queue (shaded)"
 
 

@@ -1,4 +1,4 @@
-"""What a light device says and uploads, against a fake connection and a fake store."""
+"""What a light device publishes and uploads, against a fake connection and a fake store."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
