@@ -10,9 +10,7 @@ Seconds: to encode a model of 100 MB of normal noise (--quick: 20 MB, scaled to 
 and to decode that file (float32 is not copied, so that decoding takes no time); the best of 3.
 """
 
-import argparse
 import io
-import json
 import statistics
 import time
 from collections.abc import Mapping
@@ -21,12 +19,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.measuring.benchmark_options import benchmark_parser, finish, run_benchmark
 from components.trainer.tasks.digits import Digits
 from fedgrass.federation import encodings, weights
 from fedgrass.federation.encodings import Feedback
 from fedgrass.federation.messages.message_types import Encoding
 from fedgrass.federation.weights import Layout
 
+QUESTION = "encodings"
 _DEVICES, _ROUNDS, _EPOCHS = 6, 10, 1
 _MEGABYTE = 1_000_000
 Model = dict[str, NDArray[Any]]
@@ -121,11 +121,8 @@ def seconds(encoding: Encoding, megabytes: int) -> dict[str, float]:
 
 def main() -> None:
     """Run the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--quick", action="store_true", help="one seed, 20 MB; under 60 s")
-    quick = parser.parse_args().quick
+    options = benchmark_parser(__doc__, "one seed, 20 MB").parse_args()
+    quick = options.quick
     tasks = [Digits(share=share, shares=_DEVICES) for share in range(_DEVICES)]
     figures: dict[str, dict[str, float]] = {}
     for name, wire in _WIRES.items():
@@ -140,8 +137,9 @@ def main() -> None:
             **seconds(wire.upload, 20 if quick else 100),
         }
         print(f"{name:20} {figures[name]}", flush=True)
-    print(json.dumps({"devices": _DEVICES, "rounds": _ROUNDS, "encodings": figures}))
+    measured = {"devices": _DEVICES, "rounds": _ROUNDS, "encodings": figures}
+    finish(QUESTION, options, measured, seeds=range(1 if quick else 5))
 
 
 if __name__ == "__main__":
-    main()
+    run_benchmark(QUESTION, main)

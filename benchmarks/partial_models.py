@@ -17,8 +17,6 @@ updates are averaged by examples, as ``weighted_mean`` does.
   has the sizes of all objects that the run has in S3, which the devices downloaded and uploaded.
 """
 
-import argparse
-import json
 import os
 import statistics
 import subprocess
@@ -33,6 +31,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when torch is imported
 
 import numpy as np
 
+from benchmarks.measuring.benchmark_options import benchmark_parser, finish, run_benchmark
 from components.trainer.session.run_files import PrivateStore
 from components.trainer.tasks.registry import load_task
 from components.trainer.worker.work_runner import WorkRunner
@@ -48,6 +47,7 @@ from fedgrass.local.testbed import open_testbed, thing_names
 _EXAMPLES = Path(__file__).parents[1] / "docs" / "examples"
 _LORA_DEVICES, _LORA_ROUNDS = 4, 10
 _FEDBN_DEVICES, _FEDBN_ROUNDS = 6, 20
+QUESTION = "partial_models"
 _SEEDS = (1, 2, 3)
 _HELD_OUT, _FEW = 1000, 20  # windows of a device for the last evaluation, and for those within rounds
 _TASK, _RUN, _BUCKET = "bench", "bench", "bucket"
@@ -235,15 +235,12 @@ def in_the_cloud(folder: Path, options: Options) -> dict[str, int]:
 
 def main() -> None:
     """Run the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--quick", action="store_true", help="one seed of LoRA, and no cloud; under 60 s")
-    quick = parser.parse_args().quick
+    options = benchmark_parser(__doc__, "one seed of LoRA, and no cloud").parse_args()
+    quick = options.quick
     with tempfile.TemporaryDirectory(prefix="fedgrass-bench-") as folder:
         figures = {**lora(Path(folder), quick=quick), **fedbn(Path(folder), quick=quick)}
-    print(json.dumps(figures))
+    finish(QUESTION, options, figures, seeds=_SEEDS[:1] if quick else _SEEDS)
 
 
 if __name__ == "__main__":
-    main()
+    run_benchmark(QUESTION, main)

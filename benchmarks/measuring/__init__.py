@@ -1,6 +1,6 @@
 """What all benchmarks share: their options, how they measure, and the record of the figures.
 
-- averaging_measures: one measurement of benchmarks.averaging, in a process of its own
+- averaging_measures: one measurement of benchmarks.averaging, in a separate process
 - benchmark_options: the options that every benchmark has, and the end of a benchmark
 - cold_start: how long the functions take to start
 - command_start: how long the command line takes to print its help

@@ -9,7 +9,7 @@ from benchmarks.pages.figure_tables import in_words, matrix, number, paragraph, 
 
 _INTRODUCTION = """\
 Written by `docs/write_benchmarks.py` from `docs/benchmarks.json`. `make bench` asks all of these questions in
-turn, with the peers in the same run and in environments of their own. `make bench OPTIONS=--record` writes
+turn, with the peers in the same run and in separate environments. `make bench OPTIONS=--record` writes
 the record and this page again; one question is asked by its command, which takes less than a minute with
 `--quick`.
 

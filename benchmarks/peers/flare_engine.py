@@ -27,6 +27,7 @@ from greengrass_emulator.child_environment import local_variables
 APP = Path(__file__).parent / "flare_app"
 _TASK = Path(__file__).parent / "flower_app" / "overhead" / "task.py"  # the same model and training
 _SUBMIT = Path(__file__).with_name("flare_submit.py")
+_MODULE = "overhead_task"  # its name in the job
 _ADMIN, _PROJECT = "admin@nvidia.com", "overhead"
 _READY_SECONDS = 120.0
 _SAMPLE_SECONDS = 0.5
@@ -127,7 +128,7 @@ def write_job(folder: Path, sites: int, megabytes: float, rounds: int, times: Pa
     """
     app = folder / "app"
     shutil.copytree(APP / "custom", app / "custom", ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copyfile(_TASK, app / "custom" / "overhead_task.py")
+    shutil.copyfile(_TASK, app / "custom" / f"{_MODULE}.py")
     arguments = {
         "megabytes": megabytes,
         "times": str(times),

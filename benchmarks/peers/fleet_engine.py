@@ -164,7 +164,7 @@ class FleetEngine:
     def _measure(self, memory: MemoryWatch) -> Measurement:
         """Return the seconds of all processes without those of the measuring, which this process does.
 
-        The emulated nuclei run in this process, too, in threads of their own: it cannot be left out.
+        The emulated nuclei run in this process, too, in other threads: it cannot be left out.
         """
         measuring = memory.cpu_seconds + time.thread_time()
         everything = cpu_seconds([psutil.Process()]) - measuring

@@ -2,7 +2,7 @@
 
 Flower's ``FedAvg.aggregate_train`` gets its replies in memory, as it requires, and decodes and averages them;
 creating the replies is not timed. Prints one JSON object: the seconds, and the peak of the resident set minus
-the resident set after the imports. This environment does not have fedgrass, so nothing of it is imported.
+the resident set after the imports. This environment does not have fedgrass: it must not be imported.
 """
 
 import json

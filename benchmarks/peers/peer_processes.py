@@ -1,4 +1,4 @@
-"""How the processes of a peer are started: on free ports, and in sessions of their own."""
+"""How the processes of a peer are started: on free ports, and in separate sessions."""
 
 import socket
 import subprocess
