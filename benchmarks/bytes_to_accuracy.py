@@ -81,7 +81,7 @@ def encoding_spec(name: str, seed: int, folder: Path | None) -> SimulationSpec:
     training = trained(epochs=1, rate=0.02, momentum=0.9, batch_size=60)
     options: dict[str, Any] = {"split_seed": seed}
     if folder is None:
-        training = trained(epochs=3, rate=0.05, momentum=0.9, batch_size=8)
+        training = trained(epochs=1, rate=0.05, momentum=0.9, batch_size=16)
     else:
         options |= {"folder": str(folder), "model": "mlp"}
     settings: dict[str, Any] = {
