@@ -178,7 +178,12 @@ def main() -> None:
         say(f"picture: {options.picture}")
     figures = {
         "target": _TARGET,
-        **{name: figures_of(found, _TARGET) for name, found in curves.items()},
+        "encodings": {
+            name: figures_of(found, _TARGET) for name, found in curves.items() if name in ENCODINGS
+        },
+        "partial_models": {
+            name: figures_of(found, _TARGET) for name, found in curves.items() if name in PARTIAL
+        },
         **watch.figures(),
     }
     finish(_QUESTION, options, figures, seeds=seeds)
