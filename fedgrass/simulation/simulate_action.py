@@ -15,7 +15,6 @@ from types import FrameType
 from typing import Any
 
 import msgspec
-from rich.console import Console
 
 from components.runtime.component_errors import ComponentError
 from fedgrass.console import stack
@@ -149,7 +148,7 @@ def _fleet(options: SimulateOptions) -> FleetSpec:
 
 
 def _write_fleet(path: Path, spec: SimulationSpec) -> int:
-    """Write the fleet and say what it is like, without a simulation."""
+    """Write the fleet and show what it is like, without a simulation."""
     size = AssignmentSize(epochs=epochs_of(settings_of(spec).training))
     write_fleet(spec.fleet, path, spec.seed, spec.devices, size)
     for line in describe_fleet(draw_fleet(spec.fleet, spec.devices, spec.seed), size, spec.fleet.source):
@@ -190,7 +189,7 @@ def _workers(options: SimulateOptions) -> int:
 
 def _simulate_run(options: SimulateOptions, spec: SimulationSpec) -> int:
     """Run one simulation, write its files and show what it has made."""
-    console = Console(stderr=True) if options.output == "json" else plain_console()
+    console = plain_console(stderr=True) if options.output == "json" else plain_console()
     began = time.monotonic()
     progress = SimulationProgress(console, settings_of(spec).rounds)
     lines: list[str] = []

@@ -82,6 +82,13 @@ class ClientWorker:
             return [note]
         return []
 
+    def count_examples(self, device: DeviceConditions) -> int | Problem:
+        """Return the number of examples; see ``job_calls``."""
+        try:
+            return self._tasks.of(device).examples()
+        except BaseException as error:  # noqa: BLE001 - the task is the user's code
+            return self._problem(device, error)
+
     def initial_model(self, device: DeviceConditions, seed: int) -> bytes | Problem:
         """Return the initial weights that the run's model has; see ``job_calls``."""
         try:

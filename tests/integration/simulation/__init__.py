@@ -1,0 +1,1 @@
+"""Simulations with worker processes that train."""
