@@ -173,7 +173,7 @@ def main() -> None:
             say(f"{name:20} {in_words(found['megabytes'], ' MB')}, rounds {in_words(found['rounds'])}")
     if options.picture:
         shown = {name: found for name, found in curves.items() if name not in PARTIAL}
-        title = f"bytes of {_DEVICES} devices, by encoding"
+        title = "bytes of all devices, by encoding"
         draw_curves(shown, options.picture, by="megabytes", title=title, target=_TARGET)
         say(f"picture: {options.picture}")
     figures = {
