@@ -81,7 +81,7 @@ def encoding_spec(name: str, seed: int, folder: Path | None) -> SimulationSpec:
     training = trained(epochs=1, rate=0.02, momentum=0.9, batch_size=60)
     options: dict[str, Any] = {"split_seed": seed}
     if folder is None:
-        training = trained(epochs=3, rate=0.05, momentum=0.9, batch_size=8)
+        training = trained(epochs=1, rate=0.05, momentum=0.9, batch_size=16)
     else:
         options |= {"folder": str(folder), "model": "mlp"}
     settings: dict[str, Any] = {
@@ -173,12 +173,17 @@ def main() -> None:
             say(f"{name:20} {in_words(found['megabytes'], ' MB')}, rounds {in_words(found['rounds'])}")
     if options.picture:
         shown = {name: found for name, found in curves.items() if name not in PARTIAL}
-        title = f"bytes of {_DEVICES} devices, by encoding"
+        title = "bytes of all devices, by encoding"
         draw_curves(shown, options.picture, by="megabytes", title=title, target=_TARGET)
         say(f"picture: {options.picture}")
     figures = {
         "target": _TARGET,
-        **{name: figures_of(found, _TARGET) for name, found in curves.items()},
+        "encodings": {
+            name: figures_of(found, _TARGET) for name, found in curves.items() if name in ENCODINGS
+        },
+        "partial_models": {
+            name: figures_of(found, _TARGET) for name, found in curves.items() if name in PARTIAL
+        },
         **watch.figures(),
     }
     finish(_QUESTION, options, figures, seeds=seeds)

@@ -104,7 +104,7 @@ def main() -> None:
         title = f"{DEVICES} devices, 20 % five times slower, 10 % dead: {aim.task}"
         draw_curves(curves, options.picture, by="seconds", title=title, target=aim.target, lowest=0.5)
         say(f"picture: {options.picture}")
-    finish(_QUESTION, options, {"target": aim.target, **figures, **watch.figures()}, seeds=seeds)
+    finish(_QUESTION, options, {"target": aim.target, "kinds": figures, **watch.figures()}, seeds=seeds)
 
 
 if __name__ == "__main__":

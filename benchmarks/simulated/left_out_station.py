@@ -2,7 +2,8 @@
 
 All stations but one train. The models are measured at the one that was left out, over all of its hours until
 the end of 2016: what they would estimate where no PM2.5 sensor has ever been. The pooled model is trained on
-the data of all other stations in one place, for as many epochs; each local one on those of one station.
+the data of all other stations in one place, for the same number of epochs; each local one on those of one
+station.
 """
 
 import math
@@ -41,7 +42,7 @@ class LeftOutStation:
 
         Args:
             seed: of the choice, the initial model and the order of examples.
-            rounds: of one epoch each; the pooled and the local models have as many epochs.
+            rounds: of one epoch each; the pooled and the local models have the same number of epochs.
             workers: processes that train.
         """
         names = list(self.files)

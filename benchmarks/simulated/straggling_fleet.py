@@ -61,7 +61,7 @@ DIGITS = Aim(
     options={},
     training=trained(epochs=5, rate=0.05, momentum=0.9, batch_size=16),
     target=0.9,
-    rounds=8,
+    rounds=12,
 )
 
 
