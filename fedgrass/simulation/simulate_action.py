@@ -139,7 +139,7 @@ def _fleet(options: SimulateOptions) -> FleetSpec:
     """Return what the virtual devices are like. Raises SettingsError."""
     if options.like_fleet:
         if given := [name for name in ("fleet", "trace") if getattr(options, name)]:
-            message = f"--like-fleet and --{given[0]} both say what the devices are like: give one of them"
+            message = f"--like-fleet and --{given[0]} both describe the devices: give one of them"
             raise SettingsError(message)
         with stack.refusals():
             return learn_stack(options.stack)
@@ -148,7 +148,7 @@ def _fleet(options: SimulateOptions) -> FleetSpec:
 
 
 def _write_fleet(path: Path, spec: SimulationSpec) -> int:
-    """Write the fleet and say what it is like, without a simulation."""
+    """Write the fleet and describe it, without a simulation."""
     size = AssignmentSize(epochs=epochs_of(settings_of(spec).training))
     write_fleet(spec.fleet, path, spec.seed, spec.devices, size)
     for line in describe_fleet(draw_fleet(spec.fleet, spec.devices, spec.seed), size, spec.fleet.source):
