@@ -28,9 +28,16 @@ import msgspec
 
 from benchmarks.measuring.benchmark_options import benchmark_parser, finish, run_benchmark
 from benchmarks.simulated.curve_pictures import draw_curves
-from benchmarks.simulated.learning_curves import Curve, Stopwatch, in_words, mean_and_spread, say, simulate
-from benchmarks.simulated.learning_setups import COMMON, FLEET, trained
-from benchmarks.simulated.mnist_files import plain_mnist
+from benchmarks.simulated.learning_curves import (
+    Curve,
+    Stopwatch,
+    in_words,
+    mean_and_spread,
+    say,
+    simulate,
+    values_of,
+)
+from benchmarks.simulated.learning_setups import COMMON, FLEET, mnist_folder, trained
 from benchmarks.simulated.simulation_options import add_simulation_options, seeds_of, workers_of
 from components.trainer.tasks.registry import load_task
 from fedgrass.local.task_sharing import initial_model
@@ -131,8 +138,8 @@ def figures_of(curves: Sequence[Curve], target: float) -> dict[str, Any]:
     """Return megabytes and rounds to the target over the seeds."""
     reached = [curve.reached(target) for curve in curves]
     return {
-        "megabytes": mean_and_spread([point and point.bytes / 1e6 for point in reached], digits=2),
-        "rounds": mean_and_spread([point and point.model for point in reached], digits=1),
+        "megabytes": mean_and_spread(values_of(reached, lambda point: point.bytes / 1e6), digits=2),
+        "rounds": mean_and_spread(values_of(reached, lambda point: point.model), digits=1),
     }
 
 
@@ -147,13 +154,10 @@ def main() -> None:
     chosen = options.only or (_QUICK if options.quick else names)
     watch = Stopwatch()
     curves: dict[str, list[Curve]] = {}
-    with (
-        plain_mnist(options.data / "mnist") as mnist,
-        tempfile.TemporaryDirectory(prefix="fedgrass-bench-") as temporary,
-    ):
-        if mnist is None and not options.quick:
-            say(f"{options.data / 'mnist'} does not have MNIST's four files: digits of scikit-learn are used")
-        folder = None if options.quick else mnist
+    folder = None if options.quick else mnist_folder(options.data)
+    if folder is None and not options.quick:
+        say(f"{options.data / 'mnist'} does not have MNIST's four files: digits of scikit-learn are used")
+    with tempfile.TemporaryDirectory(prefix="fedgrass-bench-") as temporary:
         base = train_base(Path(temporary)) if set(chosen) & set(PARTIAL) else ""
         for name in chosen:
             curves[name] = [

@@ -29,9 +29,8 @@ from benchmarks.measuring.benchmark_options import benchmark_parser, finish, run
 from benchmarks.simulated import learning_setups as setups
 from benchmarks.simulated.curve_pictures import draw_curves
 from benchmarks.simulated.learning_curves import Curve, Stopwatch, in_words, mean_and_spread, say, simulate
-from benchmarks.simulated.learning_setups import Setup
+from benchmarks.simulated.learning_setups import Setup, mnist_folder
 from benchmarks.simulated.left_out_station import PATTERN, LeftOutStation
-from benchmarks.simulated.mnist_files import plain_mnist
 from benchmarks.simulated.simulation_options import add_simulation_options, seeds_of, workers_of
 from components.trainer.tasks.mnist import Mnist
 
@@ -151,13 +150,12 @@ def main() -> None:
     add_simulation_options(parser, list(PARTS), "the accuracy by round")
     options = parser.parse_args()
     watch = Stopwatch()
-    with plain_mnist(options.data / "mnist") as mnist:
-        bench = Bench(options, mnist)
-        figures = {name: PARTS[name](bench) for name in PARTS if name in (options.only or _default(options))}
+    bench = Bench(options, mnist_folder(options.data))
+    figures = {name: PARTS[name](bench) for name in PARTS if name in (options.only or _default(options))}
     seconds = watch.figures()
     say(f"{seconds['wall_seconds']} s, of which the processors worked {seconds['processor_seconds']} s")
     if options.picture:
-        draw_curves(bench.curves, options.picture, by="model", title="accuracy by round, three seeds")
+        draw_curves(bench.curves, options.picture, by="model", title="accuracy by round, a line per seed")
         say(f"picture: {options.picture}")
     finish(_QUESTION, options, {**figures, **seconds}, seeds=bench.seeds)
 

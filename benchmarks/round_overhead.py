@@ -58,7 +58,7 @@ def rounds_of(system: str, devices: int, megabytes: float, *, quick: bool) -> in
     if system == FLOWER:
         if quick:
             return 2
-        return 3 + (megabytes <= 1) + (devices <= _FEW)
+        return 2 + (megabytes <= 1) + 2 * (devices <= _FEW)
     if system == FLARE:
         return 4 if quick else 7
     return 6 if quick or megabytes > 1 else 11

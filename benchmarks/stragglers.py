@@ -24,8 +24,16 @@ from typing import Any
 
 from benchmarks.measuring.benchmark_options import benchmark_parser, finish, run_benchmark
 from benchmarks.simulated.curve_pictures import draw_curves
-from benchmarks.simulated.learning_curves import Curve, Stopwatch, in_words, mean_and_spread, say, simulate
-from benchmarks.simulated.mnist_files import plain_mnist
+from benchmarks.simulated.learning_curves import (
+    Curve,
+    Stopwatch,
+    in_words,
+    mean_and_spread,
+    say,
+    simulate,
+    values_of,
+)
+from benchmarks.simulated.learning_setups import mnist_folder
 from benchmarks.simulated.simulation_options import add_simulation_options, seeds_of, workers_of
 from benchmarks.simulated.straggling_fleet import DEVICES, DIGITS, KINDS, MNIST, spec_of
 
@@ -44,8 +52,8 @@ def figures_of(curves: Mapping[str, Sequence[Curve]], target: float) -> dict[str
     for kind, runs in curves.items():
         reached = [run.reached(target) for run in runs]
         found[kind] = {
-            "seconds": mean_and_spread([point and point.seconds for point in reached], digits=1),
-            "updates": mean_and_spread([point and point.updates for point in reached], digits=1),
+            "seconds": mean_and_spread(values_of(reached, lambda point: point.seconds), digits=1),
+            "updates": mean_and_spread(values_of(reached, lambda point: point.updates), digits=1),
             "seconds_a_round": mean_and_spread(
                 [run.last.seconds / len(run.points) for run in runs], digits=1
             ),
@@ -54,7 +62,7 @@ def figures_of(curves: Mapping[str, Sequence[Curve]], target: float) -> dict[str
     first = earliest(curves, target)
     for kind, runs in curves.items():
         points = [None if at is None else run.at_seconds(at) for run, at in zip(runs, first, strict=True)]
-        found[kind]["accuracy_at"] = mean_and_spread([point and point.accuracy for point in points])
+        found[kind]["accuracy_at"] = mean_and_spread(values_of(points, lambda point: point.accuracy))
     return found
 
 
@@ -73,21 +81,19 @@ def main() -> None:
     workers = workers_of(options)
     seeds = seeds_of(options)
     watch = Stopwatch()
-    with plain_mnist(options.data / "mnist") as folder:
-        if options.quick:
-            folder = None  # noqa: PLW2901 - the digits take less time
-        elif folder is None:
-            say(f"{options.data / 'mnist'} does not have MNIST's four files: digits of scikit-learn are used")
-        aim = MNIST if folder else DIGITS
-        say(f"target accuracy {aim.target:g}, {len(seeds)} seeds")
-        curves = {
-            kind: [
-                simulate(f"{kind}, seed {seed}", spec_of(kind, aim, seed, folder), workers=workers)
-                for seed in seeds
-            ]
-            for kind in KINDS
-            if kind in (options.only or KINDS)
-        }
+    folder = None if options.quick else mnist_folder(options.data)
+    if folder is None and not options.quick:
+        say(f"{options.data / 'mnist'} does not have MNIST's four files: digits of scikit-learn are used")
+    aim = MNIST if folder else DIGITS
+    say(f"target accuracy {aim.target:g}, {len(seeds)} seeds")
+    curves = {
+        kind: [
+            simulate(f"{kind}, seed {seed}", spec_of(kind, aim, seed, folder), workers=workers)
+            for seed in seeds
+        ]
+        for kind in KINDS
+        if kind in (options.only or KINDS)
+    }
     figures = figures_of(curves, aim.target)
     for kind, found in figures.items():
         say(

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -97,6 +98,7 @@ class MemoryWatch:
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="memory-watch", daemon=True)
         self.peaks = dict.fromkeys(trees, 0.0)  # MB of the largest sample, by name
+        self.cpu_seconds = 0.0  # that the samples took
 
     def __enter__(self) -> Self:
         """Begin to sample."""
@@ -112,6 +114,7 @@ class MemoryWatch:
         while True:
             for name, roots in self._trees.items():
                 self.peaks[name] = max(self.peaks[name], resident_megabytes(roots()))
+            self.cpu_seconds = time.thread_time()
             if self._end.wait(self._seconds):
                 return
 

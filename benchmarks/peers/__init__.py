@@ -5,6 +5,8 @@
 - fleet_engine: fedgrass: the embedded cloud and Greengrass cores
 - flower_averaging: Flower's averaging of the same updates, in Flower's environment
 - flower_engine: Flower's deployment engine: a SuperLink and SuperNodes, which run flower_app
+- flower_simulation: Flower's simulation engine, in Flower's environment
+- mnist_clients: clients of MNIST in plain PyTorch, and a plain loop over them
 - peer_environments: where a peer is installed, and which version
 - peer_processes: starts the processes of a peer
 - round_times: the times that a peer's server writes

@@ -5,6 +5,5 @@
 - left_out_station: air quality at a station that no device has
 - straggling_fleet: the fleet and the kinds of rounds of benchmarks.stragglers
 - curve_pictures: curves as PNG
-- mnist_files: the files of MNIST without compression
 - simulation_options: the options that these benchmarks share
 """

@@ -4,7 +4,7 @@ import math
 import os
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from msgspec import Struct
@@ -173,6 +173,11 @@ def simulate(
         message = f"{name}: no model has the metric {metric!r}"
         raise FedgrassError(message)
     return Curve(points=recorder.points, weights=decode(run.model), wall_seconds=wall)
+
+
+def values_of(points: Sequence[Point | None], take: Callable[[Point], float]) -> list[float | None]:
+    """Return a value of each point; None where there is no point."""
+    return [None if point is None else take(point) for point in points]
 
 
 def mean_and_spread(values: Sequence[float | None], digits: int = 4) -> dict[str, Any]:

@@ -16,6 +16,16 @@ _WHOLE = 1500  # a batch of all examples: no device of MNIST's one-digit split h
 COMMON: Mapping[str, Any] = {"deadline_seconds": 24 * 3600, "evaluate_last": False}
 
 
+def mnist_folder(data: Path) -> Path | None:
+    """Return the folder of MNIST's four files in that of all data sets; None: one is missing."""
+    folder = data / "mnist"
+    names = [
+        f"{part}-{kind}" for part in ("train", "t10k") for kind in ("images-idx3-ubyte", "labels-idx1-ubyte")
+    ]
+    found = all((folder / name).is_file() or (folder / f"{name}.gz").is_file() for name in names)
+    return folder if found else None
+
+
 class Setup(Struct, frozen=True, kw_only=True):
     """One question to learning.
 
@@ -139,7 +149,7 @@ STRATEGIES: Mapping[str, Setup] = {
         task="mnist",
         options=_TWO_DIGITS,
         devices=40,
-        settings={"rounds": 40, "selection": "random", "count": 10, "training": _PLAIN, **settings},
+        settings={"rounds": 30, "selection": "random", "count": 10, "training": _PLAIN, **settings},
         targets=(0.8, 0.9),
         settled=5,
     )

@@ -18,7 +18,7 @@ def add_simulation_options(parser: argparse.ArgumentParser, parts: Sequence[str]
     names = ", ".join(parts)
     parser.add_argument("--only", nargs="+", choices=parts, metavar="PART", help=f"of: {names}")
     parser.add_argument("--workers", type=_count, help="processes that train (2; with --quick 1)")
-    parser.add_argument("--picture", type=Path, metavar="FILE", help=f"a PNG of {picture}")
+    parser.add_argument("--picture", type=_picture, metavar="FILE", help=f"a PNG of {picture}")
 
 
 def seeds_of(options: argparse.Namespace) -> Sequence[int]:
@@ -37,3 +37,12 @@ def _count(text: str) -> int:
         message = f"{text!r} is not a number of processes: give 1 or more"
         raise argparse.ArgumentTypeError(message)
     return int(text)
+
+
+def _picture(text: str) -> Path:
+    """Return the path of a picture, checked before a long measurement. Raises ArgumentTypeError."""
+    path = Path(text)
+    if not path.parent.is_dir() or path.is_dir():
+        message = f"{text!r} is not a file in a folder that exists: create the folder, or choose another"
+        raise argparse.ArgumentTypeError(message)
+    return path

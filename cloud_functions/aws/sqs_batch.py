@@ -37,7 +37,7 @@ def each_record(  # noqa: PLR0913 - the steps of a batch, of which most callers 
         advance: advances that; called once for each, after all messages were processed.
         postpone: makes a record visible again after some seconds; without it, the queue's visibility time-out
             applies.
-        together: processes as many of a batch's bodies as it can at once, and returns by their position what
+        together: processes those of a batch's bodies that it can at once, and returns by their position what
             may continue. If it fails, all of them are processed one by one, as if delivered again.
     """
     batch = _Batch(log, postpone)

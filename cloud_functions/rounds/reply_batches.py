@@ -5,7 +5,7 @@ three reads together. It also spares the round's row, which every transaction ch
 writes a thousand times a second at most.
 
 Only what is expected of a round is counted together: devices that were asked accept their work or complete
-it while the round is OPEN. Everything else, and the whole batch if one of its rows was changed meanwhile, is
+it while the round is OPEN. Everything else, and the whole batch if one of its rows has been changed since, is
 left to ``replies``, which processes messages one by one.
 """
 
@@ -118,7 +118,7 @@ def _answers(decoded: Completion | Status, open_round: Round, part: Participant)
 def _written(
     services: Services, open_round: Round, counted: Sequence[_Counted], accepted: Sequence[Participant]
 ) -> bool:
-    """Move the participants and the round's counters; return False if a row was changed meanwhile."""
+    """Move the participants and the round's counters; return False if a row has been changed since."""
     moves = [Move(part, Participation.ACCEPTED, {"reason": ""}) for part in accepted]
     for place, found in enumerate(counted):
         values = round_metrics.reply_fields(found.reply, found.received_at)

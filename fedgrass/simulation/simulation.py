@@ -107,6 +107,7 @@ class Simulation:
         self._devices = VirtualDevices(devices, self._cloud, self._directory, trainer, spec.seed, start=START)
         self._evaluations: dict[int, Mapping[str, float]] = {}
         self._model = b""
+        self._counted = 0  # updates, in all rounds that have ended
         self._notes: list[str] = []
 
     def _receive(self, device: str, message: Announcement | Verdict) -> None:
@@ -180,7 +181,11 @@ class Simulation:
                 if model is None:  # it is published by a later step
                     return
                 self._model = model
-                metrics = self._evaluations[round_.number] = self._trainer.evaluate(decode(model))
+                self._counted += round_.good
+                if round_.number % self._spec.evaluate_every == 0 or round_.number == self._settings.rounds:
+                    metrics = self._evaluations[round_.number] = self._trainer.evaluate(
+                        decode(model), number=round_.number, updates=self._counted
+                    )
             ended.pop(0)
             self._cloud.bucket.round_ended(round_, oldest=self._oldest_needed(round_))
             on_round(RoundRecord(round_, list(self._cloud.rounds.participants(round_))), metrics)

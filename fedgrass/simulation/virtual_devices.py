@@ -172,11 +172,17 @@ class VirtualDevices:
             return None
         return _Work(device.conditions, announcement, draws)
 
-    @staticmethod
-    def _least_seconds(conditions: DeviceConditions, announcement: Announcement, draws: Draws) -> float:
+    def _least_seconds(self, conditions: DeviceConditions, announcement: Announcement, draws: Draws) -> float:
         """Return the least that the work can take, before its number of examples is known."""
         least = work_durations.training_seconds(conditions, announcement, 0, draws.jitter)
-        return work_durations.download_seconds(conditions, announcement) + least
+        return work_durations.download_seconds(conditions, self._timed(announcement)[0]) + least
+
+    def _timed(self, announcement: Announcement, update_bytes: int = 0) -> tuple[Announcement, int]:
+        """Return an assignment and the size of its update as their transfers are timed."""
+        sizes = self._trainer.timed_bytes(announcement)
+        if sizes is None:
+            return announcement, update_bytes
+        return replace(announcement, model_bytes=sizes[0]), sizes[1]
 
     def _submit(self, begun: Sequence[_Work]) -> None:
         if not begun:
@@ -255,8 +261,9 @@ class VirtualDevices:
         trained = work_durations.training_seconds(
             conditions, work.announcement, result.examples, work.draws.jitter
         )
-        downloaded = work_durations.download_seconds(conditions, work.announcement)
-        uploaded = len(update.update) / conditions.upload
+        announced, update_bytes = self._timed(work.announcement, len(update.update))
+        downloaded = work_durations.download_seconds(conditions, announced)
+        uploaded = update_bytes / conditions.upload
         done = work_durations.finish(conditions, work.began, downloaded + trained + uploaded)
         if done is None or done > work.deadline:
             self._clock.at(self._start + work.deadline, partial(self._overdue, device, work))

@@ -54,7 +54,7 @@ def _draw_turnarounds(axes: Axes, report: SwarmReport) -> None:
         for place, seconds in enumerate(sorted(one.turnarounds))
     ]
     if points:
-        axes.plot(*zip(*points, strict=True), ",", color=_PALE, label="one device, the fastest first")
+        axes.plot(*zip(*points, strict=True), ".", ms=3, color=_PALE, label="one device, the fastest first")
     for name, color in _STYLES.items():
         values = [(one.round, getattr(one.turnaround, name)) for one in closed]
         if values:
@@ -89,6 +89,8 @@ def _draw_load(axes: Axes, looks: Sequence[Look], start: float) -> None:
     axes.set(xlabel="time, s", ylabel="busy cores", ylim=(0, None))
     if looks:
         queue = axes.twinx()
+        axes.set_zorder(queue.get_zorder() + 1)  # the lines above the shading
+        axes.patch.set_visible(False)
         queue.fill_between(
             [one.at - start for one in looks], [one.queued for one in looks], color=_PALE, alpha=0.4, lw=0
         )

@@ -3,10 +3,10 @@
 Ray is in an environment of its own: ``make test-ray`` runs this file there.
 """
 
-import contextlib
+import importlib.util
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_COMPLETED, CancelledError, as_completed, wait
+from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, as_completed, wait
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,7 @@ from tests.fakes.executor_works import perform
 from tests.fakes.memory_batch import MemoryBatch, MemoryS3
 from tests.fakes.thread_executor import LOST, ThreadExecutor
 
-ray: Any = None
-with contextlib.suppress(ImportError):
-    import ray
+ray: Any = importlib.import_module("ray") if importlib.util.find_spec("ray") else None
 PLACE = BatchPlace(queue="grids", definition="fedgrass", folder="s3://bucket/grids")
 SECONDS = 60  # after which a test gives up
 Open = Callable[[], CellExecutor]
@@ -48,7 +46,7 @@ def open_ray() -> CellExecutor:
 
 
 NO_RAY = pytest.mark.skipif(ray is None, reason="Ray is not in this environment: make test-ray")
-OPENERS = {
+OPENERS: dict[str, Open] = {
     "threads": lambda: ThreadExecutor(2, perform_in_thread),
     "processes": lambda: ProcessExecutor(2, perform),
     "batch": open_batch,
@@ -176,7 +174,8 @@ def test_a_context_waits_for_all_works(executor: CellExecutor) -> None:
 
 
 def test_callbacks_are_called_and_a_first_completion_is_seen(executor: CellExecutor, tmp_path: Path) -> None:
-    gate, called = tmp_path / "gate", []
+    gate = tmp_path / "gate"
+    called: list[Future[bytes]] = []
     slow, fast = executor.submit(f"wait {gate}".encode()), executor.submit(b"echo")
     fast.add_done_callback(called.append)
     done, not_done = wait([slow, fast], SECONDS, FIRST_COMPLETED)

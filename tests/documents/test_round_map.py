@@ -12,7 +12,7 @@ README = (PROJECT / "README.md").read_text(encoding="utf-8")
 # [`function`](path/of/module.py) or [`Class.method`](path/of/module.py)
 FUNCTION = re.compile(r"\[`([A-Za-z_][\w.]*)`\]\(([\w/]+\.py)\)")
 STEP = re.compile(r"^(\d+)\. ", re.MULTILINE)
-MOST_FILES = 85  # on the path of a round
+MOST_FILES = 87  # on the path of a round
 
 
 def section() -> str:

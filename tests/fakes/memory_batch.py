@@ -16,21 +16,9 @@ from fedgrass.simulation.grids.executors.cell_executor import CellExecutor
 
 
 def refusal(code: str, operation: str, status: int = 400) -> ClientError:
-    return ClientError(
-        {
-            "Error": {"Code": code, "Message": code},
-            "ResponseMetadata": {"HTTPStatusCode": status, "RequestId": "1"},
-        },  # type: ignore[typeddict-item]
-        operation,
-    )
-
-
-class Pages:
-    def __init__(self, pages: list[dict[str, Any]]) -> None:
-        self._pages = pages
-
-    def paginate(self) -> Iterator[dict[str, Any]]:
-        yield from self._pages
+    metadata = {"HTTPStatusCode": status, "RequestId": "1"}
+    answer: Any = {"Error": {"Code": code, "Message": code}, "ResponseMetadata": metadata}
+    return ClientError(answer, operation)
 
 
 class MemoryS3:

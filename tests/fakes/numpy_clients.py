@@ -6,6 +6,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import numpy as np
 
 from components.trainer.worker.worker_protocol import Failure, Result
+from fedgrass.federation.messages import Announcement
 from fedgrass.federation.weights import Arrays, checksum, decode, encode
 from fedgrass.simulation.clients.client_trainer import ClientUpdate, ClientWork, ReadObject
 
@@ -71,7 +72,10 @@ class NumpyClients:
         announcement = work.announcement
         self.settled.append((work.device.name, announcement.round, announcement.attempt, counted))
 
-    def evaluate(self, weights: Arrays) -> Mapping[str, float]:
+    def timed_bytes(self, announcement: Announcement) -> None:
+        pass
+
+    def evaluate(self, weights: Arrays, **_of_model: int) -> Mapping[str, float]:
         return {"loss": float(np.abs(np.asarray(weights["weight"])).mean())}
 
     def notes(self) -> Sequence[str]:

@@ -55,8 +55,20 @@ class ClientTrainer(Protocol):
     def settle(self, work: ClientWork, *, counted: bool) -> None:
         """Note the verdict on an update: what the device keeps of it for later rounds stays or is undone."""
 
-    def evaluate(self, weights: Arrays) -> Mapping[str, float]:
-        """Return the metrics of a global model on examples that no device trains on, if there are any."""
+    def timed_bytes(self, announcement: Announcement) -> tuple[int, int] | None:
+        """Return the sizes of model and update by which transfers are timed; None: those of the files.
+
+        Clients without training have tiny files, whose transfer takes as long as that of real ones.
+        """
+
+    def evaluate(self, weights: Arrays, *, number: int = 0, updates: int = 0) -> Mapping[str, float]:
+        """Return the metrics of a global model on examples that no device trains on, if there are any.
+
+        Args:
+            weights: of the model.
+            number: of the model in its run; 0: the initial one.
+            updates: that all models up to it have counted.
+        """
 
     def notes(self) -> Sequence[str]:
         """Return what the user should know, such as why clients are not trained together."""

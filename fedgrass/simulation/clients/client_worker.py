@@ -15,7 +15,7 @@ import torch
 from components.runtime.atomic_file import unfinished, without_flushes
 from components.runtime.component_errors import ConfigurationError, WorkDeclined, WorkFailed
 from components.trainer.tasks.shared_reads import share_reads
-from components.trainer.tasks.task import Fit
+from components.trainer.tasks.task import Fit, PartialTask
 from components.trainer.training import TorchTask, parse_training_settings
 from components.trainer.training.sgd import parse_plain_settings
 from components.trainer.worker.prepared_training import PreparedTraining
@@ -23,6 +23,7 @@ from components.trainer.worker.work_failure import failure_of
 from components.trainer.worker.work_runner import WorkRunner
 from components.trainer.worker.worker_protocol import Result, WorkOrder
 from fedgrass.federation.weights import decode, encode
+from fedgrass.local import task_sharing
 from fedgrass.simulation.clients.client_state import DeviceState
 from fedgrass.simulation.clients.client_trainer import ClientUpdate, ClientWork
 from fedgrass.simulation.clients.job_calls import JobResult, Problem, WorkerOptions
@@ -81,10 +82,17 @@ class ClientWorker:
             return [note]
         return []
 
-    def initial_model(self, device: DeviceConditions, seed: int) -> bytes | Problem:
-        """Return initial weights; see ``job_calls``."""
+    def count_examples(self, device: DeviceConditions) -> int | Problem:
+        """Return the number of examples; see ``job_calls``."""
         try:
-            return encode(self._tasks.of(device).initial_weights(seed))
+            return self._tasks.of(device).examples()
+        except BaseException as error:  # noqa: BLE001 - the task is the user's code
+            return self._problem(device, error)
+
+    def initial_model(self, device: DeviceConditions, seed: int) -> bytes | Problem:
+        """Return the initial weights that the run's model has; see ``job_calls``."""
+        try:
+            return encode(task_sharing.initial_model(self._tasks.of(device), seed).shared)
         except BaseException as error:  # noqa: BLE001 - the task is the user's code
             return self._problem(device, error)
 
@@ -94,7 +102,10 @@ class ClientWorker:
             task: Any = self._tasks.of(device)
             if not hasattr(task, "evaluate_held_out"):
                 return {}
-            found: Mapping[str, float] = task.evaluate_held_out(decode(model)).metrics
+            whole = decode(model)
+            if isinstance(task, PartialTask):  # its private arrays are those that it begins with
+                whole = task_sharing.initial_model(task, 0).complete(model)
+            found: Mapping[str, float] = task.evaluate_held_out(whole).metrics
         except BaseException as error:  # noqa: BLE001 - the task is the user's code
             return self._problem(device, error)
         return {name: float(value) for name, value in found.items()}

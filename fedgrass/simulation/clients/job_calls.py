@@ -87,6 +87,11 @@ def warm_up() -> None:
     """Do nothing: the process has been started."""
 
 
+def count_examples(device: DeviceConditions) -> int | Problem:
+    """Return the number of training examples of a device."""
+    return _worker.count_examples(device)
+
+
 def initial_model(device: DeviceConditions, seed: int) -> bytes | Problem:
     """Return the initial weights of a device's task as a safetensors file."""
     return _worker.initial_model(device, seed)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from fedgrass.federation.errors import SettingsError
 from fedgrass.simulation.clients.client_trainer import ClientTrainer
+from fedgrass.simulation.clients.curve_clients import CurveClients
 from fedgrass.simulation.clients.real_clients import RealClients
 from fedgrass.simulation.fleets.device_conditions import DeviceConditions
 from fedgrass.simulation.simulation_spec import SimulationSpec
@@ -26,6 +27,10 @@ def open_clients(
             the data; the message names the device.
     """
     if spec.training == "curve":
-        message = "training = curve is not supported yet: choose training = real"
-        raise SettingsError(message)
+        if not spec.learning_curve:
+            message = (
+                "training is 'curve', but there is no learning_curve: give the file with --learning-curve"
+            )
+            raise SettingsError(message)
+        return CurveClients(spec, devices, folder)
     return RealClients(spec, devices, workers, folder)

@@ -87,7 +87,15 @@ class RealClients:
         """Return the weights with which the run starts, by the task of the first device."""
         return decode(self._result(job_calls.initial_model, self._first, seed))
 
-    def evaluate(self, weights: Arrays) -> Mapping[str, float]:
+    def examples(self) -> int:
+        """Return the number of training examples of the first device."""
+        found: int = self._result(job_calls.count_examples, self._first)
+        return found
+
+    def timed_bytes(self, announcement: Announcement) -> None:
+        """Return None: transfers are timed by the files themselves."""
+
+    def evaluate(self, weights: Arrays, *, number: int = 0, updates: int = 0) -> Mapping[str, float]:  # noqa: ARG002 - the interface
         """Return the metrics of a global model by the task's ``evaluate_held_out``, if it has one."""
         found: dict[str, float] = self._result(job_calls.evaluate, self._first, encode(weights))
         return found

@@ -36,7 +36,7 @@ def too_many_slices(devices: Sequence[DeviceConditions], reason: str) -> str:
 
     Args:
         devices: the fleet.
-        reason: what the task says, such as "at most 143 shares".
+        reason: the error of the task, such as "at most 143 shares".
     """
     slices = number_of_slices(devices)
     if slices == 1 or not _OF_SHARES.search(reason):

@@ -80,7 +80,7 @@ def _daily(start: int, length: int) -> Schedule:
 
 
 def _draw_turns(parts: dict[str, Distribution], place: str, streams: Streams) -> list[Schedule]:
-    """Draw times on and off by turns, over a circle of time that each device enters at a point of its own."""
+    """Draw times on and off by turns, over a circle of time that each device enters at a random point."""
     periods = np.round(parts["repeats_after"].draw(streams, "availability/repeats_after", SECONDS) * 1000)
     if periods.min() < 1:
         message = f"{place}.repeats_after has draws below a millisecond: it takes a duration such as '24 h'"

@@ -1,4 +1,4 @@
-"""What the devices of a deployed stack did in their last rounds of training, as far as its tables tell."""
+"""What the devices of a deployed stack did in their last rounds of training, from its tables."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,7 +23,7 @@ class DeviceRound(Struct, frozen=True, kw_only=True):
         epochs: of the run's training settings.
         train: duration of the training.
         download_rate: of the model, in bytes per second.
-        upload_rate: of the update, likewise.
+        upload_rate: of the update, in the same unit.
         waiting: what remains of the turnaround: messages on their way, waiting, evaluations.
     """
 

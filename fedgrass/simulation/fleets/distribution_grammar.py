@@ -94,7 +94,7 @@ def parse_distribution(given: object, kind: ValueKind, place: str) -> Distributi
         place: the key, for errors.
 
     Raises:
-        SettingsError: the text is no distribution, or has values that the condition cannot have.
+        SettingsError: the text is not a distribution, or has values that the condition cannot have.
     """
     reader = _Reader(given, kind, place)
     if isinstance(given, str) and not (kind.words and not _CALL.match(given)):

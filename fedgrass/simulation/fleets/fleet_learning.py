@@ -24,11 +24,11 @@ from fedgrass.simulation.fleets.fleet_spec import Availability, FleetSpec, Obser
 
 MOST_ROUNDS = 500  # that are read
 _GONE_DAYS = 7  # a device that was not seen for so long is left out
-_MISSED_HEARTBEATS = 3  # after so many a device is taken to be off
+_MISSED_HEARTBEATS = 3  # after which a device is taken to be off
 _HEARTBEAT_SECONDS = 60.0
 _PRIOR_ROUNDS = 2.0  # of the fleet's dropout, which each device's own is mixed with
 _LONGEST_LATENCY = 1.0  # seconds
-_FEWEST_ROUNDS = 3  # of a device, to say how much the durations of its trainings differ
+_FEWEST_ROUNDS = 3  # of a device, to estimate its jitter from
 _DAY = 86_400_000
 
 
@@ -79,7 +79,7 @@ def learn_fleet(
         for one in sorted(present, key=lambda one: one.device)
     )
     spec = FleetSpec(
-        # What no device tells is not made up.
+        # What is known of no device is not made up.
         fixed_seconds=0.0,
         download="unlimited",
         upload="unlimited",
@@ -156,7 +156,7 @@ def _jitter(history: Mapping[str, Sequence[DeviceRound]]) -> float:
 
 
 def _availability(devices: Sequence[Candidate], now: int, heartbeat_seconds: float) -> Availability | None:
-    """Return the times on and off that one look at the heartbeats tells of.
+    """Return the times on and off that the heartbeats of one moment show.
 
     If times on and off are exponential, those who are off at a moment have been so for the mean time off on
     average, and the share that is on is that of the mean time on.
@@ -191,5 +191,5 @@ def _with_source(
     if spec.availability:
         source += "; times on and off from the age of the last heartbeats"
     else:
-        source += "; the heartbeats tell of no times off: devices are always on"
+        source += "; the heartbeats show no times off: devices are always on"
     return replace(spec, source=source)

@@ -34,7 +34,7 @@ class Availability(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 
 class DeviceGroup(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Devices with conditions of their own; what is left out is as in the whole fleet.
+    """Devices that differ from the rest; what is left out is as in the whole fleet.
 
     Attributes:
         share: of the devices, as a percentage ("20 %") or in proportion to the other groups' shares.
@@ -82,7 +82,7 @@ class FleetSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         fixed_seconds: of each assignment, in addition.
         jitter: standard deviation of the logarithm of the duration of each training.
         download: of its link, in bytes per second.
-        upload: likewise.
+        upload: of its link, in bytes per second.
         latency: of a message, one way, in seconds.
         dropout: probability that an assignment is accepted and never replied to.
         examples: at most this number of a device's examples are trained on; None: all.
@@ -122,7 +122,7 @@ class FleetSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 def load_fleet(path: Path) -> FleetSpec:
-    """Return the fleet that a TOML file describes. A trace in it is looked for beside the file.
+    """Return the fleet that a TOML file describes. A relative path of a trace starts at its folder.
 
     Raises:
         SettingsError: the file cannot be read, or a key or a value is unknown; one line.

@@ -63,7 +63,7 @@ def run_grid(  # noqa: PLR0913 - the options of the command
     files: dict[str, str] = {}
     ids = [[identify(cell.with_seed(number), files) for number in range(seeds)] for cell in cells]
     store = CellStore(out / path.stem)
-    cores = workers or os.cpu_count() or 1
+    cores = workers or len(os.sched_getaffinity(0))
     tell = complain if output == "json" else say
     with store.opened(path, itertools.chain.from_iterable(ids)):
         kept = {each: found for row in ids for each in row if (found := _kept(store, each))}

@@ -14,9 +14,11 @@ import psutil
 import pytest
 
 from fedgrass.federation.errors import SettingsError
+from fedgrass.simulation.grids.executors.cell_executor import WorkerLost
 from fedgrass.simulation.grids.executors.process_executor import ProcessExecutor
 from fedgrass.simulation.grids.grid_action import run_grid
 from fedgrass.simulation.simulation_spec import SimulationSpec
+from tests.fakes.executor_works import perform
 from tests.fakes.simulated_cells import fake_run_cell, lost_run_cell
 
 PROJECT = Path(__file__).parents[3]
@@ -74,6 +76,14 @@ def test_a_killed_process_is_replaced_and_only_its_own_simulation_is_repeated(
     assert result(tmp_path)["done"] == 3
     assert "killed once, seed 0 is tried once more" in capsys.readouterr().out
     assert executors[0].workers == 1  # memory was short: fewer at a time, but never none
+
+
+def test_what_a_killed_process_had_started_ends_with_it(tmp_path: Path) -> None:
+    with ProcessExecutor(1, perform) as executor:
+        lost = executor.submit(f"start {tmp_path / 'pid'} die".encode())
+        assert isinstance(lost.exception(60), WorkerLost)
+        pid = int((tmp_path / "pid").read_text())
+        until(lambda: not psutil.pid_exists(pid) or psutil.Process(pid).status() == "zombie", "its end")
 
 
 def test_ctrl_c_ends_all_processes_at_once_and_keeps_what_is_done(tmp_path: Path) -> None:

@@ -82,3 +82,16 @@ def test_the_largest_memory_of_each_tree_is_kept() -> None:
         pass
     assert memory.peaks["this"] > 10
     assert memory.peaks["nothing"] == 0.0
+
+
+def test_the_processor_time_of_the_samples_can_be_left_out() -> None:
+    busy: list[int] = []
+
+    def compute() -> list[psutil.Process]:
+        busy.append(sum(range(1_000_000)))
+        return []
+
+    with MemoryWatch({"busy": compute}, seconds=60.0) as memory:
+        pass
+    assert busy
+    assert memory.cpu_seconds > 0.0

@@ -1,6 +1,5 @@
 """The set-ups of the benchmarks of learning, and their figures."""
 
-import gzip
 from pathlib import Path
 
 import pytest
@@ -10,8 +9,8 @@ from benchmarks.bytes_to_accuracy import figures_of as bytes_figures
 from benchmarks.learning import figures_of
 from benchmarks.simulated import learning_setups as setups
 from benchmarks.simulated.learning_curves import Curve, Point
+from benchmarks.simulated.learning_setups import mnist_folder
 from benchmarks.simulated.left_out_station import root_mean_square
-from benchmarks.simulated.mnist_files import has_mnist, plain_mnist
 from fedgrass.federation.settings_parser import parse_settings
 from fedgrass.simulation.simulation_spec import SimulationSpec
 
@@ -76,18 +75,12 @@ def test_errors_of_parts_are_joined_by_their_squares() -> None:
     assert root_mean_square([(1, 10.0), (3, 2.0)]) == pytest.approx(((100 + 3 * 4) / 4) ** 0.5)
 
 
-def test_mnist_is_read_without_its_compression_for_all_devices(tmp_path: Path) -> None:
-    for part in ("train", "t10k"):
-        (tmp_path / f"{part}-images-idx3-ubyte.gz").write_bytes(gzip.compress(b"images"))
-        (tmp_path / f"{part}-labels-idx1-ubyte").write_bytes(b"labels")
-    with plain_mnist(tmp_path) as folder:
-        assert folder is not None
-        assert (folder / "train-images-idx3-ubyte").read_bytes() == b"images"
-        assert (folder / "t10k-labels-idx1-ubyte").read_bytes() == b"labels"
-
-
-def test_a_folder_that_lacks_a_file_of_mnist_is_none(tmp_path: Path) -> None:
-    (tmp_path / "train-images-idx3-ubyte").write_bytes(b"images")
-    assert not has_mnist(tmp_path)
-    with plain_mnist(tmp_path) as folder:
-        assert folder is None
+def test_mnist_is_found_with_and_without_its_compression_but_not_in_part(tmp_path: Path) -> None:
+    folder = tmp_path / "mnist"
+    folder.mkdir()
+    (folder / "train-images-idx3-ubyte.gz").touch()
+    (folder / "train-labels-idx1-ubyte").touch()
+    (folder / "t10k-images-idx3-ubyte").touch()
+    assert mnist_folder(tmp_path) is None
+    (folder / "t10k-labels-idx1-ubyte.gz").touch()
+    assert mnist_folder(tmp_path) == folder

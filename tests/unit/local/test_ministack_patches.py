@@ -3,13 +3,14 @@
 import asyncio
 import json
 import socket
+from collections import defaultdict
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedgrass.local.aws.ministack_patches import group_of, once_reading
+from fedgrass.local.aws.ministack_patches import copied_json, group_of, once_reading
 
 
 @pytest.mark.parametrize(
@@ -92,3 +93,32 @@ def test_a_paused_connection_reads_nothing_on_a_python_that_arms_its_reader_all_
         server.close()
 
     asyncio.run(asyncio.wait_for(scenario(), 60))
+
+
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=3) | st.binary(max_size=2) | st.decimals(),
+    lambda parts: st.lists(parts, max_size=3) | st.dictionaries(st.text(max_size=3), parts, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(_JSON)
+def test_a_copied_row_is_equal_and_shares_no_container(value: Any) -> None:
+    copied = copied_json(value)
+    assert repr(copied) == repr(value)  # nan differs from itself
+    assert not _containers(copied) & _containers(value)
+
+
+def test_other_values_are_copied_as_before() -> None:
+    rows = defaultdict(dict, {"a": {"b": [1]}})
+    copied = copied_json(rows)
+    copied["a"]["b"].append(2)
+    assert rows == {"a": {"b": [1]}}
+    assert copied["new"] == {}
+
+
+def _containers(value: Any) -> set[int]:
+    if not isinstance(value, list | dict):
+        return set()
+    parts = value if isinstance(value, list) else value.values()
+    return {id(value)}.union(*map(_containers, parts))

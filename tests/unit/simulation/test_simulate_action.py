@@ -162,7 +162,7 @@ def test_ctrl_c_ends_a_simulation_with_what_is_done(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     class Interrupted(NumpyClients):
-        def evaluate(self, weights: Any) -> Any:
+        def evaluate(self, weights: Any, **_of_model: int) -> Any:
             self.evaluated = getattr(self, "evaluated", 0) + 1
             if self.evaluated == 3:
                 os.kill(os.getpid(), signal.SIGINT)

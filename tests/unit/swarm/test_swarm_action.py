@@ -16,6 +16,7 @@ from fedgrass.swarm.swarm_figures import Load, MessageRates
 from fedgrass.swarm.swarm_run import Churn, SwarmReport
 from fedgrass.swarm.swarm_spec import Habits
 
+SAID: list[str] = []
 REPORT = SwarmReport(
     swarm="swarm-1",
     stack="fedgrass",
@@ -82,7 +83,7 @@ def test_settings_that_do_not_fit_a_swarm_are_refused(setting: str) -> None:
 
 def test_things_of_a_folder_need_a_stack(tmp_path: Path) -> None:
     with pytest.raises(SwarmOptionError, match="--things needs --stack"):
-        run_options(SwarmOptions(things=tmp_path), str)
+        run_options(SwarmOptions(things=tmp_path), SAID.append)
 
 
 def test_an_account_is_not_touched_without_a_yes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -90,13 +91,13 @@ def test_an_account_is_not_touched_without_a_yes(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("fedgrass.console.stack.outputs", lambda _: pytest.fail("it has asked AWS"))
     options = SwarmOptions(stack="press", devices=7, out=tmp_path)
     with pytest.raises(SwarmOptionError, match=r"Create 7 things swarm-.* stack press, .*Add --yes"):
-        run_options(options, str)
+        run_options(options, SAID.append)
 
 
 def test_a_stack_of_another_embedded_cloud_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:4566")
     with pytest.raises(SwarmError, match="leave out --stack to start an embedded cloud here"):
-        run_options(SwarmOptions(stack="press"), str)
+        run_options(SwarmOptions(stack="press"), SAID.append)
 
 
 def _code(options: SwarmOptions) -> object:
@@ -175,11 +176,11 @@ def test_options_out_of_range_are_refused(
 def test_a_folder_that_cannot_be_written_to_is_named_before_anything_is_started(tmp_path: Path) -> None:
     (tmp_path / "runs").touch()
     with pytest.raises(SwarmOptionError, match=r"--out .*runs/swarm-.* cannot be written to"):
-        run_options(SwarmOptions(out=tmp_path / "runs"), str)
+        run_options(SwarmOptions(out=tmp_path / "runs"), SAID.append)
 
 
 def test_a_swarm_that_fails_leaves_no_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
     with pytest.raises(SwarmOptionError, match="no terminal to ask"):
-        run_options(SwarmOptions(stack="press", out=tmp_path), str)
+        run_options(SwarmOptions(stack="press", out=tmp_path), SAID.append)
     assert not list(tmp_path.iterdir())

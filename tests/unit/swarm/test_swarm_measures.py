@@ -6,7 +6,6 @@ from typing import Any
 
 import psutil
 
-from fedgrass.swarm import swarm_measures
 from fedgrass.swarm.swarm_measures import (
     CLIENT,
     CLOUD,
@@ -102,5 +101,5 @@ def test_processes_are_grouped_by_their_command(monkeypatch: Any) -> None:
     cloud = Child(2, "python -m fedgrass.local.aws.ministack_process", 7.0, Child(3, "python bootstrap", 4.0))
     swarm = Child(4, "python -m fedgrass.swarm.devices.swarm_process", 2.0)
     own = Child(1, "fedgrass swarm", 1.0, cloud, swarm, Child(5, "", 1.0), Child(6, "git", 1.0))
-    monkeypatch.setattr(swarm_measures.psutil, "Process", lambda: own)
+    monkeypatch.setattr(psutil, "Process", lambda: own)
     assert processor_times() == {1: (COMMAND, 1.0), 2: (CLOUD, 7.0), 3: (FUNCTIONS, 4.0), 4: (CLIENT, 2.0)}

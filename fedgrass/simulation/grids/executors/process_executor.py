@@ -128,6 +128,7 @@ class _Child:
             answer = self._connection.recv_bytes()
         except (EOFError, OSError) as error:
             self._process.join(_END_SECONDS)
+            self._kill_group()  # those that it started would go on without it
             raise WorkerLost(self._why()) from error
         if answer[:1] == _CRASHED:
             raise WorkCrashed(answer[1:].decode())
@@ -151,11 +152,15 @@ class _Child:
 
     def kill(self) -> None:
         """End the process and those that it started, at once."""
-        if self._process.pid and self._process.is_alive():
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                if os.getpgid(self._process.pid) == self._process.pid:
-                    os.killpg(self._process.pid, signal.SIGKILL)
+        if self._process.is_alive():
+            self._kill_group()
             self._process.kill()
+
+    def _kill_group(self) -> None:
+        """End all processes of the group that the process has made; there is none before it begins."""
+        if self._process.pid:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
 
 
 def _serve(works: Connection, function: Work) -> None:

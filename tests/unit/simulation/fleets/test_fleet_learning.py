@@ -1,6 +1,7 @@
 """A fleet learned from a stack: the conditions that made its rows are found again."""
 
 import statistics
+import time
 from typing import Any
 
 import pytest
@@ -12,8 +13,8 @@ from fedgrass.console.reports.turnaround_rows import Turnaround
 from fedgrass.federation.errors import SettingsError
 from fedgrass.federation.rounds import Participant, Participation, State, Work
 from fedgrass.federation.selection import Candidate
-from fedgrass.simulation.fleets import FleetSpec, draw_fleet
-from fedgrass.simulation.fleets.fleet_learning import learn_fleet
+from fedgrass.simulation.fleets import FleetSpec, draw_fleet, fleet_learning
+from fedgrass.simulation.fleets.fleet_learning import learn_fleet, learn_stack
 from tests.fakes.observed_stack import (
     EXAMPLES,
     MODEL_BYTES,
@@ -226,3 +227,33 @@ def test_a_stack_without_replies_or_devices_is_refused() -> None:
     stack.candidates = [candidate("ok", None, LATER - 30 * DAY)]
     with pytest.raises(SettingsError, match="no device with a heartbeat in the last 7 days, of 1"):
         learned(stack)
+
+
+def test_a_stack_is_learned_by_its_name_and_its_heartbeat_interval(monkeypatch: pytest.MonkeyPatch) -> None:
+    stack = stack_of(draw_fleet(FleetSpec(), 4, 1), rounds=1)
+    now = round(time.time() * 1000)
+    stack.candidates = [
+        candidate(one.device, None, now - (700_000 if number else 0))
+        for number, one in enumerate(stack.candidates)
+    ]
+    monkeypatch.setattr(fleet_learning, "open_operator", {"meadow": stack.operator()}.get)
+    for seconds, is_off in (("60", True), ("300", False)):
+        outputs = {"HeartbeatSeconds": seconds}
+        monkeypatch.setattr(fleet_learning.deployed, "outputs", lambda _, found=outputs: found)
+        assert (learn_stack("meadow").availability is not None) == is_off
+
+
+def test_a_fleet_that_is_off_as_a_whole_is_simulated_as_always_on() -> None:
+    stack = stack_of(draw_fleet(FleetSpec(), 4, 1), rounds=1)
+    stack.candidates = [candidate(one.device, None, LATER - 7_200_000) for one in stack.candidates]
+    spec = learned(stack)
+    assert spec.availability is None
+    assert "the heartbeats show no times off" in spec.source
+
+
+def test_a_training_that_a_deadline_cut_short_says_nothing_of_the_speed() -> None:
+    stack = stack_with({})
+    row, parts, turnarounds = stack.rows[0]
+    parts[0] = replace(parts[0], partial=True)
+    stack.rows[0] = (row, parts, turnarounds)
+    assert learned(stack).observed[0].seconds_per_example is None

@@ -1,4 +1,4 @@
-"""The fleet file: what it may say, and one line on each mistake in it."""
+"""The fleet file: its keys, and one line on each mistake in it."""
 
 from pathlib import Path
 

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from components.runtime.atomic_file import write_atomically
 from fedgrass.federation.errors import SettingsError
 from fedgrass.simulation.grids import cell_store, grid_files
 from fedgrass.simulation.grids.cell_work import CellWork
@@ -252,7 +253,7 @@ def test_a_folder_that_cannot_be_created_is_named(bench: Bench) -> None:
 def test_a_full_disk_ends_the_grid_and_keeps_what_is_done(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write, room = cell_store.write_atomically, [6]
+    write, room = write_atomically, [6]
 
     def write_or_fail(path: Path, content: bytes) -> None:
         room[0] -= 1

@@ -1,5 +1,6 @@
 """The picture of a grid: a line per cell with the band of its seeds, over rounds and over virtual time."""
 
+import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
@@ -32,8 +33,8 @@ def test_the_line_is_the_mean_and_the_band_the_range_of_the_seeds(monkeypatch: p
         (one.metrics["accuracy"] + other.metrics["accuracy"]) / 2
         for one, other in zip(figures(0).curve, figures(1).curve, strict=True)
     ]
-    assert list(line.get_xdata()) == [0, 1, 2, 3, 4, 5]
-    assert list(line.get_ydata()) == pytest.approx(expected)
+    assert list(np.asarray(line.get_xdata())) == [0, 1, 2, 3, 4, 5]
+    assert list(np.asarray(line.get_ydata())) == pytest.approx(expected)
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["a", "b"]
     assert len(by_round.collections) == len(by_time.collections) == 2
     assert by_time.get_xlabel() == "virtual time, s"
@@ -41,7 +42,7 @@ def test_the_line_is_the_mean_and_the_band_the_range_of_the_seeds(monkeypatch: p
 
 def test_over_time_the_band_ends_where_the_first_seed_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     _, by_time = drawn(monkeypatch, [("a", [figures(0), figures(0, rounds=3)])]).axes
-    assert by_time.get_lines()[0].get_xdata()[-1] == 30.0
+    assert np.asarray(by_time.get_lines()[0].get_xdata())[-1] == 30.0
 
 
 def test_long_times_are_drawn_in_hours(monkeypatch: pytest.MonkeyPatch) -> None:
