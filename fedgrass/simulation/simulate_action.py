@@ -148,11 +148,7 @@ def _fleet(options: SimulateOptions) -> FleetSpec:
 
 
 def _write_fleet(path: Path, spec: SimulationSpec) -> int:
-<<<<<<< HEAD
-    """Write the fleet and describe it, without a simulation."""
-=======
     """Write the fleet and show what it is like, without a simulation."""
->>>>>>> main
     size = AssignmentSize(epochs=epochs_of(settings_of(spec).training))
     write_fleet(spec.fleet, path, spec.seed, spec.devices, size)
     for line in describe_fleet(draw_fleet(spec.fleet, spec.devices, spec.seed), size, spec.fleet.source):
