@@ -139,7 +139,7 @@ def _fleet(options: SimulateOptions) -> FleetSpec:
     """Return what the virtual devices are like. Raises SettingsError."""
     if options.like_fleet:
         if given := [name for name in ("fleet", "trace") if getattr(options, name)]:
-            message = f"--like-fleet and --{given[0]} both say what the devices are like: give one of them"
+            message = f"--like-fleet and --{given[0]} both describe the devices: give one of them"
             raise SettingsError(message)
         with stack.refusals():
             return learn_stack(options.stack)

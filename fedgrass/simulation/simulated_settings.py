@@ -44,7 +44,7 @@ def settings_of(spec: SimulationSpec) -> RunSettings:
         raise SettingsError(message)
     if found.schedule == "by_hand":
         message = (
-            "schedule=by_hand cannot be simulated: nobody opens the next round; choose at_once, every or"
+            "schedule=by_hand cannot be simulated: no operator opens the next round; choose at_once, every or"
             " adaptive"
         )
         raise SettingsError(message)

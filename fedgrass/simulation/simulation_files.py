@@ -1,7 +1,7 @@
 """The files of a simulation: those of a real run, and what it would have taken on AWS.
 
-history.json, accuracy.png and model.safetensors are written as for a real run, report.html says that the run
-was a simulation, and simulation.json has the spec with which it can be repeated.
+history.json, accuracy.png and model.safetensors are written as for a real run, report.html states that the
+run was a simulation, and simulation.json has the spec with which it can be repeated.
 """
 
 import time

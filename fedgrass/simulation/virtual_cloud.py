@@ -66,7 +66,7 @@ class VirtualBucket(MemoryBucket):
 
     def __init__(self, *, keep_one_more: bool) -> None:
         super().__init__(FLEET)
-        self.lanes = 1  # reading from memory is no faster with more threads
+        self.lanes = 1  # more threads would not read faster from memory
         self._keep_one_more = keep_one_more
         self._counted: list[str] = []
         self._over: list[str] = []

@@ -1,12 +1,12 @@
-"""The virtual devices: what a trainer's session says and decides, as events in virtual time.
+"""The virtual devices: what a trainer's session sends and decides, as events in virtual time.
 
     announced   at the moment of publication: the work begins to be computed, all of that moment together
-    hear        the message arrives: accept, repeat a reply, or drop it, as components/trainer/session does
+    arrival     the message arrives: accept, repeat a reply, or drop it, as components/trainer/session does
     result      the update is needed to know how long the work takes
     finish      the update is uploaded; the completion is sent, and repeated until its verdict arrives
     turned on   a hello, and a reply whose verdict is missing
 
-A device that is off neither hears nor sends, and its work waits.
+A device that is off neither receives nor sends, and its work waits.
 """
 
 import random

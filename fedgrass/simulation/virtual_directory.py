@@ -1,7 +1,7 @@
 """The devices table of a simulation, computed from the conditions of the virtual devices.
 
 No heartbeat is sent: a device was last seen when it was last on. So a fleet of 100,000 devices costs nothing
-while it does nothing, and a sample reads as many devices as it returns.
+while it does nothing, and the cost of a sample grows with its size, not with the fleet.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -21,7 +21,7 @@ class VirtualDirectory:
         now: returns the virtual time, in milliseconds since the epoch.
         start: when the simulation began, in the same milliseconds.
         works: the kinds of work that the devices know, as in their heartbeats.
-        attributes: that all devices report, besides those of their conditions.
+        attributes: that all devices report, in addition to those of their conditions.
     """
 
     def __init__(

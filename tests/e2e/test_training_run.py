@@ -1,6 +1,8 @@
 """Three devices train digits as in the demo; the test recomputes every figure from stored data."""
 
 import json
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,8 +22,6 @@ from fedgrass.federation.messages.trace_context import parse_timeline
 from fedgrass.federation.runs import Run, RunState
 from fedgrass.federation.settings_parser import parse_settings
 from fedgrass.local.testbed import Testbed, open_testbed, thing_names
-from fedgrass.simulation.simulation import run_spec
-from fedgrass.simulation.simulation_spec import SimulationSpec
 from tests.deployed import fedgrass
 from tests.e2e.processes import listening_ports, wait_until
 
@@ -256,7 +256,7 @@ def test_the_finished_run_is_shown_downloaded_reported_and_compared_by_commands(
     assert trained.testbed.operator.runs() == {"run-1": RunState.SUCCEEDED}
 
 
-def test_a_simulation_of_the_same_run_makes_the_same_models(trained: Trained) -> None:
+def test_a_simulation_of_the_same_run_makes_the_same_models(trained: Trained, tmp_path: Path) -> None:
     """Real cores and virtual devices train with the same settings, which seed the order of the examples.
 
     Without momentum: it makes of the last bit, which a training of several clients at once rounds otherwise,
@@ -266,21 +266,25 @@ def test_a_simulation_of_the_same_run_makes_the_same_models(trained: Trained) ->
     settings = {"rounds": ROUNDS, "evaluate_last": False, "training": training}
     operator = trained.testbed.operator
     operator.start("seeded", parse_settings({"task": "digits", **settings}), Digits().initial_weights(seed=3))
-    specs = [
-        SimulationSpec(task="digits", devices=DEVICES, settings=settings, seed=3, vectorize=vectorize)
-        for vectorize in ("auto", "never")
-    ]
-    simulations = [run_spec(spec, workers=1, report=lambda _line: None) for spec in specs]
+    for vectorize in ("auto", "never"):
+        options = (
+            f"--devices {DEVICES} --rounds {ROUNDS} --seed 3 --vectorize {vectorize} --workers 1".split()
+        )
+        chosen = ["--setting", "evaluate_last=false", "--setting", f"training={json.dumps(training)}"]
+        command = [sys.executable, "-m", "fedgrass.console.main", "simulate", *options, *chosen]
+        subprocess.run([*command, "--out", str(tmp_path / vectorize)], check=True, capture_output=True)
     wait_until(lambda: operator.run("seeded").state is not RunState.RUNNING, "the run's end", 120)
     run = operator.run("seeded")
     assert run.state is RunState.SUCCEEDED
     real = safetensors.numpy.load(operator.model("seeded", ROUNDS))
-    for simulation in simulations:
-        simulated = safetensors.numpy.load(simulation.model)
+    for vectorize in ("auto", "never"):
+        folder = tmp_path / vectorize / "digits-simulated-3"
+        simulated = safetensors.numpy.load_file(folder / "model.safetensors")
         assert real.keys() == simulated.keys()
         for name, array in real.items():
             np.testing.assert_allclose(simulated[name], array, rtol=0, atol=1e-6)
-        for record, expected in zip(operator.rounds(run), simulation.records, strict=True):
-            for part, virtual in zip(record.participants, expected.participants, strict=True):
-                assert part.examples == virtual.examples
-                assert part.metrics == pytest.approx(virtual.metrics, abs=1e-5)
+        rounds = json.loads((folder / "history.json").read_text())["rounds"]
+        for record, expected in zip(operator.rounds(run), rounds, strict=True):
+            for part, virtual in zip(record.participants, expected["devices"], strict=True):
+                assert part.examples == virtual["examples"]
+                assert part.metrics == pytest.approx(virtual["metrics"], abs=1e-5)

@@ -1,4 +1,4 @@
-"""A ``ClientTrainer`` of a few numpy operations: each device pulls the model towards a point of its own."""
+"""A ``ClientTrainer`` of a few numpy operations: each device pulls the model towards another point."""
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor

@@ -31,7 +31,7 @@ def play(
     on_round: Callable[[RoundRecord, Mapping[str, float]], None] | None = None,
     **spec: Any,
 ) -> SimulatedRun:
-    """Simulate a run of two rounds, unless ``settings`` says otherwise."""
+    """Simulate a run of two rounds, unless ``settings`` has another number."""
     made = SimulationSpec(devices=len(devices), settings={**QUICK, **settings}, **spec)
     simulation = Simulation(made, settings_of(made), devices, clients or NumpyClients())
     return simulation.play(report=lambda _line: None, on_round=on_round, stop=stop)

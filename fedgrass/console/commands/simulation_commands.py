@@ -40,14 +40,12 @@ def simulate(
     ] = None,
     fleet: Annotated[
         Path | None,
-        Parameter(
-            help="file that says what the devices are like (docs/simulation_fleets.md)", metavar="FILE.toml"
-        ),
+        Parameter(help="file that describes the devices (docs/simulation_fleets.md)", metavar="FILE.toml"),
     ] = None,
     trace: Annotated[
         Path | None,
         Parameter(
-            help="file with a row per device; its columns replace what --fleet says",
+            help="file with a row per device; its columns replace those of --fleet",
             metavar="FILE.csv|parquet",
         ),
     ] = None,

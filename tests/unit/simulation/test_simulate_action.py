@@ -1,4 +1,4 @@
-"""``fedgrass simulate``: its options, its files, and what it says about options that cannot be used."""
+"""``fedgrass simulate``: its options, its files, and the refusals of options that cannot be used."""
 
 import errno
 import json
@@ -113,7 +113,7 @@ def test_the_output_for_programs_is_one_object(tmp_path: Path, capsys: pytest.Ca
         (["--devices", "2000"], "more devices than data"),
         (["--fleet", "missing.toml"], "--fleet missing.toml cannot be read: No such file or directory"),
         (["--trace", "missing.csv"], "missing.csv"),
-        (["--like-fleet", "--trace", "a.csv"], "--like-fleet and --trace both say what the devices are like"),
+        (["--like-fleet", "--trace", "a.csv"], "--like-fleet and --trace both describe the devices"),
         (["--strategy", "missing.py"], "missing.py cannot be read"),
     ],
 )  # fmt: skip

@@ -10,13 +10,17 @@ import numpy as np
 import pytest
 
 from fedgrass.console.runs.fleet_operator import RoundRecord
+from fedgrass.federation import object_keys
 from fedgrass.federation.errors import SettingsError
+from fedgrass.federation.messages import Verdict
 from fedgrass.federation.rounds import Participation, State, Work
 from fedgrass.federation.runs import RunState
+from fedgrass.federation.topics import Kind
 from fedgrass.federation.weights import decode
 from fedgrass.simulation.clients.client_trainer import ClientUpdate, ClientWork, ReadObject
 from fedgrass.simulation.simulated_run import SimulatedRun
 from fedgrass.simulation.simulation import START
+from fedgrass.simulation.virtual_cloud import VirtualBucket, VirtualCloud
 from tests.fakes.numpy_clients import NumpyClients
 from tests.fakes.simulated_fleet import MINUTE, SECOND, device, part, play, states
 
@@ -309,3 +313,40 @@ def test_a_device_learns_its_number_of_examples_by_its_first_work() -> None:
         play([device(0), device(1)], settings, clients)
     found = play([device(0, examples=30), device(1, examples=5)], settings | {"count": 1}, clients)
     assert all(list(each) == ["device-00000"] for each in states(found))
+
+
+def test_a_reply_that_is_lost_is_sent_again_after_the_same_pause_each_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    reply, lost, received = VirtualCloud.reply, list[str](), []
+
+    def lossy(cloud: VirtualCloud, name: str, kind: Kind, payload: bytes, latency: float) -> None:
+        if kind is Kind.COMPLETE and not lost:
+            lost.append(name)
+        else:
+            reply(cloud, name, kind, payload, latency)
+
+    monkeypatch.setattr(VirtualCloud, "reply", lossy)
+    for _ in range(2):
+        lost.clear()
+        found = play([device(0)], {"rounds": 1, "deadline_seconds": 300})
+        assert lost == ["device-00000"]
+        received.append(part(found, 1, 0).received_at)
+    assert START + 10_200 < received[0] < START + 45_000
+    assert received[0] == received[1]
+
+
+def test_an_update_that_was_counted_while_the_next_buffer_opened_is_kept_for_it() -> None:
+    bucket = VirtualBucket(keep_one_more=True)
+    [first, second, third] = play([device(0)], {"rounds": 3}).records
+    key = object_keys.update("thing", "run-1", 1, 1)
+    bucket.write(key, b"update")
+    bucket.verdict("thing", Verdict(run="run-1", round=1, attempt=1, counted=True))
+    bucket.round_ended(first.round, oldest=0)
+    assert bucket.exists(key)
+    bucket.round_ended(second.round, oldest=0)
+    assert not bucket.exists(key)
+    bucket.write(key, b"update")
+    bucket.verdict("thing", Verdict(run="run-1", round=1, attempt=1, counted=False))
+    assert not bucket.exists(key)
+    bucket.round_ended(third.round, oldest=0)
