@@ -30,6 +30,7 @@ class Counting(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.linear = nn.Linear(4, 2)
+        self.batches: Tensor
         self.register_buffer("batches", torch.zeros((), dtype=torch.int64))
 
     def forward(self, points: Tensor) -> Tensor:

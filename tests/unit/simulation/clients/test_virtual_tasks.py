@@ -7,10 +7,11 @@ import pytest
 from components.runtime.component_errors import ConfigurationError
 from components.trainer.tasks import shared_reads
 from components.trainer.tasks.partition import Partition
+from components.trainer.worker.worker_protocol import TaskOptions
 from fedgrass.simulation.clients.virtual_tasks import VirtualTasks
 from tests.fakes.simulated_work import devices
 
-BLOBS = {"module": "tests.fakes.blob_task:Blobs"}
+BLOBS: TaskOptions = {"module": "tests.fakes.blob_task:Blobs"}
 
 
 def test_a_device_has_its_own_task_which_is_kept() -> None:
