@@ -39,7 +39,7 @@ def _model() -> torch.nn.Module:
     return make_model()
 
 
-@client_app.train()
+@client_app.train()  # type: ignore[untyped-decorator]
 def train_client(message: Message, context: Context) -> Message:
     """Train one client."""
     images, labels = _data()
@@ -55,7 +55,7 @@ def train_client(message: Message, context: Context) -> Message:
     return Message(content=content, reply_to=message)
 
 
-class _Timed(FedAvg):
+class _Timed(FedAvg):  # type: ignore[misc]
     """Federated averaging that notes when each round begins and ends."""
 
     def __init__(self, **options: Any) -> None:
@@ -84,7 +84,7 @@ def main() -> None:
     os.environ[_FOLDER] = str(options.folder.absolute())
     server_app = ServerApp()
 
-    @server_app.main()
+    @server_app.main()  # type: ignore[untyped-decorator]
     def play(grid: Grid, context: Context) -> None:  # noqa: ARG001 - Flower's signature
         strategy = _Timed(
             fraction_train=COHORT / CLIENTS,

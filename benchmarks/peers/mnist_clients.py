@@ -65,7 +65,7 @@ def train(model: nn.Module, images: Tensor, labels: Tensor) -> float:
         batch = order[start : start + _BATCH]
         optimizer.zero_grad()
         loss = functional.nll_loss(model(images[batch]), labels[batch])
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call] # torch does not type it
         optimizer.step()
         total += loss.item() * len(batch)
     return total / len(labels)

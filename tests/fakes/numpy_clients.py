@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Self
 
 import numpy as np
 
@@ -30,6 +31,12 @@ class NumpyClients:
         self._pool = ThreadPoolExecutor(workers) if workers else None
         self._examples = examples
         self._failing = frozenset(failing)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def initial_model(self, seed: int) -> Arrays:
         return {"weight": np.full(self._size, seed % 7, np.float32)}

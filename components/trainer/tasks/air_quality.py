@@ -11,7 +11,7 @@ import datetime as dt
 import io
 import math
 from collections.abc import Iterable, Iterator
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import torch
@@ -69,7 +69,7 @@ class AirQuality(TorchTask):
         own = [
             row
             for name in chosen_stations(list(paths), station, partition)
-            for row in publication.once(name, lambda name=name: read(publication, paths[name]))
+            for row in publication.once(name, partial(read, publication, paths[name]))
         ]
         early = [row for row in own if row[0] < _TEST_FROM]
         held_out = [row for row in early if row[0].toordinal() // 7 % _HELD_OUT_WEEK == 0]

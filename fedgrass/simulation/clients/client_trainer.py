@@ -2,7 +2,8 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from typing import Protocol
+from types import TracebackType
+from typing import Protocol, Self
 
 from msgspec import Struct
 
@@ -45,6 +46,17 @@ class ClientTrainer(Protocol):
 
     The results depend on the work alone: neither on the number of worker processes nor on their timing.
     """
+
+    def __enter__(self) -> Self:
+        """Return these clients."""
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Close them."""
 
     def initial_model(self, seed: int) -> Arrays:
         """Return the weights with which the run starts."""

@@ -210,7 +210,8 @@ def _client_of(prepared: PreparedTraining) -> tuple[Client, Hashable]:
         WorkFailed: its settings are wrong.
     """
     task = prepared.task
-    if reason := why_alone(task):
+    reason = why_alone(task)
+    if reason or not isinstance(task, TorchTask):
         raise NotTogether(reason)
     parts = task.training_parts()
     parse = parse_plain_settings if prepared.scaffold else parse_training_settings

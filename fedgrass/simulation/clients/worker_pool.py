@@ -8,9 +8,10 @@ import multiprocessing
 import queue
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.process import BaseProcess
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -29,6 +30,7 @@ class _Worker:
         self._initializer = initializer
         self._arguments = arguments
         self._executor: ProcessPoolExecutor | None = None
+        self.exit_code: int | None = None  # of the latest process that died
 
     def run(self, function: Callable[..., T], *arguments: Any) -> T:
         """Run a function in the process. Raises BrokenProcessPool if the process dies."""
@@ -39,18 +41,34 @@ class _Worker:
                 initializer=self._initializer,
                 initargs=self._arguments,
             )
+        processes: list[BaseProcess] = []
         try:
-            return self._executor.submit(function, *arguments).result()
+            future = self._executor.submit(function, *arguments)
+            processes = list(self._processes())
+            return future.result()
         except BrokenProcessPool:
             self._executor.shutdown()
+            self.exit_code = next((process.exitcode for process in processes), None)
             self._executor = None
             raise
+
+    def _processes(self) -> Iterable[BaseProcess]:
+        executor = self._executor
+        return (executor._processes or {}).values() if executor else ()  # noqa: SLF001 - public from 3.14
+
+    def how_it_died(self) -> str:
+        """Return how the latest process ended, as a clause."""
+        if self.exit_code == -signal.SIGKILL:
+            return "was killed (SIGKILL), probably by the system for its use of memory"
+        if self.exit_code is not None and self.exit_code < 0:
+            return f"was ended by {signal.Signals(-self.exit_code).name}"
+        return f"ended with exit code {self.exit_code}"
 
     def end(self) -> None:
         """End the process without waiting for what it does."""
         if (executor := self._executor) is None:
             return
-        processes = list((executor._processes or {}).values())  # noqa: SLF001 - public from Python 3.14
+        processes = list(self._processes())
         executor.shutdown(wait=False, cancel_futures=True)
         for process in processes:
             process.terminate()
@@ -102,7 +120,7 @@ class WorkerPool:
             worker.end()
 
     def _run(self, function: Callable[..., T], *arguments: Any) -> T:
-        worker = self._free.get()
+        worker = self._free.get_nowait()  # there are as many threads as workers
         try:
             for _ in range(_TRIES):
                 if self._closed.is_set():
@@ -113,7 +131,7 @@ class WorkerPool:
                     continue
         finally:
             self._free.put(worker)
-        message = "the worker process was killed, twice: probably by the system, for its use of memory"
+        message = f"its worker process {worker.how_it_died()}, and so did the one after it"
         raise WorkerDied(message)
 
 
