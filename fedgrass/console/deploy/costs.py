@@ -50,8 +50,8 @@ MESSAGES = 4  # announce, accepted, complete, verdict
 RULES = 3  # with an action; accepted: statuses; complete: replies and turnarounds
 TRIGGERS = RULES + 1  # accepted triggers the rule of declines too, which does nothing about it
 _SQS_REQUESTS = 2 * 1.2  # sent singly, received and deleted in batches of ten
-# Asked, accepted and counted in transactions, which cost double: the participant each time, and the round once
-# per ten messages; the turnaround, and its index by device.
+# Asked, accepted and counted in transactions, which cost double: the participant each time, and the round
+# once per ten messages; the turnaround, and its index by device.
 WRITES = 2 + 2 * (2 + 2 / 10) + 1 + 1
 # The participant twice; once per ten messages the round, and once per ten replies run and round; consistent.
 READS = 2 + 2 / 10 + 2 / 10
