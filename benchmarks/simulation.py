@@ -1,4 +1,4 @@
-"""How fast clients are simulated, beside a plain loop over the same model and Flower's simulation engine.
+"""How fast clients are simulated, next to a plain loop over the same model and Flower's simulation engine.
 
     python -m benchmarks.simulation [--quick] [--record] [--data FOLDER] [--workers N]
 

@@ -16,7 +16,7 @@ QUESTIONS = (
     Question("round_overhead", "the overhead of a round, next to Flower and FLARE", 10.0),
     Question("averaging", "the averager and its growth, next to Flower", 2.5),
     Question("start", "from a bare machine to the first closed round", 2.5),
-    Question("simulation", "the speed of simulations, next to a plain loop and Flower", 4.0),
+    Question("simulation", "the speed of simulations, next to a plain loop and Flower", 2.0),
     Question("learning", "accuracy and rounds, by data, set-up and strategy", 14.0),
     Question("stragglers", "time to an accuracy in a fleet with stragglers", 6.0),
     Question("bytes_to_accuracy", "bytes to an accuracy, by encoding and for partial models", 4.0),

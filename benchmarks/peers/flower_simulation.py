@@ -23,7 +23,6 @@ from flwr.simulation import run_simulation
 
 from benchmarks.peers.mnist_clients import CLIENTS, COHORT, IMAGES, make_model, read_clients, train
 
-_ACTORS = 2
 _FOLDER = "FEDGRASS_MNIST"  # environment variable: Ray's actors inherit it
 client_app = ClientApp()
 
@@ -95,7 +94,7 @@ def main() -> None:
         strategy.start(grid, ArrayRecord(make_model().state_dict()), num_rounds=options.rounds)
         print(json.dumps(strategy.seconds), flush=True)
 
-    backend = {"client_resources": {"num_cpus": 1, "num_gpus": 0.0}, "init_args": {"num_cpus": _ACTORS}}
+    backend = {"client_resources": {"num_cpus": 1, "num_gpus": 0.0}}
     run_simulation(server_app, client_app, CLIENTS, backend_config=backend)
 
 

@@ -111,7 +111,7 @@ class ClientWorker:
         return {name: float(value) for name, value in found.items()}
 
     def _begin(self, work: ClientWork, objects: Mapping[str, bytes]) -> "_Begun | ClientUpdate":
-        """Perform an assignment up to its fit; all of it if it is no training."""
+        """Perform an assignment up to its fit; all of it if it is other work."""
         runner, order = self._runner(work, objects), self._order(work)
         try:
             _seed(work.seed)

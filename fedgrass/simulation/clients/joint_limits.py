@@ -90,7 +90,7 @@ def _module_likeness(model: nn.Module) -> Hashable:
 
 
 def _unsaved(module: nn.Module) -> Hashable:
-    """Return the values of the buffers that are not in the state, which are no part of the weights."""
+    """Return the values of the buffers that are not in the state, which the weights do not contain."""
     names = module._non_persistent_buffers_set  # noqa: SLF001 - torch has no public way to ask
     return tuple((name, _value_likeness(module._buffers[name])) for name in sorted(names))  # noqa: SLF001
 
