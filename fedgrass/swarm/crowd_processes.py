@@ -56,8 +56,12 @@ class CrowdProcess:
         for thread in self._threads:
             thread.start()
         if self._child.stdin:
-            self._child.stdin.write(msgspec.json.encode(spec) + b"\n")
-            self._child.stdin.flush()
+            try:
+                self._child.stdin.write(msgspec.json.encode(spec) + b"\n")
+                self._child.stdin.flush()
+            except BrokenPipeError:  # it ended before it had read its part, for the reason in its last line
+                self.wait()
+                self.check()
 
     @property
     def ready(self) -> int:
