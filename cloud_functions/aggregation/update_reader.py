@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cloud_functions.aggregation.model_files import Bytes
+from cloud_functions.aggregation.reader_threads import SMALLEST_BUFFERS
 from fedgrass.federation import object_keys
 from fedgrass.federation.encodings import (
     Encoding,
@@ -45,6 +46,9 @@ from fedgrass.federation.weights.slices import Kind, Piece, Slice
 
 _SCALE_BYTES = 4
 _FIRST_READ = 64 * 1024  # bytes: most headers fit, so that one request is enough
+# Small updates are read whole when they are opened, with one request each instead of two, if all together are
+# not larger than the buffers of those that are read in slices.
+_MOST_HELD = SMALLEST_BUFFERS
 # How much larger an update's header may be than the trainer would write it: other safetensors libraries may
 # add spaces and metadata. Parsing a header of 8 MB takes some 110 MB of memory.
 _HEADER_TIMES = 2
@@ -156,21 +160,30 @@ class UpdateFile:
         reply: the device's completion, with the size of the file in bytes and the checksum of its header.
         form: the format that the file must have.
         version: the version of the object to read; if empty, the one that is current at the first read.
+        is_held: whether to read the whole file at once and to hold it in memory.
 
     Raises:
         UpdateRefused: the file is missing, is not an update of the run's model, or its header does not match
             the checksum in the completion.
     """
 
-    def __init__(
-        self, bucket: Bucket, key: str, reply: Participant, form: UpdateFormat, version: str = ""
+    def __init__(  # noqa: PLR0913 - which file, and how it is read
+        self,
+        bucket: Bucket,
+        key: str,
+        reply: Participant,
+        form: UpdateFormat,
+        version: str = "",
+        *,
+        is_held: bool = False,
     ) -> None:
         self._bucket = bucket
         self._key = key
         self._form = form
         self.name = reply.device
         self.version = version
-        head = self._read_head(reply.bytes)
+        self._held = np.empty(0, dtype=np.uint8)
+        head = self._read_head(reply.bytes, is_held=is_held)
         found, metadata = read_layout_and_metadata(head.data, reply.bytes)
         check_offsets(found, form.file)
         if (actual := header_checksum(head.data)) != reply.checksum:
@@ -253,13 +266,15 @@ class UpdateFile:
         self._check.feed(target.data)
         self._position += len(target)
 
-    def _read_head(self, size: int) -> Bytes:
+    def _read_head(self, size: int, *, is_held: bool) -> Bytes:
         """Return the header with its length prefix, from a file of ``size`` bytes."""
         largest = self._form.file.data_bytes + self._form.largest_header + PREFIX
         if size > largest:
             message = f"object {self._key} has {size} bytes; {largest} is the most it may have"
             raise UpdateRefused(message)
-        head = self._read_at(0, min(size, _FIRST_READ))
+        head = self._read_at(0, size if is_held else min(size, _FIRST_READ))
+        if is_held:
+            self._held = head
         needed = header_size(head.data, size, self._form.largest_header)
         return head[:needed] if needed <= len(head) else self._read_at(0, needed)
 
@@ -269,6 +284,10 @@ class UpdateFile:
         return raw
 
     def _read_into(self, start: int, target: memoryview) -> None:
+        end = start + target.nbytes
+        if end <= len(self._held):
+            target[:] = self._held[start:end].data
+            return
         try:
             self.version = self._bucket.read_into(self._key, start, target, self.version)
         except KeyError as error:
@@ -307,11 +326,13 @@ def open_updates(
         BadUpdates: some updates are missing, or their headers are bad.
     """
     refused: dict[str, str] = {}
+    is_held = sum(reply.bytes for reply in replies) <= _MOST_HELD
 
     def opened(reply: Participant) -> UpdateFile | None:
         key = object_keys.update(reply.device, round_.run, *update_of(round_, reply))
         try:
-            return UpdateFile(bucket, key, reply, form, versions.get(reply.device, ""))
+            version = versions.get(reply.device, "")
+            return UpdateFile(bucket, key, reply, form, version, is_held=is_held)
         except UpdateRefused as error:
             refused[reply.device] = str(error)
             return None

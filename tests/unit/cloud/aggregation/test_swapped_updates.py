@@ -88,8 +88,9 @@ def swapped_at(fleet: SmallFleet, swapped: str, swap: Callable[[], object], read
 @pytest.mark.parametrize("read", [1, 2, 3])
 @pytest.mark.parametrize("settings", [{"largest_norm": 10.0}, {"clip_norm": 1.0}, {}], ids=str)
 def test_an_update_swapped_for_one_of_the_same_checksums_never_enters_the_model(
-    settings: dict[str, Any], read: int
+    settings: dict[str, Any], read: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(update_reader, "_MOST_HELD", 0)
     honest, hostile = collision()
     fleet = SmallFleet(devices=3, initial=MODEL, rounds=1, threshold=1.0, minimum_replies=1, **settings)
     fleet.start()
@@ -115,6 +116,28 @@ def expected(read: int, settings: dict[str, Any]) -> Participation:
         return Participation.REFUSED if "largest_norm" in settings else Participation.REPLIED
     passes = 2 if settings else 1
     return Participation.REFUSED if read <= 1 + passes else Participation.REPLIED
+
+
+def test_small_updates_are_read_with_one_request_each() -> None:
+    """Nothing can be swapped between two reads of an update that is read once, even with two passes."""
+    fleet = SmallFleet(devices=3, initial=MODEL, rounds=1, clip_norm=1.0)
+    fleet.start()
+    opened = fleet.newest()
+    keys: list[str] = []
+    plain = fleet.bucket.read_into
+
+    def read_into(key: str, start: int, target: memoryview, version: str = "") -> str:
+        keys.append(key)
+        return plain(key, start, target, version)
+
+    fleet.bucket.read_into = read_into  # type: ignore[method-assign]
+    for device in fleet.names:
+        data = fleet.upload(device, opened, {"w": collision()[0]})
+        fleet.say(device, Kind.COMPLETE, fleet.completion(opened, data, device))
+    assert sorted(key for key in keys if key.startswith("updates/")) == [key_of(name) for name in fleet.names]
+    assert np.linalg.norm(np.asarray(fleet.model(1)["w"], np.float64)) == pytest.approx(
+        np.linalg.norm(collision()[0].astype(np.float64)), rel=1e-6
+    )
 
 
 def test_all_shards_use_the_same_version_of_each_update() -> None:
