@@ -82,6 +82,20 @@ _REFUSED_HERE = {
 # Beginning of the command -> why it is not run here, and the test that runs it.
 _ELSEWHERE = {
     "demo": ("starts a site of its own", "tests/e2e/test_demo_command.py"),
+    "simulate --task mnist": (
+        "needs the files of MNIST",
+        "tests/integration/simulation/test_same_bytes.py",
+    ),
+    "simulate --fleet": (
+        "needs a task and a fleet of the reader's own",
+        "tests/documents/test_simulation_fleets_page.py",
+    ),
+    "simulate --devices 100 --fleet": (
+        "needs a fleet file",
+        "tests/documents/test_simulation_fleets_page.py",
+    ),
+    "simulate --trace": ("needs a trace", "tests/documents/test_simulation_fleets_page.py"),
+    "simulate --grid": ("needs a grid file", "tests/documents/test_simulation_grids_page.py"),
     "swarm": ("starts a cloud of its own", "tests/integration/console/test_swarm.py"),
     "dashboard": ("serves until Ctrl-C", "tests/e2e/test_dashboard_page.py"),
     "core deploy": ("needs a running core", "tests/e2e/test_documented_component.py"),

@@ -83,7 +83,7 @@ def test_with_churn_and_doubled_messages_each_reply_is_counted_once(cloud: Swarm
     assert [one.asked for one in report.rounds] == [DEVICES, DEVICES]
     assert all(one.mark_error is not None and one.mark_error < 1e-6 for one in report.rounds)
     assert report.dynamodb is not None
-    assert report.dynamodb.by_operation["TransactWriteItems"] >= 2 * DEVICES
+    assert report.dynamodb.by_operation["TransactWriteItems"] >= 2 * DEVICES / 10  # in batches of ten
     assert report.functions["averager"].billed_seconds > 0
     assert report.messages.received >= 3 * DEVICES
     assert report.load.groups["swarm"] > 0
