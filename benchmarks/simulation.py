@@ -132,7 +132,8 @@ def _rounds_per_minute(
     except OSError as error:
         message = f"{python} cannot be started: {error.strerror}"
         raise PeerFailed(message) from error
-    seconds = next((json.loads(line) for line in done.stdout.splitlines() if line.startswith("[")), None)
+    printed = (json.loads(line) for line in done.stdout.splitlines() if line.startswith("["))
+    seconds: list[float] | None = next(printed, None)
     if done.returncode or not seconds:
         end = (done.stderr.strip().splitlines() or ["no output"])[-1]
         message = f"{module} ended with exit code {done.returncode}: {end}"
