@@ -9,7 +9,7 @@
   rounds per minute after the first round, without evaluations. fedgrass plays all of a run: selection,
   messages, checks and averaging by the code of the cloud. The plain loop trains one client after the other
   in one process. Flower has one Ray actor per processor. If it fails, or takes three times as long as the
-  plain loop, its figure is null, and a line says why.
+  plain loop, its figure is null, after a line with the reason.
 
 With --quick, fewer rounds of the network.
 """

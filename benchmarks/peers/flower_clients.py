@@ -1,6 +1,6 @@
 """Flower's client app for the clients of mnist_clients.py; runs in Ray's actors, in Flower's environment.
 
-A module of its own: Ray sends the client app with each message. A function of ``__main__`` is sent by value,
+A separate module: Ray sends the client app with each message. A function of ``__main__`` is sent by value,
 so that each message would come with an empty cache and each client would read all data again; a function of
 a module is sent by name.
 """

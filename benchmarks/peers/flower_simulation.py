@@ -5,8 +5,8 @@
 prints the seconds of each round as JSON. Ray has one actor per processor, which is the fastest here: each
 reads the data once, and torch has one thread.
 
-Ray is started for this run alone, in a folder of its own. By default Ray joins the cluster that was started
-last on the machine, and waits for minutes when that one was ended without a farewell.
+Ray is started for this run alone, in a temporary folder. By default Ray joins the cluster that was started
+last on the machine, and waits for minutes if that one was killed.
 """
 
 import argparse
