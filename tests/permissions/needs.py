@@ -91,6 +91,11 @@ def _transaction(asked: Mapping[str, Any], status: int) -> Iterator[Need]:
             yield from _table(words[word])(inner, status)
 
 
+def _batch_get(asked: Mapping[str, Any], _status: int) -> Iterator[Need]:
+    for table in asked["RequestItems"]:
+        yield Need("dynamodb:BatchGetItem", _arn("dynamodb", f"table/{table}"))
+
+
 def _queue(action: str) -> Callable[[Mapping[str, Any], int], Iterator[Need]]:
     def rule(asked: Mapping[str, Any], _status: int) -> Iterator[Need]:
         yield Need(f"sqs:{action}", _arn("sqs", asked["QueueUrl"].rsplit("/", 1)[-1]))
@@ -135,6 +140,7 @@ _RULES: Mapping[str, Callable[[Mapping[str, Any], int], Iterator[Need]]] = {
         [Need("lambda:InvokeFunction", _arn("lambda", f"function:{asked['FunctionName']}"))]
     ),
     "sts.GetCallerIdentity": lambda *_: iter(()),  # needs no permission, and cannot be denied
+    "dynamodb.BatchGetItem": _batch_get,
     "dynamodb.DeleteItem": _table("DeleteItem"),
     "dynamodb.GetItem": _table("GetItem"),
     "dynamodb.Query": _table("Query"),
