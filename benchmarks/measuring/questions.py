@@ -17,7 +17,7 @@ QUESTIONS = (
     Question("averaging", "the averager and its growth, next to Flower", 3.0),
     Question("start", "from a bare machine to the first closed round", 3.0),
     Question("simulation", "the speed of simulations, next to a plain loop and Flower", 3.0),
-    Question("learning", "accuracy and rounds, by data, set-up and strategy", 14.0),
+    Question("learning", "accuracy and rounds, by data, set-up and strategy", 16.0),
     Question("stragglers", "time to an accuracy in a fleet with stragglers", 6.0),
     Question("bytes_to_accuracy", "bytes to an accuracy, by encoding and for partial models", 4.0),
     Question("encodings", "bytes and accuracy of encodings", 1.0),
