@@ -2,8 +2,8 @@
 
     .venv-flower/bin/python -m benchmarks.peers.flower_simulation FOLDER --rounds N
 
-prints the seconds of each round as JSON. Ray has one actor per processor, which is the fastest here: each
-reads the data once, and torch has one thread.
+prints the seconds of each round as JSON. Ray has one actor per processor; each reads the data once, and torch
+has one thread.
 
 Ray is started for this run alone, in a temporary folder. By default Ray joins the cluster that was started
 last on the machine, and waits for minutes if that one was killed.
