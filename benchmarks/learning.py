@@ -7,7 +7,7 @@ a real run. Accuracies are of the global model, on MNIST's 10,000 test images.
 
 - replaced: the set-up of the system that fedgrass replaces, 20 devices of 3,000 images, 2,400 of which are
   trained on, 10 devices per round, its convolutional network, 10 rounds of 10 epochs. It published 96.67 %.
-  Next to it, the same network trained for 10 epochs on all of these images in one process.
+  Next to it, the same network trained for 10 epochs on all of these images in one process (one seed).
 - iid: 40 devices with all digits, 10 per round, a perceptron (109,386 parameters)
 - one_digit: 40 devices with one digit each, the same perceptron. Published with federated averaging: 73 %
   after 258 rounds. All devices compute one gradient of all their images per round, the server steps by Adam.
@@ -96,14 +96,13 @@ def replaced(bench: Bench) -> dict[str, Any] | None:
     figures = bench.learned("replaced", setups.REPLACED, bench.mnist)
     if figures is None or bench.is_quick:
         return figures
-    centralised = []
-    for seed in bench.seeds:
-        task = Mnist(str(bench.mnist), split_seed=seed)
-        chosen = {"seed": seed, "epochs": _CENTRAL_EPOCHS}
-        model = task.fit(task.initial_weights(seed), chosen, lambda _: None, lambda: False).weights
-        centralised.append(task.evaluate_held_out(model).metrics["accuracy"])
-        say(f"  one process, seed {seed}: accuracy {centralised[-1]:.4f} after {_CENTRAL_EPOCHS} epochs")
-    return {**figures, "one_process_accuracy": mean_and_spread(centralised)}
+    seed = bench.seeds[0]  # one is enough for a reference, and takes a minute
+    task = Mnist(str(bench.mnist), split_seed=seed)
+    chosen = {"seed": seed, "epochs": _CENTRAL_EPOCHS}
+    model = task.fit(task.initial_weights(seed), chosen, lambda _: None, lambda: False).weights
+    accuracy = task.evaluate_held_out(model).metrics["accuracy"]
+    say(f"  one process, seed {seed}: accuracy {accuracy:.4f} after {_CENTRAL_EPOCHS} epochs")
+    return {**figures, "one_process_accuracy": mean_and_spread([accuracy])}
 
 
 def strategies(bench: Bench) -> dict[str, Any] | None:

@@ -4,6 +4,7 @@
 - flare_submit: submits a job, in FLARE's environment
 - fleet_engine: fedgrass: the embedded cloud and Greengrass cores
 - flower_averaging: Flower's averaging of the same updates, in Flower's environment
+- flower_clients: the client app of flower_simulation
 - flower_engine: Flower's deployment engine: a SuperLink and SuperNodes, which run flower_app
 - flower_simulation: Flower's simulation engine, in Flower's environment
 - mnist_clients: clients of MNIST in plain PyTorch, and a plain loop over them

@@ -2,56 +2,28 @@
 
     .venv-flower/bin/python -m benchmarks.peers.flower_simulation FOLDER --rounds N
 
-prints the seconds of each round as JSON. Ray has one actor per processor, which is the fastest here: each
-reads the data once, and torch has one thread.
+prints the seconds of each round as JSON. Ray has one actor per processor; each reads the data once, and torch
+has one thread.
+
+Ray is started for this run alone, in a temporary folder. By default Ray joins the cluster that was started
+last on the machine, and waits for minutes if that one was killed.
 """
 
 import argparse
 import json
 import os
+import tempfile
 import time
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-import torch
-from flwr.app import ArrayRecord, Context, Message, MetricRecord, RecordDict
-from flwr.clientapp import ClientApp
+from flwr.app import ArrayRecord, Context
 from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import FedAvg
 from flwr.simulation import run_simulation
 
-from benchmarks.peers.mnist_clients import CLIENTS, COHORT, IMAGES, make_model, read_clients, train
-
-_FOLDER = "FEDGRASS_MNIST"  # environment variable: Ray's actors inherit it
-client_app = ClientApp()
-
-
-@cache
-def _data() -> tuple[torch.Tensor, torch.Tensor]:
-    torch.set_num_threads(1)
-    return read_clients(Path(os.environ[_FOLDER]))
-
-
-@cache
-def _model() -> torch.nn.Module:
-    return make_model()
-
-
-@client_app.train()  # type: ignore[untyped-decorator]
-def train_client(message: Message, context: Context) -> Message:
-    """Train one client."""
-    images, labels = _data()
-    client, model = int(context.node_config["partition-id"]), _model()
-    model.load_state_dict(message.content["arrays"].to_torch_state_dict())
-    loss = train(model, images[client], labels[client])
-    content = RecordDict(
-        {
-            "arrays": ArrayRecord(model.state_dict()),
-            "metrics": MetricRecord({"train_loss": loss, "num-examples": IMAGES}),
-        }
-    )
-    return Message(content=content, reply_to=message)
+from benchmarks.peers.flower_clients import FOLDER_VARIABLE, client_app
+from benchmarks.peers.mnist_clients import CLIENTS, COHORT, make_model
 
 
 class _Timed(FedAvg):  # type: ignore[misc]
@@ -67,9 +39,14 @@ class _Timed(FedAvg):  # type: ignore[misc]
         self._began = time.perf_counter()
         return super().configure_train(*arguments)
 
-    def aggregate_train(self, *arguments: object) -> object:
-        """Note the end of a round."""
-        found = super().aggregate_train(*arguments)
+    def aggregate_train(self, server_round: int, replies: Any) -> object:
+        """Note the end of a round, and check that all clients trained."""
+        replies = list(replies)
+        failed = [reply for reply in replies if reply.has_error()]
+        if failed or len(replies) != COHORT:
+            message = f"{len(failed)} clients failed, {len(replies)} of {COHORT} replied"
+            raise RuntimeError(message)
+        found = super().aggregate_train(server_round, replies)
         self.seconds.append(time.perf_counter() - self._began)
         return found
 
@@ -80,7 +57,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--rounds", type=int, default=10)
     options = parser.parse_args()
-    os.environ[_FOLDER] = str(options.folder.absolute())
+    os.environ[FOLDER_VARIABLE] = str(options.folder.absolute())
     server_app = ServerApp()
 
     @server_app.main()  # type: ignore[untyped-decorator]
@@ -94,8 +71,12 @@ def main() -> None:
         strategy.start(grid, ArrayRecord(make_model().state_dict()), num_rounds=options.rounds)
         print(json.dumps(strategy.seconds), flush=True)
 
-    backend = {"client_resources": {"num_cpus": 1, "num_gpus": 0.0}}
-    run_simulation(server_app, client_app, CLIENTS, backend_config=backend)
+    with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder:
+        backend: dict[str, Any] = {
+            "client_resources": {"num_cpus": 1, "num_gpus": 0.0},
+            "init_args": {"address": "local", "include_dashboard": False, "_temp_dir": folder},
+        }
+        run_simulation(server_app, client_app, CLIENTS, backend_config=backend)
 
 
 if __name__ == "__main__":
