@@ -8,6 +8,8 @@ a pooling takes the maximum of strided views, in whatever layout its input has.
 """
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -15,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 _MOST_COLUMNS = 1 << 18  # numbers in the columns of one client's batch, 1 MB: beyond, PyTorch is as quick
+_BLOCK = 8  # channels: oneDNN computes with so many at a time
 _WINDOWS = (2, 3)  # sizes of pooling windows
 _BATCH_OF_IMAGES = 4  # dimensions: (batch, channels, height, width)
 
@@ -133,8 +136,59 @@ class _Convolution(torch.autograd.Function):
         assert weight is not None  # noqa: S101
         joined = images.transpose(0, 1).flatten(1, 2)
         added = None if bias is None else bias.flatten()
-        found = torch.conv2d(joined, weight.flatten(0, 1), added, stride, groups=info.batch_size)
+        found: Tensor = _Grouped.apply(  # type: ignore[no-untyped-call]
+            joined, weight.flatten(0, 1), added, stride, info.batch_size
+        )
         return found.view(len(found), info.batch_size, -1, *found.shape[2:]).transpose(0, 1), 0
+
+
+class _Grouped(torch.autograd.Function):
+    """A grouped convolution, without oneDNN where that has no fast kernel."""
+
+    @staticmethod
+    def forward(  # noqa: PLR0913, PLR0917 - the arguments of a convolution
+        ctx: Any, images: Tensor, weight: Tensor, bias: Tensor | None, stride: tuple[int, int], groups: int
+    ) -> Tensor:
+        ctx.save_for_backward(images, weight)
+        ctx.chosen = None if bias is None else [len(bias)], stride, groups
+        with _onednn(is_used=_suits_onednn(weight, groups)):
+            return torch.conv2d(images, weight, bias, stride, groups=groups)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> tuple[Any, ...]:
+        images, weight = ctx.saved_tensors
+        biases, stride, groups = ctx.chosen
+        wanted = [need and (place < 2 or bool(biases)) for place, need in enumerate(ctx.needs_input_grad[:3])]  # noqa: PLR2004 - the bias
+        with _onednn(is_used=_suits_onednn(weight, groups)):
+            found = torch.ops.aten.convolution_backward(
+                gradients[0],
+                images,
+                weight,
+                biases,
+                stride,
+                (0, 0),
+                (1, 1),
+                False,  # noqa: FBT003 - transposed
+                (0, 0),
+                groups,
+                wanted,
+            )
+        return *found, None, None
+
+
+@contextmanager
+def _onednn(*, is_used: bool) -> Iterator[None]:
+    """Compute with oneDNN or without."""
+    was_used, *_ = torch.backends.mkldnn.set_flags(is_used)
+    try:
+        yield
+    finally:
+        torch.backends.mkldnn.set_flags(was_used)
+
+
+def _suits_onednn(weight: Tensor, groups: int) -> bool:
+    """Return whether the channels of a group fill the blocks of oneDNN's kernels."""
+    return len(weight) // groups % _BLOCK == 0 and weight.shape[1] % _BLOCK == 0
 
 
 class _ByColumns(torch.autograd.Function):
