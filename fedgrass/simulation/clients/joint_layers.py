@@ -179,11 +179,11 @@ class _Grouped(torch.autograd.Function):
 @contextmanager
 def _onednn(*, is_used: bool) -> Iterator[None]:
     """Compute with oneDNN or without."""
-    was_used, *_ = torch.backends.mkldnn.set_flags(is_used)
+    was_used, *_ = torch.backends.mkldnn.set_flags(is_used)  # type: ignore[no-untyped-call]
     try:
         yield
     finally:
-        torch.backends.mkldnn.set_flags(was_used)
+        torch.backends.mkldnn.set_flags(was_used)  # type: ignore[no-untyped-call]
 
 
 def _suits_onednn(weight: Tensor, groups: int) -> bool:
