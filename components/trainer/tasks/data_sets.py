@@ -4,7 +4,7 @@ import gzip
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -15,6 +15,8 @@ from components.runtime.component_errors import ConfigurationError
 from components.trainer.tasks.partition import Option
 from components.trainer.tasks.shared_reads import read_once
 from components.trainer.training import TorchTask, TrainingSettings
+from components.trainer.training.torch_sharing import Patterns
+from fedgrass.federation.weights.array_sharing import Sharing
 
 T = TypeVar("T")
 
@@ -125,7 +127,21 @@ class PartitionedTask(TorchTask):
             for chosen in (places[cut:], places[:cut])
         )
         test = cache(lambda: TensorDataset(*read_test()))
+        self._make_fresh = make_model
         super().__init__(make_model, training, held_out, defaults=defaults, test=test)
+
+    def _make_working_model(
+        self, shared: Patterns, private: Patterns, frozen: Patterns
+    ) -> tuple[nn.Module, Sharing]:
+        """Return the module and the roles of its arrays; the virtual devices of one process share it.
+
+        They may, since each training and evaluation loads all of its arrays. A function that is made anew for
+        each task would be kept for good.
+        """
+        key = "model", self._make_fresh, shared, private, frozen
+        make = partial(super()._make_working_model, shared, private, frozen)
+        is_of_module = getattr(self._make_fresh, "__qualname__", "<").isidentifier()
+        return read_once(key, make) if is_of_module else make()
 
 
 def parse_local_held_out(task: str, value: Option) -> float:

@@ -120,12 +120,7 @@ class TorchTask(Hooks):
         self._loss = as_loss(loss, self._location)
         if isinstance(self._loss, nn.Module):
             self._loss = self._loss.to(self._device)
-        self._model = accept_float32(self._make_model().to(self._device))
-        try:
-            self._sharing = sharing_of(self._model, shared, private, frozen)
-        except SettingsError as error:
-            raise work_failed(str(error), self._location) from error
-        freeze(self._model, self._sharing)
+        self._model, self._sharing = self._make_working_model(shared, private, frozen)
         self._counted: Samples | None = None  # the data set that examples() has counted, for the next fit
         self._trainer = LocalTraining(
             self._model,
@@ -136,6 +131,18 @@ class TorchTask(Hooks):
             measure=self.measure,
             location=self._location,
         )
+
+    def _make_working_model(
+        self, shared: Patterns, private: Patterns, frozen: Patterns
+    ) -> tuple[nn.Module, Sharing]:
+        """Return the module that trains and evaluates, and the roles of its arrays."""
+        model = accept_float32(self._make_model().to(self._device))
+        try:
+            sharing = sharing_of(model, shared, private, frozen)
+        except SettingsError as error:
+            raise work_failed(str(error), self._location) from error
+        freeze(model, sharing)
+        return model, sharing
 
     def sharing(self) -> Sharing:
         """Return the roles of the model's arrays."""

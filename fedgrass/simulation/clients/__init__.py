@@ -9,6 +9,7 @@
     virtual_tasks      the tasks of the devices in a worker, each created on first use
     client_state       what a device keeps across rounds
     joint_training     trains the clients of one shape together
+    joint_layers       pooling and convolution of several models at a time, quicker than PyTorch's
     joint_limits       which tasks and clients can be trained together
     curve_clients      the implementation without training
     learning_curve     the file of a learning curve

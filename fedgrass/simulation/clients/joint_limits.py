@@ -19,6 +19,7 @@ _HOOKS = ("make_optimizer", "make_scheduler")
 _MODULE_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 _MODULE_INTERNALS = frozenset(vars(nn.Module())) - {"training"}
 _known: "WeakKeyDictionary[TorchTask, Hashable]" = WeakKeyDictionary()
+_known_models: "WeakKeyDictionary[nn.Module, Hashable]" = WeakKeyDictionary()  # tasks may have one in common
 
 
 class NotTogether(Exception):
@@ -63,9 +64,11 @@ def likeness(task: TorchTask) -> Hashable:
 
 
 def _likeness(parts: TrainingParts) -> Hashable:
-    loading = parts.loading
+    loading, model = parts.loading, parts.model
+    if model not in _known_models:
+        _known_models[model] = _module_likeness(model)
     return (
-        _module_likeness(parts.model),
+        _known_models[model],
         _value_likeness(parts.loss),
         _value_likeness(loading.split),
         _value_likeness(loading.own_collate),

@@ -28,6 +28,7 @@ from components.trainer.training.losses import Loss, loss_of
 from components.trainer.training.sgd import corrections_of, plain_steps
 from components.trainer.training.torch_task import TrainingParts
 from fedgrass.federation.weights import Arrays
+from fedgrass.simulation.clients.joint_layers import quicken
 from fedgrass.simulation.clients.joint_limits import NotTogether
 
 _CLIP_EPSILON = 1e-6  # of torch.nn.utils.clip_grad_norm_
@@ -118,6 +119,7 @@ class _JointTraining:
         self._parts = clients[0].task.training_parts()
         self._examples = [client.task.take_examples() for client in clients]
         self._model = _copied(self._parts.model)
+        quicken(self._model)
         self._weights, self._states = self._stacked_weights()
         self._names = [name for name, value in self._model.named_parameters() if value.requires_grad]
         self._anchor = {name: self._weights[name].clone() for name in self._names}

@@ -2,11 +2,14 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 
 from components.runtime.component_errors import ConfigurationError
 from components.trainer.tasks import shared_reads
+from components.trainer.tasks.digits import Digits
 from components.trainer.tasks.partition import Partition
+from components.trainer.training import TorchTask
 from components.trainer.worker.worker_protocol import TaskOptions
 from fedgrass.simulation.clients.virtual_tasks import VirtualTasks
 from tests.fakes.simulated_work import devices
@@ -63,3 +66,27 @@ def test_a_split_that_is_shared_gives_the_shares_of_a_device(
     assert [partition.places(values) for partition in reversed(partitions)] == alone[::-1]
     other = [value + 1 for value in values[:100]]
     assert partitions[0].places(other) != alone[0]
+
+
+def test_tasks_of_a_process_share_a_built_in_module_and_no_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shared_reads, "_kept", [])
+    shared_reads.share_reads()
+    fleet = devices(2)
+    tasks = VirtualTasks("digits", {}, 2, most_bytes=100, used=lambda: 0)
+    first, second = (tasks.of(device) for device in fleet)
+    assert isinstance(first, TorchTask)
+    assert isinstance(second, TorchTask)
+    assert first.training_parts().model is second.training_parts().model
+    given, settings = first.initial_weights(0), {"epochs": 1, "seed": 0}
+    alone = second.fit(given, settings, lambda _done: None, lambda: False)
+    first.fit(given, settings, lambda _done: None, lambda: False)
+    after = second.fit(given, settings, lambda _done: None, lambda: False)
+    for name, array in second.initial_weights(0).items():
+        assert np.array_equal(array, given[name])
+        assert np.array_equal(alone.weights[name], after.weights[name])
+
+
+def test_a_device_has_a_module_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shared_reads, "_kept", [])
+    first, second = (Digits(share=share, shares=2) for share in range(2))
+    assert first.training_parts().model is not second.training_parts().model
