@@ -46,7 +46,6 @@ class ClientWorker:
 
     def __init__(self, options: WorkerOptions) -> None:
         torch.set_num_threads(1)
-        torch.set_flush_denormal(True)
         self._folder = Path(options.folder)
         self._name = options.task
         share_reads()
