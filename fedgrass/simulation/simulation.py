@@ -182,7 +182,7 @@ class Simulation:
                     return
                 self._model = model
                 self._counted += round_.good
-                if round_.number % self._spec.evaluate_every == 0 or round_.number == self._settings.rounds:
+                if round_.number % self._spec.held_out_every == 0 or round_.number == self._settings.rounds:
                     metrics = self._evaluations[round_.number] = self._trainer.evaluate(
                         decode(model), number=round_.number, updates=self._counted
                     )
