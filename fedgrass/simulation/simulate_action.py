@@ -24,12 +24,14 @@ from fedgrass.console.options import parse_key_values
 from fedgrass.console.results import show_result
 from fedgrass.console.runs import history
 from fedgrass.console.runs.given_settings import parse_pairs
+from fedgrass.console.statistics.statistics_tables import show_statistics
 from fedgrass.console.tables import console as plain_console
 from fedgrass.console.tables import show, styled
 from fedgrass.console.terminal import complain, say
 from fedgrass.federation.errors import FedgrassError, SettingsError
 from fedgrass.federation.rounds import State
 from fedgrass.federation.runs import RunState
+from fedgrass.federation.statistics.statistics_result import decode_result
 from fedgrass.simulation.fleets.data_slices import AssignmentSize, epochs_of
 from fedgrass.simulation.fleets.fleet_drawing import draw_fleet
 from fedgrass.simulation.fleets.fleet_file import write_fleet, write_fleet_picture
@@ -271,6 +273,8 @@ def _draw(simulated: Simulated, found: SimulatedRun, fleet: list[str], lines: li
         say(line)
     if line := history.last_evaluation(summaries):
         say(line)
+    if found.statistics:
+        show_statistics(decode_result(found.statistics, "statistics.json"))
     if simulated.metrics:
         shown = ", ".join(f"{name} {value:.4g}" for name, value in sorted(simulated.metrics.items()))
         say(f"the global model on held-out data: {shown}")

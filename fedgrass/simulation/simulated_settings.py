@@ -48,6 +48,12 @@ def settings_of(spec: SimulationSpec) -> RunSettings:
             " adaptive"
         )
         raise SettingsError(message)
+    if found.allow_partial:
+        message = (
+            "allow_partial=true cannot be simulated: a training is computed as a whole, and one that would"
+            " end after its deadline fails there; leave it out, and choose a later deadline_seconds"
+        )
+        raise SettingsError(message)
     if found.thing_group:
         message = (
             f"thing_group={found.thing_group} cannot be simulated: virtual devices are in no thing group;"

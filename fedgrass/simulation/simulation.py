@@ -122,11 +122,6 @@ class Simulation:
     ) -> SimulatedRun:
         """Play the run until it has ended, or as far as it comes; see ``run_spec``."""
         is_stopped = self._devices.is_stopped = stop or (lambda: False)
-        if self._settings.allow_partial:
-            self._notes.append(
-                "allow_partial has no effect in a simulation: a training that would end after its deadline"
-                " fails there"
-            )
         if not self._settings.statistics:
             initial = self._trainer.initial_model(self._spec.seed)
             self._evaluations[0], self._model = self._trainer.evaluate(initial), encode(initial)
@@ -212,4 +207,7 @@ class Simulation:
             notes=self._notes,
             devices=self._count,
             assignments=self._devices.assignments,
+            statistics=self._cloud.bucket.objects.get(
+                object_keys.statistics(self._name, self._settings.rounds), b""
+            ),
         )

@@ -301,11 +301,6 @@ def test_devices_send_their_timeline_if_the_run_is_traced() -> None:
     assert "upload:" in part(found, 1, 0).timeline
 
 
-def test_a_partial_training_cannot_be_simulated_and_the_user_is_told() -> None:
-    found = play([device(0)], {"allow_partial": True})
-    assert [note.partition(" in a")[0] for note in found.notes] == ["allow_partial has no effect"]
-
-
 def test_a_device_learns_its_number_of_examples_by_its_first_work() -> None:
     clients = NumpyClients(examples=25)
     settings = {"rounds": 2, "selection": "random", "count": 2, "minimum_examples": 20}
