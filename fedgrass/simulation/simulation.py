@@ -8,11 +8,13 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 
+from msgspec.structs import replace
+
 from fedgrass import __version__
 from fedgrass.console.runs.fleet_operator import RoundRecord
 from fedgrass.federation import object_keys
-from fedgrass.federation.messages import Announcement, Verdict
-from fedgrass.federation.rounds import Round, State, Work
+from fedgrass.federation.messages import Announcement, Verdict, round_id
+from fedgrass.federation.rounds import Participation, Round, State, Work
 from fedgrass.federation.runs import Run, RunState
 from fedgrass.federation.settings import RunSettings
 from fedgrass.federation.weights import decode, encode
@@ -194,9 +196,11 @@ class Simulation:
         rounds = self._cloud.rounds
         run = self._row()
         records = [
-            RoundRecord(round_, list(rounds.participants(round_)))
+            self._as_timed(RoundRecord(round_, list(rounds.participants(round_))))
             for round_ in rounds.rounds_from(self._name, 1, run.round)
         ]
+        if sizes := self._devices.timed_bytes:
+            run = replace(run, initial_bytes=next(iter(sizes.values()))[0])
         ended_at = run.ended_at or self._clock.now
         return SimulatedRun(
             run=run,
@@ -211,3 +215,15 @@ class Simulation:
                 object_keys.statistics(self._name, self._settings.rounds), b""
             ),
         )
+
+    def _as_timed(self, record: RoundRecord) -> RoundRecord:
+        """Return a round with the sizes by which its transfers were timed, where nothing is trained."""
+        round_ = record.round
+        sizes = self._devices.timed_bytes.get(round_id(round_.run, round_.number, round_.attempt))
+        if sizes is None:
+            return record
+        model, update = sizes
+        participants = [replace(part, bytes=update if part.bytes else 0) for part in record.participants]
+        sent = sum(part.bytes for part in participants if part.state is Participation.REPLIED)
+        field = "base_download_bytes" if round_.base_download_sha256 else "base_bytes"
+        return RoundRecord(replace(round_, bytes_up=sent, **{field: model}), participants)
