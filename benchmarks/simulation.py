@@ -58,7 +58,7 @@ def lr_mnist(folder: Path, workers: int) -> tuple[float, float]:
             "training": {"epochs": 1, "batch_size": 10, "learning_rate": 0.03},
         },
         seed=_SEED,
-        evaluate_every=_LR_ROUNDS,
+        held_out_every=_LR_ROUNDS,
     )
     began = time.perf_counter()
     run = simulation.run_spec(spec, workers=workers, report=_say)
@@ -78,7 +78,7 @@ def cnn(folder: Path, workers: int, rounds: int) -> float:
             "training": {"epochs": 1, "batch_size": 10, "learning_rate": 0.01, "momentum": 0.5},
         },
         seed=_SEED,
-        evaluate_every=rounds + 1,
+        held_out_every=rounds + 1,
     )
     ended: list[float] = []
     simulation.run_spec(

@@ -18,17 +18,20 @@ import msgspec
 
 from components.runtime.component_errors import ComponentError
 from fedgrass.console import stack
+from fedgrass.console.command_line import ON_STACK
 from fedgrass.console.deploy.costs import dollars
 from fedgrass.console.options import parse_key_values
 from fedgrass.console.results import show_result
 from fedgrass.console.runs import history
 from fedgrass.console.runs.given_settings import parse_pairs
+from fedgrass.console.statistics.statistics_tables import show_statistics
 from fedgrass.console.tables import console as plain_console
 from fedgrass.console.tables import show, styled
 from fedgrass.console.terminal import complain, say
 from fedgrass.federation.errors import FedgrassError, SettingsError
 from fedgrass.federation.rounds import State
 from fedgrass.federation.runs import RunState
+from fedgrass.federation.statistics.statistics_result import decode_result
 from fedgrass.simulation.fleets.data_slices import AssignmentSize, epochs_of
 from fedgrass.simulation.fleets.fleet_drawing import draw_fleet
 from fedgrass.simulation.fleets.fleet_file import write_fleet, write_fleet_picture
@@ -44,6 +47,7 @@ from fedgrass.simulation.simulation_spec import SimulationSpec
 from greengrass_emulator.emulator_errors import EmulatorError
 
 _DEVICES = 100
+_SEEDS, _EXECUTOR = 3, "processes"  # of a grid
 _INTERRUPTED = 130
 
 
@@ -67,9 +71,10 @@ class SimulateOptions:
     vectorize: str
     learning_curve: Path | None
     strategy: tuple[Path, ...]
+    held_out_every: int
     grid: Path | None
-    seeds: int
-    executor: str
+    seeds: int | None
+    executor: str | None
     out: Path
     output: str
 
@@ -86,6 +91,7 @@ def simulate(options: SimulateOptions) -> int:
     130: interrupted, with the files of what was done.
     """
     try:
+        _check_combinations(options)
         spec = spec_of(options)
         if options.fleet_out:
             return _write_fleet(options.fleet_out, spec)
@@ -101,6 +107,25 @@ def simulate(options: SimulateOptions) -> int:
         place = error.filename or "a temporary file"
         complain(f"fedgrass simulate: {place} cannot be used: {error.strerror}")
         return 2
+
+
+def _check_combinations(options: SimulateOptions) -> None:
+    """Raise SettingsError for options that would have no effect next to the others, or without another."""
+    if options.grid and options.fleet_out:
+        message = "--fleet-out only writes the fleet, and --grid simulates: give one of them"
+        raise SettingsError(message)
+    for name, value in (("seeds", options.seeds), ("executor", options.executor)):
+        if value is not None and not options.grid:
+            message = (
+                f"--{name} {value} needs --grid, a file of settings: without it, there is one simulation"
+            )
+            raise SettingsError(message)
+    if options.stack != ON_STACK.stack and not options.like_fleet:
+        message = (
+            f"--stack {options.stack} needs --like-fleet: without it, nothing is read from a stack, and the"
+            " devices are those of --fleet or --trace"
+        )
+        raise SettingsError(message)
 
 
 def spec_of(options: SimulateOptions) -> SimulationSpec:
@@ -129,6 +154,7 @@ def spec_of(options: SimulateOptions) -> SimulationSpec:
         "learning_curve": str(options.learning_curve.absolute()) if options.learning_curve else "",
         "strategies": [str(path.absolute()) for path in options.strategy],
         "vectorize": options.vectorize,
+        "held_out_every": options.held_out_every,
     }
     spec = msgspec.convert(given, SimulationSpec)
     settings_of(spec)  # refuses settings before anything is prepared
@@ -173,8 +199,8 @@ def _simulate_grid(options: SimulateOptions, spec: SimulationSpec) -> int:
         grid_action.run_grid(
             options.grid,
             spec,
-            seeds=options.seeds,
-            executor=options.executor,
+            seeds=options.seeds or _SEEDS,
+            executor=options.executor or _EXECUTOR,
             workers=options.workers,
             out=options.out,
             output=options.output,
@@ -247,6 +273,8 @@ def _draw(simulated: Simulated, found: SimulatedRun, fleet: list[str], lines: li
         say(line)
     if line := history.last_evaluation(summaries):
         say(line)
+    if found.statistics:
+        show_statistics(decode_result(found.statistics, "statistics.json"))
     if simulated.metrics:
         shown = ", ".join(f"{name} {value:.4g}" for name, value in sorted(simulated.metrics.items()))
         say(f"the global model on held-out data: {shown}")
@@ -256,7 +284,7 @@ def _draw(simulated: Simulated, found: SimulatedRun, fleet: list[str], lines: li
         f" {duration(simulated.virtual_seconds)} of virtual time; on AWS it would have cost"
         f" ${dollars(simulated.cost.dollars)}; simulated in {duration(simulated.real_seconds)}"
     )
-    if simulated.state is not RunState.SUCCEEDED:
+    if simulated.reason and simulated.state is not RunState.SUCCEEDED:  # without one, a note has told why
         plain_console().print(
             styled((f"the run is {simulated.state}: ", "red"), simulated.reason), soft_wrap=True
         )

@@ -22,6 +22,7 @@ class SimulatedRun(Struct, frozen=True, kw_only=True):
         notes: what the user should know of the simulation.
         devices: number of virtual devices.
         assignments: that devices have accepted.
+        statistics: the file of the merged statistics, of a run of statistics; empty if there are none.
     """
 
     run: Run
@@ -32,3 +33,4 @@ class SimulatedRun(Struct, frozen=True, kw_only=True):
     notes: list[str]
     devices: int = 0
     assignments: int = 0
+    statistics: bytes = b""

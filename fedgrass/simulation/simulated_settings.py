@@ -32,20 +32,26 @@ def settings_of(spec: SimulationSpec) -> RunSettings:
     others = {name: value for name, value in given.items() if name not in known}
     for name in others:
         _check_spelling(name)
-    settings: dict[str, Any] = dict(known)
-    if others or training:
-        settings["training"] = {**training, **others}
-    found = parse_settings({"task": task_name(spec), **settings})
-    if found.has_server_app:
+    if known.get("mode") == "server_app":  # first: it allows no setting of the rounds, which a simulation has
         message = (
             "mode=server_app cannot be simulated: the rounds are opened by the ServerApp, in real time;"
             " `fedgrass demo --server-app` runs it over devices on this machine"
         )
         raise SettingsError(message)
+    settings: dict[str, Any] = dict(known)
+    if others or training:
+        settings["training"] = {**training, **others}
+    found = parse_settings({"task": task_name(spec), **settings})
     if found.schedule == "by_hand":
         message = (
             "schedule=by_hand cannot be simulated: no operator opens the next round; choose at_once, every or"
             " adaptive"
+        )
+        raise SettingsError(message)
+    if found.allow_partial:
+        message = (
+            "allow_partial=true cannot be simulated: a training is computed as a whole, and one that would"
+            " end after its deadline fails there; leave it out, and choose a later deadline_seconds"
         )
         raise SettingsError(message)
     if found.thing_group:

@@ -8,11 +8,13 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 
+from msgspec.structs import replace
+
 from fedgrass import __version__
 from fedgrass.console.runs.fleet_operator import RoundRecord
 from fedgrass.federation import object_keys
-from fedgrass.federation.messages import Announcement, Verdict
-from fedgrass.federation.rounds import Round, State, Work
+from fedgrass.federation.messages import Announcement, Verdict, round_id
+from fedgrass.federation.rounds import Participation, Round, State, Work
 from fedgrass.federation.runs import Run, RunState
 from fedgrass.federation.settings import RunSettings
 from fedgrass.federation.weights import decode, encode
@@ -122,11 +124,6 @@ class Simulation:
     ) -> SimulatedRun:
         """Play the run until it has ended, or as far as it comes; see ``run_spec``."""
         is_stopped = self._devices.is_stopped = stop or (lambda: False)
-        if self._settings.allow_partial:
-            self._notes.append(
-                "allow_partial has no effect in a simulation: a training that would end after its deadline"
-                " fails there"
-            )
         if not self._settings.statistics:
             initial = self._trainer.initial_model(self._spec.seed)
             self._evaluations[0], self._model = self._trainer.evaluate(initial), encode(initial)
@@ -182,7 +179,7 @@ class Simulation:
                     return
                 self._model = model
                 self._counted += round_.good
-                if round_.number % self._spec.evaluate_every == 0 or round_.number == self._settings.rounds:
+                if round_.number % self._spec.held_out_every == 0 or round_.number == self._settings.rounds:
                     metrics = self._evaluations[round_.number] = self._trainer.evaluate(
                         decode(model), number=round_.number, updates=self._counted
                     )
@@ -199,9 +196,11 @@ class Simulation:
         rounds = self._cloud.rounds
         run = self._row()
         records = [
-            RoundRecord(round_, list(rounds.participants(round_)))
+            self._as_timed(RoundRecord(round_, list(rounds.participants(round_))))
             for round_ in rounds.rounds_from(self._name, 1, run.round)
         ]
+        if sizes := self._devices.timed_bytes:
+            run = replace(run, initial_bytes=next(iter(sizes.values()))[0])
         ended_at = run.ended_at or self._clock.now
         return SimulatedRun(
             run=run,
@@ -212,4 +211,19 @@ class Simulation:
             notes=self._notes,
             devices=self._count,
             assignments=self._devices.assignments,
+            statistics=self._cloud.bucket.objects.get(
+                object_keys.statistics(self._name, self._settings.rounds), b""
+            ),
         )
+
+    def _as_timed(self, record: RoundRecord) -> RoundRecord:
+        """Return a round with the sizes by which its transfers were timed, where nothing is trained."""
+        round_ = record.round
+        sizes = self._devices.timed_bytes.get(round_id(round_.run, round_.number, round_.attempt))
+        if sizes is None:
+            return record
+        model, update = sizes
+        participants = [replace(part, bytes=update if part.bytes else 0) for part in record.participants]
+        sent = sum(part.bytes for part in participants if part.state is Participation.REPLIED)
+        field = "base_download_bytes" if round_.base_download_sha256 else "base_bytes"
+        return RoundRecord(replace(round_, bytes_up=sent, **{field: model}), participants)

@@ -107,6 +107,8 @@ def write_simulation(
     )
     now = round(time.time() * 1000)
     write_report(found.run, collector.figures(), rounds, folder, now, simulated=simulated)
+    if found.statistics:
+        _write(folder / "statistics.json", found.statistics)
     path = folder / "simulation.json"
     summary = Simulated(
         run=found.run.name,
@@ -124,12 +126,16 @@ def write_simulation(
         notes=found.notes,
     )
     content = {"spec": spec, "fedgrass": __version__, **msgspec.structs.asdict(summary)}
+    _write(path, msgspec.json.format(msgspec.json.encode(content), indent=1))
+    return summary
+
+
+def _write(path: Path, content: bytes) -> None:
     try:
-        write_atomically(path, msgspec.json.format(msgspec.json.encode(content), indent=1))
+        write_atomically(path, content)
     except OSError as error:
         message = f"{path} cannot be written: {error.strerror}"
         raise SettingsError(message) from error
-    return summary
 
 
 def latest_metrics(found: SimulatedRun) -> dict[str, float]:

@@ -25,9 +25,8 @@ class SimulationSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         learning_curve: file with the metrics of each global model, in the form that docs/simulation.md names.
         strategies: files, or folders of packages, with custom aggregation strategies.
         vectorize: whether clients of one shape are trained together.
-        evaluate_every: the models of every so many rounds are evaluated, and the last one.
-        evaluate_every: Annotated[int, Meta(ge=1, le=1_000_000)] = 1
-    longest_hours: of virtual time; a run that takes longer is cut off.
+        held_out_every: the models of every so many rounds are measured on held-out data, and the last one.
+        longest_hours: of virtual time; a run that takes longer is cut off.
     """
 
     task: str = "digits"
@@ -41,5 +40,5 @@ class SimulationSpec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     learning_curve: str = ""
     strategies: list[str] = []
     vectorize: Literal["auto", "never"] = "auto"
-    evaluate_every: Annotated[int, Meta(ge=1, le=1_000_000)] = 1
+    held_out_every: Annotated[int, Meta(ge=1, le=1_000_000)] = 1
     longest_hours: Annotated[float, Meta(gt=0)] = 24.0 * 365

@@ -114,6 +114,9 @@ class VirtualDevices:
         start: int,
     ) -> None:
         self.assignments = 0
+        self.timed_bytes: dict[
+            str, tuple[int, int]
+        ] = {}  # of model and update, where they differ from the files
         self._conditions = {each.name: each for each in conditions}
         self._devices: dict[str, _Device] = {}  # those that were asked at least once
         self._cloud = cloud
@@ -182,6 +185,7 @@ class VirtualDevices:
         sizes = self._trainer.timed_bytes(announcement)
         if sizes is None:
             return announcement, update_bytes
+        self.timed_bytes[id_of(announcement)] = sizes
         return replace(announcement, model_bytes=sizes[0]), sizes[1]
 
     def _submit(self, begun: Sequence[_Work]) -> None:

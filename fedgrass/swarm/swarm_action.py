@@ -132,6 +132,12 @@ def run_settings(options: SwarmOptions, swarm: str) -> RunSettings:
         if name in chosen:
             message = f"--setting {name} is not allowed: {way}"
             raise SettingsError(message)
+    if chosen.get("mode") == "server_app":  # parse_settings would blame the rounds, which are always given
+        message = "--setting mode=server_app is not allowed: light devices answer no messages of a ServerApp"
+        raise SettingsError(message)
+    if options.habits.return_seconds and not options.habits.vanish:
+        message = f"--return {options.habits.return_seconds:g} needs --vanish: without it, no device vanishes"
+        raise SettingsError(message)
     # Devices that vanish for good would let every round wait for its deadline.
     gone = options.habits.vanish if not options.habits.return_seconds else 0.0
     base = {

@@ -89,15 +89,24 @@ def simulate(
             metavar="FILE",
         ),
     ] = (),
+    held_out_every: Annotated[
+        int,
+        whole_number(
+            1, 1_000_000, "measure the models of every so many rounds on held-out data, and the last one"
+        ),
+    ] = 1,
     grid: Annotated[
         Path | None,
         Parameter(help="file of settings whose combinations are all simulated", metavar="FILE.toml"),
     ] = None,
-    seeds: Annotated[int, whole_number(1, 1000, "with --grid: simulations of each combination")] = 3,
+    seeds: Annotated[
+        int | None,
+        whole_number(1, 1000, "with --grid: simulations of each combination (3)", show_default=False),
+    ] = None,
     executor: Annotated[
-        Literal["processes", "ray", "batch"],
-        Parameter(help="with --grid: what runs the simulations"),
-    ] = "processes",
+        Literal["processes", "ray", "batch"] | None,
+        Parameter(help="with --grid: what runs the simulations (processes)", show_default=False),
+    ] = None,
     out: Annotated[Path, Parameter(help="folder in which <run>/ is written", metavar="FOLDER")] = Path(
         "runs"
     ),
@@ -107,7 +116,8 @@ def simulate(
     """Simulate a run over thousands of virtual devices, in virtual time, without a cloud.
 
     The settings, the rounds and the averaging are those of a real run; the devices' speed, links, hours and
-    data are given or drawn. --stack, --profile and --region are used with --like-fleet only.
+    data are given or drawn. --stack is used with --like-fleet only; --profile and --region also with
+    --executor batch.
 
     Exit code: 0 if the run succeeded, 1 if not, 2 for options that cannot be used, 130 after Ctrl-C, with the
     files of what was done.
@@ -130,6 +140,7 @@ def simulate(
         vectorize=vectorize,
         learning_curve=learning_curve,
         strategy=strategy,
+        held_out_every=held_out_every,
         grid=grid,
         seeds=seeds,
         executor=executor,

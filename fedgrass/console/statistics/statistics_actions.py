@@ -102,7 +102,7 @@ def _show(result: StatisticsResult, output: str) -> None:
     if output == "json":
         say_json(plain(result))
     else:
-        _print(result)
+        statistics_tables.show_statistics(result)
 
 
 @stack.refusals()
@@ -192,14 +192,6 @@ def result_of(operator: Operator, name: str) -> StatisticsResult:
         message = f"run {name!r} has no statistics: {state}"
         raise SettingsError(message) from error
     return decode_result(data, key)
-
-
-def _print(result: StatisticsResult) -> None:
-    say(statistics_tables.heading(result))
-    for part in statistics_tables.tables(result):
-        show_table(part)
-    for line in statistics_tables.notes(result):
-        say(line)
 
 
 def _write(path: Path, content: bytes) -> None:

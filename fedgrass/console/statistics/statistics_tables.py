@@ -5,11 +5,21 @@ from collections.abc import Iterator, Sequence
 
 from rich.table import Table
 
-from fedgrass.console.tables import table
+from fedgrass.console.tables import show, table
+from fedgrass.console.terminal import say
 from fedgrass.federation.statistics.drift import MAJOR, MODERATE, Drift
 from fedgrass.federation.statistics.statistics_result import FeatureStatistics, StatisticsResult
 
 _MOST_LABELS = 10  # in the table; the JSON has all
+
+
+def show_statistics(result: StatisticsResult) -> None:
+    """Print a result."""
+    say(heading(result))
+    for part in tables(result):
+        show(part)
+    for line in notes(result):
+        say(line)
 
 
 def heading(result: StatisticsResult) -> str:

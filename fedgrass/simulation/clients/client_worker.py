@@ -37,6 +37,11 @@ _NOISE = "noise"  # makes its own data on each device
 _LONG = 1e9  # seconds: an assignment in virtual time has no deadline on this machine's clock
 
 
+def prepare_process() -> None:
+    """Set what PyTorch sets for the whole process: one thread, on which no result may depend."""
+    torch.set_num_threads(1)
+
+
 class ClientWorker:
     """Performs the assignments of virtual devices.
 
@@ -45,7 +50,6 @@ class ClientWorker:
     """
 
     def __init__(self, options: WorkerOptions) -> None:
-        torch.set_num_threads(1)
         self._folder = Path(options.folder)
         self._name = options.task
         share_reads()
@@ -115,7 +119,8 @@ class ClientWorker:
         try:
             _seed(work.seed)
             if work.announcement.work != "train":
-                return ClientUpdate(_timeless(runner.perform(order, _ignore, _never)))
+                result = _timeless(runner.perform(order, _ignore, _never))
+                return ClientUpdate(result, _taken(Path(order.update)) if result.bytes else b"")
             return _Begun(work, runner.prepare(order), runner)
         except BaseException as error:  # noqa: BLE001 - the task is the user's code and may raise anything
             return ClientUpdate(failure_of(order, error, unloadable=runner.unloadable))
@@ -123,14 +128,12 @@ class ClientWorker:
     def _end(self, begun: "_Begun", fit: Fit | None) -> ClientUpdate:
         """Complete a training; train first if there is no fit yet."""
         work, prepared = begun.work, begun.prepared
-        path = unfinished(Path(prepared.work.update))
         try:
             if fit is None:
                 _seed(work.seed)
                 fit = prepared.fit(_ignore, _never)
             result = prepared.finish(fit, _never, np.random.default_rng(work.seed))
-            update = path.read_bytes()
-            path.unlink()
+            update = _taken(unfinished(Path(prepared.work.update)))
         except BaseException as error:  # noqa: BLE001 - the task is the user's code and may raise anything
             return ClientUpdate(failure_of(prepared.work, error, unloadable=begun.runner.unloadable))
         return ClientUpdate(_timeless(result), update)
@@ -220,6 +223,13 @@ def _client_of(prepared: PreparedTraining) -> tuple[Client, Hashable]:
     correction = prepared.scaffold.correction() if prepared.scaffold else None
     key = likeness(task), msgspec.structs.replace(chosen, seed=0), correction is None
     return Client(task, prepared.given, chosen, correction), key
+
+
+def _taken(path: Path) -> bytes:
+    """Return the content of a file with an update, or with an answer to a query, and remove it."""
+    content = path.read_bytes()
+    path.unlink()
+    return content
 
 
 def _timeless(result: Result) -> Result:

@@ -63,8 +63,9 @@ def start(options: WorkerOptions) -> None:
     threading.Thread(target=_end_with_parent, daemon=True, name="parent-watch").start()
     _write_output_to(Path(options.folder) / "workers" / f"{os.getpid()}.log")
     os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported
-    from fedgrass.simulation.clients.client_worker import ClientWorker  # noqa: PLC0415 - torch
+    from fedgrass.simulation.clients.client_worker import ClientWorker, prepare_process  # noqa: PLC0415 - torch
 
+    prepare_process()
     _worker = ClientWorker(options)
 
 

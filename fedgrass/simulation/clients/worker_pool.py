@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import resource_tracker
 from multiprocessing.process import BaseProcess
 from typing import Any, TypeVar
 
@@ -95,7 +96,9 @@ class WorkerPool:
         self._free: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
         for worker in self._workers:
             self._free.put(worker)
-        # A Ctrl-C is for this process, not for its workers: these inherit the signal mask of the threads.
+        # A Ctrl-C is for this process, not for its workers: these inherit the signal mask of the threads. The
+        # start of multiprocessing's resource tracker unblocks SIGINT in the thread that causes it: not later.
+        resource_tracker.ensure_running()
         self._threads = ThreadPoolExecutor(workers, "simulation-worker", initializer=_block_interrupts)
         self._closed = threading.Event()
 
@@ -103,9 +106,18 @@ class WorkerPool:
         """Run a function of a module in one of the processes.
 
         Returns:
-            A future of its result. Its exception is ``WorkerDied`` if the process died twice in this job.
+            A future of its result. Its exception is ``WorkerDied`` if the process died twice in this job, or
+            if the pool is closed.
         """
-        return self._threads.submit(self._run, function, *arguments)
+        try:
+            return self._threads.submit(self._run, function, *arguments)
+        except RuntimeError:
+            if not self._closed.is_set():
+                raise
+            message = "it was ended with the simulation"  # a job that died with the pool is not repeated
+            ended: Future[T] = Future()
+            ended.set_exception(WorkerDied(message))
+            return ended
 
     def close(self) -> None:
         """End the processes, also in the middle of a job. May be called twice."""

@@ -7,7 +7,8 @@ from msgspec import Struct
 
 from fedgrass.simulation.fleets.device_conditions import DeviceConditions
 
-_OF_SHARES = re.compile(r"\b(shares?|no examples)\b")  # in errors of tasks, see partition.py
+# In errors of tasks on too few examples, see partition.py: other errors name the option `share` too.
+_OF_SHARES = re.compile(r"\bat most [\d,]+ shares\b|\buse fewer (shares|devices)\b")
 
 
 class AssignmentSize(Struct, frozen=True, kw_only=True):

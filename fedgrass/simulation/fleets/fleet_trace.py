@@ -224,8 +224,8 @@ def _check_columns(path: Path, columns: Sequence[str]) -> None:
     for column in columns:
         if column not in COLUMNS and not (column.startswith(ATTRIBUTE_PREFIX) and column != ATTRIBUTE_PREFIX):
             message = (
-                f"{path} has the unknown column {shown(column)}: {nearest(column, COLUMNS)} A column with an"
-                " attribute for `where` is named attribute.NAME"
+                f"{path} has the unknown column {shown(column)}: {nearest(column, COLUMNS)} (a column with an"
+                " attribute for `where` is named attribute.NAME)"
             )
             raise SettingsError(message)
         if columns.count(column) > 1:

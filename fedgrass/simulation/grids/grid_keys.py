@@ -24,8 +24,7 @@ _RUN_FIELDS = tuple(name for name in RunSettings.__struct_fields__ if name != "t
 _FIELDS = tuple(
     name
     for name in SimulationSpec.__struct_fields__
-    # A name that is a setting of the run too, such as evaluate_every, means that.
-    if name not in {"seed", "settings", "task_options", "fleet", _TRAINING, *_RUN_FIELDS}
+    if name not in {"seed", "settings", "task_options", "fleet", _TRAINING}
 )
 # Of every task with gradient steps: TrainingSettings in components/trainer/training/sgd.py, which is not
 # imported because it loads PyTorch. A test compares the names.

@@ -125,6 +125,7 @@ def test_ctrl_c_ends_all_processes_at_once_and_keeps_what_is_done(tmp_path: Path
     assert process.returncode == 130
     assert "interrupted: 2 of 4 simulations are done and kept" in errors
     assert "Traceback" not in errors
+    assert "resource_tracker" not in errors
     assert not psutil.wait_procs(children, timeout=30)[1]
     assert (result(tmp_path)["done"], result(tmp_path)["simulations"]) == (2, 4)
 

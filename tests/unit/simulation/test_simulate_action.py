@@ -115,6 +115,11 @@ def test_the_output_for_programs_is_one_object(tmp_path: Path, capsys: pytest.Ca
         (["--trace", "missing.csv"], "missing.csv"),
         (["--like-fleet", "--trace", "a.csv"], "--like-fleet and --trace both describe the devices"),
         (["--strategy", "missing.py"], "missing.py cannot be read"),
+        (["--setting", "mode=server_app"], "mode=server_app cannot be simulated"),
+        (["--seeds", "5"], "--seeds 5 needs --grid"),
+        (["--executor", "ray"], "--executor ray needs --grid"),
+        (["--stack", "factory"], "--stack factory needs --like-fleet"),
+        (["--grid", "g.toml", "--fleet-out", "f.csv"], "--fleet-out only writes the fleet, and --grid"),
     ],
 )  # fmt: skip
 def test_options_that_cannot_be_used_are_refused_in_one_line(
@@ -174,7 +179,9 @@ def test_ctrl_c_ends_a_simulation_with_what_is_done(
     assert signal.getsignal(signal.SIGINT) is before
     made = json.loads((tmp_path / "digits-simulated-0" / "history.json").read_text())
     assert [round_["state"] for round_ in made["rounds"]][:2] == ["CLOSED", "CLOSED"]
-    assert "the simulation was stopped before the run had ended" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "the simulation was stopped before the run had ended" in printed
+    assert "RUNNING" not in printed
 
 
 def test_a_custom_strategy_averages_a_simulated_run(tmp_path: Path) -> None:
@@ -204,6 +211,14 @@ def test_a_trace_says_how_many_devices_there_are(tmp_path: Path) -> None:
     assert simulate("--trace", str(source), "--rounds", "1", "--out", str(tmp_path)) == 0
     made = json.loads((tmp_path / "digits-simulated-0" / "history.json").read_text())
     assert [each["device"] for each in made["rounds"][0]["devices"]] == ["box-1", "box-2"]
+
+
+def test_the_models_of_some_rounds_only_can_be_measured(tmp_path: Path) -> None:
+    words = ("--devices", "3", "--rounds", "5", "--held-out-every", "2", "--out", str(tmp_path))
+    assert simulate(*words) == 0
+    made = json.loads((tmp_path / "digits-simulated-0" / "history.json").read_text())
+    measured = [each["round"] for each in made["rounds"] if each["held_out"]]
+    assert measured == [2, 4, 5]
 
 
 def test_a_grid_is_run_by_its_own_action(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,7 +31,9 @@ def test_the_defaults_are_those_of_a_real_run() -> None:
         ({"task": "mnist"}, "use --task instead"),
         ({"training": 5}, "training is 5; it takes an object of settings"),
         ({"mode": "server_app"}, "mode=server_app cannot be simulated"),
+        ({"mode": "server_app", "rounds": 5}, "mode=server_app cannot be simulated"),
         ({"thing_group": "night"}, "thing_group=night cannot be simulated"),
+        ({"allow_partial": True}, "allow_partial=true cannot be simulated"),
         ({"schedule": "by_hand"}, "schedule=by_hand cannot be simulated"),
     ],
 )

@@ -12,7 +12,7 @@ import pytest
 from fedgrass.console.runs.fleet_operator import RoundRecord
 from fedgrass.federation import object_keys
 from fedgrass.federation.errors import SettingsError
-from fedgrass.federation.messages import Verdict
+from fedgrass.federation.messages import Announcement, Verdict
 from fedgrass.federation.rounds import Participation, State, Work
 from fedgrass.federation.runs import RunState
 from fedgrass.federation.topics import Kind
@@ -301,9 +301,17 @@ def test_devices_send_their_timeline_if_the_run_is_traced() -> None:
     assert "upload:" in part(found, 1, 0).timeline
 
 
-def test_a_partial_training_cannot_be_simulated_and_the_user_is_told() -> None:
-    found = play([device(0)], {"allow_partial": True})
-    assert [note.partition(" in a")[0] for note in found.notes] == ["allow_partial has no effect"]
+def test_without_training_the_bytes_of_rounds_are_those_by_which_transfers_are_timed() -> None:
+    class Untrained(NumpyClients):
+        def timed_bytes(self, _announcement: Announcement) -> tuple[int, int]:  # type: ignore[override]
+            return 5_000_000, 1_000_000
+
+    devices = [device(0), device(1), device(2, dropout=1.0)]
+    found = play(devices, {"rounds": 1, "deadline_seconds": 60, "minimum_replies": 1}, Untrained())
+    (record,) = found.records
+    assert (record.round.bytes_up, record.round.bytes_down) == (2_000_000, 15_000_000)
+    assert [one.bytes for one in record.participants] == [1_000_000, 1_000_000, 0]
+    assert found.run.initial_bytes == 5_000_000
 
 
 def test_a_device_learns_its_number_of_examples_by_its_first_work() -> None:

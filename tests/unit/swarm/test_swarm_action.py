@@ -184,3 +184,15 @@ def test_a_swarm_that_fails_leaves_no_folder(monkeypatch: pytest.MonkeyPatch, tm
     with pytest.raises(SwarmOptionError, match="no terminal to ask"):
         run_options(SwarmOptions(stack="press", out=tmp_path), SAID.append)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (SwarmOptions(settings=("mode=server_app",)), "mode=server_app is not allowed"),
+        (SwarmOptions(habits=Habits(return_seconds=5)), "--return 5 needs --vanish"),
+    ],
+)
+def test_what_light_devices_cannot_do_is_refused(options: SwarmOptions, reason: str) -> None:
+    with pytest.raises(SettingsError, match=reason):
+        run_settings(options, "s")

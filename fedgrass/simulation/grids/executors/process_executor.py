@@ -9,6 +9,7 @@ import contextlib
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import traceback
 from collections.abc import Iterator
@@ -25,6 +26,9 @@ run_cell = deferred("fedgrass.simulation.grids.cell_work:run_cell")  # numpy and
 _DONE, _CRASHED = b"d", b"c"  # first byte of an answer
 _END_SECONDS = 5.0  # that a process has to end by itself
 _LONGEST_ERROR = 2000  # characters
+# Processes that are killed leave their semaphores to multiprocessing's resource tracker, which removes them,
+# and warns. The tracker is a Python process that is started with the warning options of this one.
+_QUIET_TRACKER = "ignore:resource_tracker:UserWarning"
 
 
 class ProcessExecutor(EndsInContext):
@@ -44,6 +48,8 @@ class ProcessExecutor(EndsInContext):
         self._idle: list[_Child] = []
         self._abandoned = False
         self.workers = workers
+        if _QUIET_TRACKER not in sys.warnoptions:
+            sys.warnoptions.append(_QUIET_TRACKER)
 
     def submit(self, work: bytes) -> Future[bytes]:
         """See ``CellExecutor``."""

@@ -28,7 +28,12 @@ def test_an_error_on_the_shares_of_a_task_says_what_to_do() -> None:
 
 def test_other_errors_of_a_task_stay_as_they_are() -> None:
     devices = draw_fleet(FleetSpec(), 200, 1)
-    assert too_many_slices(devices, "the folder /data is missing") == "the folder /data is missing"
+    for other in (
+        "the folder /data is missing",
+        "task 'digits' has no option 'foo'; it takes: share, shares, split",
+        "TypeError: __init__() got an unexpected keyword argument 'share'",
+    ):
+        assert too_many_slices(devices, other) == other
     assert too_many_slices(devices[:1], "share 5 of 3") == "share 5 of 3"
 
 
