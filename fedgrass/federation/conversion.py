@@ -67,7 +67,8 @@ def _range(kind: types.IntType | types.FloatType) -> str:
 
 
 def _number(bound: Number) -> str:
-    return f"{bound:,}"
+    # typing keeps one of two equal annotations, so a bound of a whole number may be a float by chance.
+    return f"{int(bound):,}" if bound == int(bound) else f"{bound:,}"
 
 
 def _length(kind: types.StrType | types.DictType) -> str:
