@@ -3,7 +3,7 @@
 main.py               the command line as a whole: its commands, and how errors are printed
 command_line.py       what commands share: their apps, the options for the stack, the form of the output
 options.py            input files and KEY=VALUE pairs
-results.py            results as text or as JSON
+results.py            results as text or as JSON; run_folder.py: the folder of a run's files
 deferred.py           import what carries out a command when it runs
 terminal.py           all output: lines and errors; tables.py: tables and styled text;
                       redrawn_view.py: live views

@@ -5,6 +5,7 @@ The modules in ``commands`` import this one to parse any command line, so it imp
 
 import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Literal
 
 from cyclopts import Parameter
@@ -23,7 +24,11 @@ __all__ = [
     "ON_STACK",
     "Account",
     "Output",
+    "RunSettings",
+    "RunsFolder",
     "StackOptions",
+    "StrategyFiles",
+    "TaskOptions",
     "bind",
     "call",
     "command_group",
@@ -36,6 +41,26 @@ __all__ = [
 Output = Annotated[
     Literal["text", "json"], Parameter(help="text for people, or json for programs (docs/json.md)")
 ]
+# Of a run on this machine, of real processes or virtual devices.
+TaskOptions = Annotated[
+    tuple[str, ...],
+    Parameter(help="an option of the task, such as folder=/data/mnist", metavar="KEY=VALUE"),
+]
+RunSettings = Annotated[
+    tuple[str, ...],
+    Parameter(
+        help="a setting of the run or of its training: aggregation=fedadam, learning_rate=0.01",
+        metavar="KEY=VALUE",
+    ),
+]
+StrategyFiles = Annotated[
+    tuple[Path, ...],
+    Parameter(
+        help="a module or package folder with your own aggregation strategies, as in `deploy cloud`",
+        metavar="FILE",
+    ),
+]
+RunsFolder = Annotated[Path, Parameter(help="folder in which <run>/ is written", metavar="FOLDER")]
 Account = Annotated[
     str, Parameter(help="refuse credentials of any other account than this one (12 digits)", metavar="ID")
 ]

@@ -19,6 +19,7 @@ from rich.console import Console
 from components.runtime.component_errors import ComponentError
 from fedgrass.console.interruption import ended_by_signals
 from fedgrass.console.options import Value, parse_key_values
+from fedgrass.console.run_folder import run_folder
 from fedgrass.console.runs import history
 from fedgrass.console.runs.live_view import LiveView, Watcher
 from fedgrass.console.tables import console as plain_console
@@ -105,7 +106,7 @@ def _demo(options: DemoOptions, console: Console, folder: Path) -> int:
         report(f"note: {warning}")
     components = _task_components(task, folder / "task")
     with (
-        _output_folder(options.output, task.name) as output,
+        run_folder(options.output, _run_name(task.name)) as output,
         open_testbed(
             folder,
             {thing: configurations[thing] for thing in things},
@@ -222,28 +223,9 @@ def _parsed(value: Value) -> object:
     return value
 
 
-@contextmanager
-def _output_folder(parent: Path, task: str) -> Iterator[Path]:
-    """Create the folder that names the run, before anything else; remove it again if it stays empty."""
-    # A run's name has neither underscore nor colon.
-    stem = f"{task.replace('_', '-').replace(':', '-')}-{time.strftime('%Y%m%d-%H%M%S')}"
-    for name in (stem, *(f"{stem}-{number}" for number in range(2, 100))):
-        try:
-            (parent / name).mkdir(parents=True)
-        except FileExistsError:
-            if not parent.is_dir():
-                message = f"--out {parent} is a file: choose a folder"
-                raise SettingsError(message) from None
-            continue
-        except OSError as error:
-            message = f"--out {parent} cannot be written to: {error.strerror}"
-            raise SettingsError(message) from error
-        break
-    try:
-        yield parent / name
-    finally:
-        if not any((parent / name).iterdir()):
-            (parent / name).rmdir()
+def _run_name(task: str) -> str:
+    """Return the name of the run; it has neither underscore nor colon."""
+    return f"{task.replace('_', '-').replace(':', '-')}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
 def _watch_run(

@@ -22,6 +22,7 @@ from fedgrass.console.command_line import ON_STACK
 from fedgrass.console.deploy.costs import dollars
 from fedgrass.console.options import parse_key_values
 from fedgrass.console.results import show_result
+from fedgrass.console.run_folder import run_folder
 from fedgrass.console.runs import history
 from fedgrass.console.runs.given_settings import parse_pairs
 from fedgrass.console.statistics.statistics_tables import show_statistics
@@ -41,7 +42,7 @@ from fedgrass.simulation.fleets.fleet_spec import FleetSpec, load_fleet
 from fedgrass.simulation.simulated_run import SimulatedRun
 from fedgrass.simulation.simulated_settings import run_name, settings_of
 from fedgrass.simulation.simulation import run_spec
-from fedgrass.simulation.simulation_files import Simulated, run_folder, summaries_of, write_simulation
+from fedgrass.simulation.simulation_files import Simulated, summaries_of, write_simulation
 from fedgrass.simulation.simulation_progress import SimulationProgress, duration
 from fedgrass.simulation.simulation_spec import SimulationSpec
 from greengrass_emulator.emulator_errors import EmulatorError

@@ -5,8 +5,7 @@ run was a simulation, and simulation.json has the spec with which it can be repe
 """
 
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,6 @@ from fedgrass.federation.runs import RunState
 from fedgrass.simulation.simulated_run import SimulatedRun
 from fedgrass.simulation.simulation_spec import SimulationSpec
 
-_MOST_FOLDERS = 1000  # of one run's name
 _REPLIED = {Participation.REPLIED, Participation.REFUSED}
 
 
@@ -45,36 +43,6 @@ class Simulated(Struct, frozen=True, kw_only=True):
     folder: str
     files: list[str]
     notes: list[str]
-
-
-@contextmanager
-def run_folder(parent: Path, name: str) -> Iterator[Path]:
-    """Make the folder of a simulation, ``<name>`` or ``<name>-2``; remove it again if it stays empty.
-
-    Raises:
-        SettingsError: it cannot be made.
-    """
-    for number in range(1, _MOST_FOLDERS + 1):
-        folder = parent / (name if number == 1 else f"{name}-{number}")
-        try:
-            folder.mkdir(parents=True)
-        except FileExistsError:
-            if not parent.is_dir():
-                message = f"--out {parent} is a file: choose a folder"
-                raise SettingsError(message) from None
-            continue
-        except OSError as error:
-            message = f"--out {parent} cannot be written to: {error.strerror}; choose another folder"
-            raise SettingsError(message) from error
-        break
-    else:
-        message = f"--out {parent} has {_MOST_FOLDERS} folders {name}-<number>: choose another folder"
-        raise SettingsError(message)
-    try:
-        yield folder
-    finally:
-        if not any(folder.iterdir()):
-            folder.rmdir()
 
 
 def write_simulation(

@@ -6,7 +6,17 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from fedgrass.console.command_line import ON_STACK, Output, StackOptions, command_group, whole_number
+from fedgrass.console.command_line import (
+    ON_STACK,
+    Output,
+    RunSettings,
+    RunsFolder,
+    StackOptions,
+    StrategyFiles,
+    TaskOptions,
+    command_group,
+    whole_number,
+)
 from fedgrass.console.deferred import deferred
 from fedgrass.console.tasks.publishing_options import PublishingOptions
 from fedgrass.console.terminal import say, say_json, show, table
@@ -21,7 +31,7 @@ _Options = Annotated[
     tuple[str, ...],
     Parameter(help="option of the task, as on a device; may be repeated", metavar="KEY=VALUE"),
 ]
-_HERE, _PUBLISHED = Path(), PublishingOptions()
+_HERE, _PUBLISHED, _RUNS = Path(), PublishingOptions(), Path("runs")
 
 
 def _show_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -67,24 +77,9 @@ def demo(
             metavar="PATTERN",
         ),
     ] = (),
-    task_option: Annotated[
-        tuple[str, ...],
-        Parameter(help="an option of the task, such as folder=/data/mnist", metavar="KEY=VALUE"),
-    ] = (),
-    setting: Annotated[
-        tuple[str, ...],
-        Parameter(
-            help="a setting of the run or of its training: aggregation=fedadam, learning_rate=0.01",
-            metavar="KEY=VALUE",
-        ),
-    ] = (),
-    strategy: Annotated[
-        tuple[Path, ...],
-        Parameter(
-            help="a module or package folder with your own aggregation strategies, as in `deploy cloud`",
-            metavar="FILE",
-        ),
-    ] = (),
+    task_option: TaskOptions = (),
+    setting: RunSettings = (),
+    strategy: StrategyFiles = (),
     profile: Annotated[Literal["classic", "lite"], Parameter(help="nucleus to emulate")] = "classic",
     keep: Annotated[bool, Parameter(help="keep the cloud and the fleet running until Ctrl-C")] = False,
     gateway_port: Annotated[
@@ -95,9 +90,7 @@ def demo(
         int,
         whole_number(0, 65_535, "port of the cloud's MQTT broker (any free port)", show_default=False),
     ] = 0,
-    out: Annotated[Path, Parameter(help="folder in which <run>/ is written", metavar="FOLDER")] = Path(
-        "runs"
-    ),
+    out: RunsFolder = _RUNS,
 ) -> None:
     """Train a model over Greengrass devices on this machine, without an AWS account.
 

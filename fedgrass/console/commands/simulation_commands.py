@@ -5,8 +5,19 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from fedgrass.console.command_line import ON_STACK, Output, StackOptions, whole_number
+from fedgrass.console.command_line import (
+    ON_STACK,
+    Output,
+    RunSettings,
+    RunsFolder,
+    StackOptions,
+    StrategyFiles,
+    TaskOptions,
+    whole_number,
+)
 from fedgrass.console.deferred import deferred
+
+_RUNS = Path("runs")
 
 
 def simulate(
@@ -22,17 +33,8 @@ def simulate(
     task_path: Annotated[
         Path | None, Parameter(help="folder of the module of your own task", metavar="FOLDER")
     ] = None,
-    task_option: Annotated[
-        tuple[str, ...],
-        Parameter(help="an option of the task, such as folder=/data/mnist", metavar="KEY=VALUE"),
-    ] = (),
-    setting: Annotated[
-        tuple[str, ...],
-        Parameter(
-            help="a setting of the run or of its training: aggregation=fedadam, learning_rate=0.01",
-            metavar="KEY=VALUE",
-        ),
-    ] = (),
+    task_option: TaskOptions = (),
+    setting: RunSettings = (),
     rounds: Annotated[int, whole_number(1, 100_000, "rounds of the run")] = 5,
     devices: Annotated[
         int | None,
@@ -82,13 +84,7 @@ def simulate(
             metavar="FILE",
         ),
     ] = None,
-    strategy: Annotated[
-        tuple[Path, ...],
-        Parameter(
-            help="a module or package folder with your own aggregation strategies, as in `deploy cloud`",
-            metavar="FILE",
-        ),
-    ] = (),
+    strategy: StrategyFiles = (),
     held_out_every: Annotated[
         int,
         whole_number(
@@ -107,9 +103,7 @@ def simulate(
         Literal["processes", "ray", "batch"] | None,
         Parameter(help="with --grid: what runs the simulations (processes)", show_default=False),
     ] = None,
-    out: Annotated[Path, Parameter(help="folder in which <run>/ is written", metavar="FOLDER")] = Path(
-        "runs"
-    ),
+    out: RunsFolder = _RUNS,
     output: Output = "text",
     on: StackOptions = ON_STACK,
 ) -> None:
