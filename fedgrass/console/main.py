@@ -39,7 +39,7 @@ _COMMANDS: dict[str, tuple[str, str]] = {
     "queue": ("stack_commands:queue", "List the stack's dead letters, or send them back."),
     "simulate": (
         "simulation_commands:simulate",
-        "Simulate a run over thousands of virtual devices, without a cloud.",
+        "Simulate a run over thousands of virtual devices, in virtual time, without a cloud.",
     ),
     "stats": ("statistics_commands:stats", "Statistics of the devices' data, without moving the data."),
     "swarm": (

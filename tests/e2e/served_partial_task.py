@@ -1,6 +1,11 @@
 """A task with an array of each role whose predictions show them: body, head and base."""
 
+import sys
 from collections.abc import Sequence
+from pathlib import Path
+
+# Before site-packages, into which gmqtt installs a package `tests` of its own.
+sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from components.trainer.tasks.task import Predict
 from fedgrass.federation.weights import Arrays

@@ -297,6 +297,8 @@ TYPES_ONLY = {
     "fedgrass/console/task_messages/exchange_view.py",
     "fedgrass/local/demo.py",
     "fedgrass/local/flower/server_app_demo.py",
+    "fedgrass/simulation/grids/grid_progress.py",
+    "fedgrass/simulation/simulation_progress.py",
 }
 
 
